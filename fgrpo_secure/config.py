@@ -1,0 +1,207 @@
+"""The configuration of a run: what may be written in a TOML file, and what it means.
+
+Configuration is public: nothing here depends on data. Every key has a default; a file states only what differs.
+Names of the `grpo` section, and their semantics, are TRL's.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction01 = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """One table of the configuration: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+
+class Run(Section):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = Field(
+        "run", description="name of the run and of its directory"
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
+        0, description="fixes tasks, order, frozen factors and rollouts; never keys or noise"
+    )
+    entropy: Literal["os", "seeded"] = Field(
+        "os", description="source of keys, nonces, rounding and noise; 'seeded' is for tests and not private"
+    )
+
+
+class Model(Section):
+    path: str = Field("builtin", description="Hugging Face causal LM folder or hub id; 'builtin' is the shipped one")
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = "cpu"
+
+
+class Adapter(Section):
+    rank: Count = 4
+    alpha: Positive = 8.0
+    targets: tuple[str, ...] = Field(("down_proj",), min_length=1, description="module names that get LoRA factors")
+    factors: Literal["ffa", "alternate", "full"] = Field(
+        "ffa", description="'ffa' trains and sends B only; 'alternate' B in even rounds, A in odd ones; 'full' both"
+    )
+    init_from: str | None = Field(None, description="PEFT adapter folder to start from")
+
+
+class Federation(Section):
+    rounds: Count = 10
+    clients: Count | None = Field(None, description="checked against the [[client]] tables if given")
+    clients_per_round: Count | None = Field(None, description="default: all of them")
+    schedule: Literal["all", "blocks"] = Field(
+        "all", description="fixed before the run: everybody in every round, or public blocks in turn"
+    )
+    max_rounds_per_client: Count | None = Field(None, description="default: what the schedule needs")
+    local_steps: Count = Field(1, description="optimiser steps of a client per round, each on fresh rollouts")
+
+
+class Grpo(Section):
+    num_generations: Annotated[int, Field(ge=2)] = 8
+    prompts_per_step: Count = 4
+    loss_type: Literal["grpo", "dr_grpo", "bnpo", "dapo"] = "dr_grpo"
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    epsilon: Positive = 0.2
+    epsilon_high: Positive | None = Field(None, description="upper clip; default: epsilon")
+    beta: Annotated[float, Field(ge=0)] = Field(0.0, description="weight of the KL to the model without adapter")
+    importance_sampling_level: Literal["token", "sequence"] = "token"
+    num_iterations: Count = 1
+    learning_rate: Positive = 4e-3
+    optimizer: Literal["adam", "sgd"] = "adam"
+    max_grad_norm: Positive | None = 1.0
+    max_completion_length: Count = 8
+    temperature: Positive = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    mask_truncated_completions: bool = False
+    reward_weights: tuple[float, ...] | None = None
+    use_bias_correction_kl: bool = True
+
+
+class Client(Section):
+    """One kind of data owner; the embedded engine makes `count` of them."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    task: str | None = Field(None, description="a procedural task of fgrpo_secure.tasks")
+    data: str | None = Field(None, description="a JSONL file with a 'prompt' field on each line")
+    reward: str | tuple[str, ...] | None = Field(
+        None, description="'module:function' or a built-in reward; default: the task's own"
+    )
+    reward_scale: float = Field(1.0, description="multiplies every reward of this client")
+    difficulty: Annotated[int, Field(ge=1, le=3)] = Field(1, description="level of a procedural task")
+    count: Count = 1
+
+    @model_validator(mode="after")
+    def one_source(self) -> "Client":
+        if (self.task is None) == (self.data is None):
+            raise ValueError(f"client {self.name!r} needs exactly one of 'task' and 'data'")
+        if self.data is not None and self.reward is None:
+            raise ValueError(f"client {self.name!r} reads a data file and therefore needs a 'reward'")
+        if self.reward_scale == 0:
+            raise ValueError(f"client {self.name!r} has reward_scale 0; any other number is allowed")
+        return self
+
+
+class Evaluation(Section):
+    data: str = Field("tasks", description="'tasks': the public evaluation set of the clients' tasks; or a JSONL file")
+    reward: str | None = Field(None, description="reward of the evaluation file: 'module:function' or built-in")
+    prompts: Count = Field(100, description="held-out problems per task")
+    samples: Count = Field(4, description="sampled completions per problem")
+    every: Annotated[int, Field(ge=0)] = Field(5, description="rounds between evaluations; 0: first and last only")
+
+
+class Weighting(Section):
+    rule: Literal["softmax", "linear", "uniform"] = "softmax"
+    gain: Literal["standardized", "relative"] = "standardized"
+    gain_prompts: Count | None = Field(None, description="prompts that measure the mean reward; default: the first step's")
+    temperature: Positive | None = Field(None, description="default: 2 * gain_clip / ln(1 / min_weight)")
+    gain_clip: Positive = 2.0
+    baseline_decay: Annotated[float, Field(gt=0, lt=1)] = 0.7
+    min_weight: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    favour: Literal["leaders", "laggards"] = "leaders"
+    denominator: Literal["auto", "public", "noisy_ratio"] = Field(
+        "auto", description="'auto': exact ratio without privacy; with it public below 100 clients, noisy ratio from 100"
+    )
+
+
+class Privacy(Section):
+    unit: Literal["client", "none"] = "client"
+    epsilon: Positive | None = Field(None, description="budget against the server; give this or noise_multiplier")
+    noise_multiplier: Positive | None = None
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    clip_norm: Positive = Field(1.0, description="L2 bound of one client's update in one round")
+    mode: Literal["distributed"] = "distributed"
+
+    @model_validator(mode="after")
+    def one_budget(self) -> "Privacy":
+        if self.unit == "client" and (self.epsilon is None) == (self.noise_multiplier is None):
+            raise ValueError("give exactly one of 'epsilon' and 'noise_multiplier'")
+        return self
+
+
+class Aggregation(Section):
+    mode: Literal["secure", "plain"] = Field("secure", description="'plain' sends vectors in the clear: baselines only")
+    adversary: Literal["honest_but_curious", "lying_server"] = "honest_but_curious"
+    max_corrupt: Fraction01 = Field(0.05, description="fraction of the roster that may collude with the server")
+    max_dropout: Fraction01 = Field(0.1, description="fraction of a cohort whose loss a round survives")
+
+
+class Server(Section):
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    learning_rate: Positive = 1.0
+    momentum: Fraction01 = 0.0
+
+
+class Engine(Section):
+    kind: Literal["embedded"] = "embedded"
+    processes: Annotated[int, Field(ge=1, le=64)] = Field(1, description="worker processes that hold the clients")
+    faults: dict[Literal["announce", "share", "mask", "agree", "unmask"], Fraction01] = Field(
+        default_factory=dict, description="step -> probability that a client's message is lost there"
+    )
+
+
+class Config(Section):
+    """A whole run. `clients_total`, `cohort` and `rounds_per_client` are what the tables amount to."""
+
+    run: Run = Run()
+    model: Model = Model()
+    adapter: Adapter = Adapter()
+    federation: Federation = Federation()
+    grpo: Grpo = Grpo()
+    client: tuple[Client, ...] = Field(min_length=1)
+    evaluation: Evaluation = Evaluation()
+    weighting: Weighting = Weighting()
+    privacy: Privacy = Privacy(epsilon=8.0)
+    aggregation: Aggregation = Aggregation()
+    server: Server = Server()
+    engine: Engine = Engine()
+
+    @property
+    def clients_total(self) -> int:
+        return sum(client.count for client in self.client)
+
+    @property
+    def cohort(self) -> int:
+        return self.federation.clients_per_round or self.clients_total
+
+    @model_validator(mode="after")
+    def consistent(self) -> "Config":
+        names = [client.name for client in self.client]
+        if len(set(names)) != len(names):
+            raise ValueError("two [[client]] tables have the same name")
+        stated = self.federation.clients
+        if stated is not None and stated != self.clients_total:
+            raise ValueError(
+                f"federation.clients is {stated}, but the [[client]] tables make {self.clients_total} clients"
+            )
+        if self.cohort > self.clients_total:
+            raise ValueError(
+                f"federation.clients_per_round is {self.cohort}; there are only {self.clients_total} clients"
+            )
+        if self.federation.schedule == "all" and self.cohort != self.clients_total:
+            raise ValueError(
+                "federation.schedule 'all' takes every client in every round; use schedule = 'blocks' "
+                f"for {self.cohort} of {self.clients_total}"
+            )
+        return self
