@@ -141,7 +141,7 @@ class Privacy(Section):
 
 
 class Aggregation(Section):
-    mode: Literal["secure", "plain"] = Field("secure", description="'plain' sends vectors in the clear: baselines only")
+    mode: Literal["secure"] = "secure"
     adversary: Literal["honest_but_curious", "lying_server"] = "honest_but_curious"
     max_corrupt: Fraction01 = Field(0.05, description="fraction of the roster that may collude with the server")
     max_dropout: Fraction01 = Field(0.1, description="fraction of a cohort whose loss a round survives")

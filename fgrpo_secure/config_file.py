@@ -157,8 +157,9 @@ def _table(section: Section) -> tomlkit.items.Table:
         if value is None:
             table.add(tomlkit.comment(f"{key} is not set: {note}"))
             continue
-        table.add(key, value)
-        table[key].comment(note)
+        item = tomlkit.item(value)
+        item.comment(note)
+        table.add(key, item)
     return table
 
 

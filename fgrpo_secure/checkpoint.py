@@ -1,0 +1,80 @@
+"""One folder per finished round, complete or absent: written aside, synced, then renamed.
+
+Holds only what the server released or may hold: adapter, its optimiser, the round and what it has measured. Never
+anything of a client.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+KEPT = 3
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a run after `rounds_done` rounds."""
+
+    rounds_done: int
+    adapter: Mapping[str, torch.Tensor]
+    optimizer: Mapping[str, torch.Tensor]
+    progress: Mapping[str, Any]  # JSON values only
+
+
+class CheckpointError(ValueError):
+    """The checkpoint folder cannot be used."""
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write `checkpoint` durably under `folder` and drop all but the newest few."""
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"round-{checkpoint.rounds_done:06d}"
+    aside = folder / f".writing-{final.name}"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    save_file({k: v.contiguous() for k, v in checkpoint.adapter.items()}, aside / "adapter.safetensors")
+    save_file({k: v.contiguous() for k, v in checkpoint.optimizer.items()}, aside / "optimizer.safetensors")
+    (aside / "progress.json").write_text(json.dumps(dict(checkpoint.progress), sort_keys=True))
+    for path in (*aside.iterdir(), aside):
+        _sync(path)
+    shutil.rmtree(final, ignore_errors=True)
+    aside.rename(final)
+    _sync(folder)
+    for old in _folders(folder)[:-KEPT]:
+        shutil.rmtree(old)
+
+
+def latest(folder: Path) -> Checkpoint | None:
+    """The newest complete checkpoint under `folder`; None if there is none."""
+    found = _folders(folder)
+    if not found:
+        return None
+    newest = found[-1]
+    try:
+        return Checkpoint(
+            rounds_done=int(newest.name.removeprefix("round-")),
+            adapter=load_file(newest / "adapter.safetensors"),
+            optimizer=load_file(newest / "optimizer.safetensors"),
+            progress=json.loads((newest / "progress.json").read_text()),
+        )
+    except (OSError, ValueError) as problem:
+        raise CheckpointError(f"checkpoint {newest} cannot be read: {problem}") from None
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(folder.glob("round-[0-9]*"))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
