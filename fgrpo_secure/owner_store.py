@@ -87,11 +87,14 @@ class OwnerStore:
         ).fetchone()
         return None if row is None else (bytes(row[0]), bytes(row[1]))
 
-    def put(self, owner: int, session: bytes, step: str, request_digest: bytes, state: bytes, reply: bytes) -> None:
+    def put(
+        self, owner: int, session: bytes, step: str, request_digest: bytes, state: bytes, reply: bytes
+    ) -> None:
         """Store the one answer to a step; raises AnswerConflict if there is one already."""
         try:
             self._db.execute(
-                "INSERT INTO answer VALUES (?, ?, ?, ?, ?, ?)", (owner, session, step, request_digest, state, reply)
+                "INSERT INTO answer VALUES (?, ?, ?, ?, ?, ?)",
+                (owner, session, step, request_digest, state, reply),
             )
         except sqlite3.IntegrityError:
             raise AnswerConflict(f"step {step!r} of this session was answered before") from None

@@ -1,0 +1,191 @@
+"""The embedded engine: every client of a federation on one machine, the real messages through the real codec.
+
+The owners live in one or more hosts: in this process, or each in a worker process of its own (`engine.processes`).
+The engine enrols them for the trial, moves bytes between them and the server, and injects faults. It never sees
+inside a message.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import IO, Protocol
+
+from fgrpo_secure.config import Config
+from fgrpo_secure.engines import frames
+from fgrpo_secure.engines.faults import Faults
+from fgrpo_secure.engines.frames import Answer, Begin, Costs, Finish, Recover, Recovered, Reply, Request
+from fgrpo_secure.engines.host import Host
+from fgrpo_secure.run_directory import RunDirectory
+
+
+class EngineError(RuntimeError):
+    """A host process ended or failed; the sentence says which and why."""
+
+
+class HostPort(Protocol):
+    """Something that holds owners and answers requests about them."""
+
+    def handle(self, request: Request) -> Iterator[Reply]: ...
+
+    def close(self) -> None: ...
+
+
+class WorkerProcess:
+    """A host in a process of its own, spoken to over pipes."""
+
+    def __init__(self, directory: RunDirectory, index: int, count: int) -> None:
+        self._name = f"worker {index}"
+        command = [
+            sys.executable,
+            "-m",
+            "fgrpo_secure.engines.worker",
+            str(directory.root),
+            str(index),
+            str(count),
+        ]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+        )
+
+    def wait_until_ready(self) -> None:
+        """Blocks while the process loads its model and opens its owners' stores."""
+        for _ in self._replies():
+            pass
+
+    def handle(self, request: Request) -> Iterator[Reply]:
+        frames.write(self._pipe(self._process.stdin), request)
+        yield from self._replies()
+
+    def close(self) -> None:
+        """Ask the process to end, and wait for it."""
+        self._pipe(self._process.stdin).close()
+        try:
+            self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._pipe(self._process.stdout).close()
+
+    def _replies(self) -> Iterator[Reply]:
+        while True:
+            reply = frames.read_reply(self._pipe(self._process.stdout))
+            if reply is None:
+                raise EngineError(f"{self._name} ended unexpectedly; its last words are above")
+            if isinstance(reply, frames.Failed):
+                raise EngineError(f"{self._name}: {reply.reason}")
+            if isinstance(reply, frames.Done):
+                return
+            yield reply
+
+    @staticmethod
+    def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
+        if stream is None:
+            raise EngineError("a worker has no pipe")
+        return stream
+
+
+@dataclass
+class Embedded:
+    """All hosts of a run. `refusals` are clients that said no to a plan, with their public reasons."""
+
+    hosts: list[HostPort]
+    faults: Faults
+    refusals: dict[int, str] = field(default_factory=dict)
+    attempt: int = 0
+
+    @staticmethod
+    def start(directory: RunDirectory, config: Config) -> "Embedded":
+        """Open the hosts. Raises EngineError or what a host's own data raises."""
+        count = min(config.engine.processes, config.clients_total)
+        faults = Faults(config.engine.faults, config.run.seed)
+        if count == 1:
+            return Embedded([Host.open(directory, config, 0, 1)], faults)
+        workers = [WorkerProcess(directory, index, count) for index in range(count)]
+        try:
+            for worker in workers:
+                worker.wait_until_ready()
+        except EngineError:
+            for worker in workers:
+                worker.close()
+            raise
+        return Embedded(list(workers), faults)
+
+    def close(self) -> None:
+        """End all hosts."""
+        for host in self.hosts:
+            host.close()
+
+    def recover(self) -> int:
+        """Close what a crash left open; how many owners had already sent a masked vector."""
+        replies = self._ask_all(Recover())
+        return sum(reply.masked for reply in replies if isinstance(reply, Recovered))
+
+    def begin(self, adapter: bytes, attempt: int) -> None:
+        """Hand every owner the model of the round; `attempt` is the session's number."""
+        self.refusals.clear()
+        self.attempt = attempt
+        for _ in self._ask_all(Begin(adapter)):
+            pass
+
+    def finish(self) -> Costs:
+        """What the round cost its owners."""
+        costs = [reply for reply in self._ask_all(Finish()) if isinstance(reply, Costs)]
+        return Costs(
+            training_total=sum(cost.training_total for cost in costs),
+            training_slowest=max(cost.training_slowest for cost in costs),
+            privacy_total=sum(cost.privacy_total for cost in costs),
+            privacy_slowest=max(cost.privacy_slowest for cost in costs),
+        )
+
+    def exchange(self, step: str, outgoing: Mapping[int, bytes]) -> Iterator[tuple[int, bytes]]:
+        """Deliver one step's messages and yield the replies as they come; a lost one is simply missing."""
+        requests = [
+            frames.Step(
+                step, {client: data for client, data in outgoing.items() if client % len(self.hosts) == index}
+            )
+            for index in range(len(self.hosts))
+        ]
+        for reply in self._ask(requests):
+            if not isinstance(reply, Answer):
+                raise EngineError(f"a host answered a protocol step with {type(reply).__name__}")
+            if reply.payload is None:
+                self.refusals[reply.client] = reply.refusal or "no reason given"
+            else:
+                yield from self.faults.deliver(self.attempt, step, reply.client, reply.payload)
+
+    def _ask_all(self, request: Request) -> Iterable[Reply]:
+        return self._ask([request] * len(self.hosts))
+
+    def _ask(self, requests: list[Request] | list[frames.Step]) -> Iterator[Reply]:
+        """Ask all hosts at once; replies interleave in the order in which they arrive."""
+        if len(self.hosts) == 1:
+            yield from self.hosts[0].handle(requests[0])
+            return
+        arrived: SimpleQueue[Reply | EngineError | None] = SimpleQueue()
+
+        def pump(host: HostPort, request: Request) -> None:
+            try:
+                for reply in host.handle(request):
+                    arrived.put(reply)
+            except EngineError as problem:
+                arrived.put(problem)
+            finally:
+                arrived.put(None)
+
+        with ThreadPoolExecutor(len(self.hosts)) as pool:
+            for host, request in zip(self.hosts, requests, strict=True):
+                pool.submit(pump, host, request)
+            open_hosts = len(self.hosts)
+            while open_hosts:
+                item = arrived.get()
+                if item is None:
+                    open_hosts -= 1
+                elif isinstance(item, EngineError):
+                    raise item
+                else:
+                    yield item

@@ -1,0 +1,104 @@
+"""What travels between the embedded engine and a worker process: length-prefixed msgpack on a pipe.
+
+This is the engine's own plumbing inside one machine. The protocol's messages are opaque bytes in it, in the same
+form in which they would cross a network.
+"""
+
+from typing import BinaryIO
+
+import msgspec
+
+MAX_FRAME = 1 << 31
+
+
+class Begin(msgspec.Struct, tag="begin", array_like=True, frozen=True):
+    """A round starts: the adapter to train from, as safetensors bytes."""
+
+    adapter: bytes
+
+
+class Step(msgspec.Struct, tag="step", array_like=True, frozen=True):
+    """One protocol step's messages to the owners of this host."""
+
+    step: str
+    messages: dict[int, bytes]
+
+
+class Recover(msgspec.Struct, tag="recover", array_like=True, frozen=True):
+    """Close what a crash left open."""
+
+
+class Finish(msgspec.Struct, tag="finish", array_like=True, frozen=True):
+    """The round is over: say what it cost."""
+
+
+class Answer(msgspec.Struct, tag="answer", array_like=True, frozen=True):
+    """One owner's reply; or, with no payload, the public reason why it refuses to take part."""
+
+    client: int
+    payload: bytes | None
+    refusal: str | None = None
+
+
+class Recovered(msgspec.Struct, tag="recovered", array_like=True, frozen=True):
+    """How many owners had already sent a masked vector in the open session."""
+
+    masked: int
+
+
+class Costs(msgspec.Struct, tag="costs", array_like=True, frozen=True):
+    """Processor seconds of a round: sums and maxima over this host's owners. `privacy` is everything but training,
+    with the signature checks that the process shared among its owners counted once for each of them."""
+
+    training_total: float = 0.0
+    training_slowest: float = 0.0
+    privacy_total: float = 0.0
+    privacy_slowest: float = 0.0
+
+
+class Done(msgspec.Struct, tag="done", array_like=True, frozen=True):
+    """The request is answered in full."""
+
+
+class Failed(msgspec.Struct, tag="failed", array_like=True, frozen=True):
+    """The host cannot go on; one sentence, from public state only."""
+
+    reason: str
+
+
+Request = Begin | Step | Recover | Finish
+Reply = Answer | Recovered | Costs | Done | Failed
+
+_requests = msgspec.msgpack.Decoder(Request)
+_replies = msgspec.msgpack.Decoder(Reply)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def write(stream: BinaryIO, frame: Request | Reply) -> None:
+    """Send one frame."""
+    data = _encoder.encode(frame)
+    stream.write(len(data).to_bytes(8, "little") + data)
+    stream.flush()
+
+
+def read_request(stream: BinaryIO) -> Request | None:
+    """The next request; None when the other side has closed the pipe."""
+    data = _read(stream)
+    return None if data is None else _requests.decode(data)
+
+
+def read_reply(stream: BinaryIO) -> Reply | None:
+    """The next reply; None when the other side has closed the pipe."""
+    data = _read(stream)
+    return None if data is None else _replies.decode(data)
+
+
+def _read(stream: BinaryIO) -> bytes | None:
+    header = stream.read(8)
+    if len(header) < 8:
+        return None
+    length = int.from_bytes(header, "little")
+    if length > MAX_FRAME:
+        raise ValueError(f"a frame of {length} bytes is longer than {MAX_FRAME}")
+    data = stream.read(length)
+    return data if len(data) == length else None

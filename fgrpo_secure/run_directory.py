@@ -1,0 +1,136 @@
+"""What a run leaves behind, and where: configuration, metrics, summary, adapter, ledger, checkpoints.
+
+Everything in it is public or charged: aggregates over a cohort, figures on the public evaluation set, public facts
+about time and bytes. Private state of data owners lives beside it, in `<run>.owners/`, readable by its owner only.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+class RunDirectoryError(ValueError):
+    """The run directory cannot be used for what was asked."""
+
+
+@dataclass(frozen=True)
+class RoundMetrics:
+    """One line of metrics.jsonl. None: not measured in this round.
+
+    `mean_weight` and `mean_gain` come from the noisy sums that the ledger was charged for; `reward`, `pass_rate` and
+    `pass_rate_greedy` from the public evaluation set.
+    """
+
+    round: int
+    session: int
+    survivors: int
+    dropped: int
+    failed_sessions: int
+    mean_weight: float
+    mean_gain: float
+    update_norm: float
+    epsilon_spent: float | None
+    bytes_up_per_client: int
+    bytes_down_per_client: int
+    seconds: float
+    seconds_training: float
+    seconds_aggregation: float
+    reward: float | None = None
+    pass_rate: float | None = None
+    pass_rate_greedy: float | None = None
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths of one run, and the few files it writes by itself."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.toml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        return self.root / "summary.json"
+
+    @property
+    def adapter(self) -> Path:
+        return self.root / "adapter"
+
+    @property
+    def ledger(self) -> Path:
+        return self.root / "ledger.sqlite"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def server_key(self) -> Path:
+        return self.root / "server.key"
+
+    @property
+    def roster(self) -> Path:
+        return self.root / "roster.bin"
+
+    @property
+    def owners(self) -> Path:
+        return self.root.with_name(self.root.name + ".owners")
+
+    def create(self, config_text: str) -> None:
+        """Make the directory for a new run; refuses one that holds a run already, so that nothing is lost."""
+        if self.config.exists():
+            raise RunDirectoryError(
+                f"{self.root} holds a run already; continue it with --resume {self.root} or choose another --out"
+            )
+        self.root.mkdir(parents=True, exist_ok=True)
+        write_durably(self.config, config_text.encode())
+
+    def require(self) -> None:
+        """Refuse a directory that no run was started in."""
+        if not self.config.is_file():
+            raise RunDirectoryError(f"{self.root} holds no run: it has no config.toml")
+
+    def append_metrics(self, record: RoundMetrics) -> None:
+        """Add one round to metrics.jsonl."""
+        with self.metrics.open("a") as file:
+            file.write(json.dumps(asdict(record), allow_nan=False) + "\n")
+
+    def drop_metrics_after(self, rounds_done: int) -> None:
+        """Forget rounds that a resumed run will repeat, and a last line cut short by a crash."""
+        if not self.metrics.exists():
+            return
+        kept = [record for record in self.read_metrics() if record["round"] <= rounds_done]
+        write_durably(self.metrics, "".join(json.dumps(record) + "\n" for record in kept).encode())
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The complete lines of metrics.jsonl, oldest first."""
+        records = []
+        for line in self.metrics.read_text().splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return records
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write summary.json whole or not at all."""
+        write_durably(self.summary, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` so that a crash leaves the old or the new content, never a part."""
+    aside = path.with_name(f".writing-{path.name}")
+    with aside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
