@@ -1,7 +1,7 @@
 """What a data owner must remember between messages and runs: identity, rounds seen, answers given, reward baseline.
 
 SQLite, synchronous: an answer is on disk before it leaves. One file may hold several owners (the embedded engine
-keeps all of a process in one, and commits once per step for all of them). The file is private to its owners: it
+keeps all of a process in one, and commits once for a chunk of them). The file is private to its owners: it
 never enters a run directory, a checkpoint or a message. Answers of settled rounds are deleted, but no forensic
 erasure is claimed.
 """
@@ -12,14 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fgrpo_secure.gain import Baseline
+from protocols.wire import Step
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS identity (owner INTEGER PRIMARY KEY, seed BLOB NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS round (owner INTEGER PRIMARY KEY, last INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS round (identity BLOB PRIMARY KEY, last INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS answer (
-    owner INTEGER NOT NULL, session BLOB NOT NULL, step TEXT NOT NULL,
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    identity BLOB NOT NULL, session BLOB NOT NULL, step TEXT NOT NULL,
     request_digest BLOB NOT NULL, state BLOB NOT NULL, reply BLOB NOT NULL,
-    PRIMARY KEY (owner, session, step)
+    UNIQUE (identity, session, step)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS baseline (
     owner INTEGER NOT NULL, training_round INTEGER NOT NULL,
@@ -64,49 +66,53 @@ class OwnerStore:
         row = self._db.execute("SELECT seed FROM identity WHERE owner = ?", (owner,)).fetchone()
         return bytes(row[0])
 
-    def last_round(self, owner: int) -> int:
-        """The newest round this owner ever accepted a plan for, in any run; -1 if none."""
-        row = self._db.execute("SELECT last FROM round WHERE owner = ?", (owner,)).fetchone()
+    def last_round(self, identity: bytes) -> int:
+        """The newest round this identity ever accepted a plan for, in any run; -1 if none."""
+        row = self._db.execute("SELECT last FROM round WHERE identity = ?", (identity,)).fetchone()
         return -1 if row is None else int(row[0])
 
-    def advance(self, owner: int, round_number: int) -> None:
-        """Record an accepted plan; a round counter never goes back or stays."""
+    def advance(self, identity: bytes, round_number: int) -> None:
+        """Record an accepted plan; AnswerConflict unless the number is above `last_round`."""
         changed = self._db.execute(
-            "INSERT INTO round VALUES (?, ?) ON CONFLICT (owner) DO UPDATE SET last = excluded.last "
+            "INSERT INTO round VALUES (?, ?) ON CONFLICT (identity) DO UPDATE SET last = excluded.last "
             "WHERE excluded.last > round.last",
-            (owner, round_number),
+            (identity, round_number),
         ).rowcount
         if changed != 1:
             raise AnswerConflict(f"round {round_number} is not newer than the last one this client accepted")
 
-    def reply(self, owner: int, session: bytes, step: str) -> tuple[bytes, bytes] | None:
-        """(digest of the request, reply) if the owner answered this step of this session."""
+    def reply(self, identity: bytes, session: bytes, step: Step) -> tuple[bytes, bytes] | None:
+        """(digest of the request, reply) if this step of this session is answered."""
         row = self._db.execute(
-            "SELECT request_digest, reply FROM answer WHERE owner = ? AND session = ? AND step = ?",
-            (owner, session, step),
+            "SELECT request_digest, reply FROM answer WHERE identity = ? AND session = ? AND step = ?",
+            (identity, session, step.value),
         ).fetchone()
         return None if row is None else (bytes(row[0]), bytes(row[1]))
 
+    def state(self, identity: bytes, session: bytes) -> bytes | None:
+        """The protocol state that the last answered step of the session left. Secret."""
+        row = self._db.execute(
+            "SELECT state FROM answer WHERE identity = ? AND session = ? ORDER BY number DESC LIMIT 1",
+            (identity, session),
+        ).fetchone()
+        return None if row is None else bytes(row[0])
+
     def put(
-        self, owner: int, session: bytes, step: str, request_digest: bytes, state: bytes, reply: bytes
+        self, identity: bytes, session: bytes, step: Step, request_digest: bytes, state: bytes, reply: bytes
     ) -> None:
         """Store the one answer to a step; raises AnswerConflict if there is one already."""
         try:
             self._db.execute(
-                "INSERT INTO answer VALUES (?, ?, ?, ?, ?, ?)",
-                (owner, session, step, request_digest, state, reply),
+                "INSERT INTO answer (identity, session, step, request_digest, state, reply) VALUES (?, ?, ?, ?, ?, ?)",
+                (identity, session, step.value, request_digest, state, reply),
             )
         except sqlite3.IntegrityError:
-            raise AnswerConflict(f"step {step!r} of this session was answered before") from None
+            raise AnswerConflict(f"step {step.value!r} of this session was answered before") from None
 
-    def forget_other_sessions(self, owner: int, session: bytes) -> None:
-        """Delete the answers of all sessions but `session`: a finished round is never answered again,
-        because its number is not newer than `last_round`."""
-        self._db.execute("DELETE FROM answer WHERE owner = ? AND session != ?", (owner, session))
-
-    def answered(self, owner: int, session: bytes, step: str) -> bool:
-        """Whether an answer to `step` may have left this owner."""
-        return self.reply(owner, session, step) is not None
+    def forget_sessions(self, identity: bytes) -> None:
+        """Delete all answers. Safe between sessions: a finished round is never answered again, because its number
+        is not newer than `last_round`."""
+        self._db.execute("DELETE FROM answer WHERE identity = ?", (identity,))
 
     def baseline_before(self, owner: int, training_round: int) -> Baseline:
         """The reward baseline from the rounds before `training_round`."""

@@ -6,8 +6,10 @@ import pytest
 
 from fgrpo_secure.gain import Baseline
 from fgrpo_secure.owner_store import AnswerConflict, OwnerStore
+from protocols.wire import Step
 
 SESSION = b"s" * 32
+ONE, TWO = b"1" * 32, b"2" * 32
 
 
 @pytest.fixture
@@ -23,35 +25,43 @@ def store(path):
 
 
 def test_an_answer_survives_reopening_and_is_given_once(store, path):
-    store.put(3, SESSION, "mask", b"d", b"state", b"reply")
+    store.put(ONE, SESSION, Step.MASK, b"d", b"state", b"reply")
     other = OwnerStore(path)
-    assert other.reply(3, SESSION, "mask") == (b"d", b"reply")
+    assert other.reply(ONE, SESSION, Step.MASK) == (b"d", b"reply")
     with pytest.raises(AnswerConflict):
-        other.put(3, SESSION, "mask", b"e", b"state", b"another reply")
-    assert other.reply(3, SESSION, "mask") == (b"d", b"reply")
+        other.put(ONE, SESSION, Step.MASK, b"e", b"state", b"another reply")
+    assert other.reply(ONE, SESSION, Step.MASK) == (b"d", b"reply")
     other.close()
 
 
+def test_the_state_is_that_of_the_last_answered_step(store):
+    assert store.state(ONE, SESSION) is None
+    for step in Step:
+        store.put(ONE, SESSION, step, b"d", step.value.encode(), b"r")
+        assert store.state(ONE, SESSION) == step.value.encode()
+    assert store.state(TWO, SESSION) is None
+
+
 def test_round_numbers_only_grow(store):
-    assert store.last_round(1) == -1
-    store.advance(1, 4)
+    assert store.last_round(ONE) == -1
+    store.advance(ONE, 4)
     for stale in (4, 3):
         with pytest.raises(AnswerConflict):
-            store.advance(1, stale)
-    store.advance(1, 5)
-    assert store.last_round(1) == 5
-    assert store.last_round(2) == -1
+            store.advance(ONE, stale)
+    store.advance(ONE, 5)
+    assert store.last_round(ONE) == 5
+    assert store.last_round(TWO) == -1
 
 
 def test_a_transaction_that_fails_leaves_nothing(store):
     def write_and_fail():
         with store.transaction():
-            store.put(1, SESSION, "share", b"d", b"", b"r")
+            store.put(ONE, SESSION, Step.SHARE, b"d", b"", b"r")
             raise RuntimeError("crash")
 
     with pytest.raises(RuntimeError):
         write_and_fail()
-    assert store.reply(1, SESSION, "share") is None
+    assert store.reply(ONE, SESSION, Step.SHARE) is None
 
 
 def test_identity_is_drawn_once(store):
@@ -68,14 +78,12 @@ def test_a_repeated_training_round_replaces_its_own_observation(store):
     assert store.baseline_before(0, 0) == Baseline()
 
 
-def test_old_sessions_can_be_forgotten_without_touching_the_current_one(store):
-    store.put(0, SESSION, "mask", b"d", b"", b"r")
-    store.put(0, b"t" * 32, "mask", b"d", b"", b"r")
-    store.put(1, SESSION, "mask", b"d", b"", b"r")
-    store.forget_other_sessions(0, b"t" * 32)
-    assert not store.answered(0, SESSION, "mask")
-    assert store.answered(0, b"t" * 32, "mask")
-    assert store.answered(1, SESSION, "mask")
+def test_sessions_can_be_forgotten_without_touching_another_owners(store):
+    store.put(ONE, SESSION, Step.MASK, b"d", b"", b"r")
+    store.put(TWO, SESSION, Step.MASK, b"d", b"", b"r")
+    store.forget_sessions(ONE)
+    assert store.reply(ONE, SESSION, Step.MASK) is None
+    assert store.reply(TWO, SESSION, Step.MASK) is not None
 
 
 def test_only_its_owner_may_read_the_file(store, path):

@@ -1,0 +1,61 @@
+"""One round at the server, on one page: from uploads to the next adapter.
+
+The server sees sums only. What it does to them is post-processing, so it costs no privacy; the charge is on the
+ledger before the round opens.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fgrpo_secure import client_round
+from fgrpo_secure.apply import ServerOptimizer, WeightedMean, denominator_kind, weighted_mean
+from fgrpo_secure.client_policy import Admitted
+from fgrpo_secure.privacy import encode
+from protocols import drive
+from protocols.drive import Link, Recovered, Traffic
+from protocols.identity import Identity, Verify
+from protocols.roster import Roster
+from protocols.wire import RoundPlan
+
+OnStep = Callable[[str, int], None]
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """The next vector, and what the round released besides."""
+
+    vector: NDArray[np.float64]
+    mean: WeightedMean
+
+
+def collect(
+    identity: Identity, plan: RoundPlan, roster: Roster, link: Link, verify: Verify, on_step: OnStep
+) -> tuple[Recovered, Traffic]:
+    """Run the protocol: the sums over the survivors, or an exception and nothing."""
+    return drive.conduct(identity, plan, roster, link, verify=verify, on_step=on_step)
+
+
+def conclude(
+    recovered: Recovered,
+    admitted: Admitted,
+    vector: NDArray[np.float64],
+    factors: str,
+    optimizer: ServerOptimizer,
+) -> Conclusion:
+    """The adapter vector after the round, shape (d,).
+
+    Raises SumOutOfBounds if the sum is larger than what honest survivors and their noise can add up to: a client
+    that lied about its clip can waste the round, but not move the model further than that bound.
+    """
+    settings, lattice = admitted.settings, admitted.lattice
+    survivors = len(recovered.survivors)
+    total = np.concatenate([recovered.totals["update"], recovered.totals["scores"]])
+    encode.check_sum(total, lattice, survivors, settings.share_variance)
+    decoded = encode.from_ring(total, lattice, client_round.score_ranges(settings), survivors)
+    weight_sum, gain_sum = decoded.score_sums
+    kind = denominator_kind(settings.weighting, settings.unit != "none", survivors)
+    mean = weighted_mean(decoded.update_sum, weight_sum, gain_sum, survivors, kind, settings.weighting)
+    return Conclusion(optimizer.step(vector, mean.update, factors), mean)
