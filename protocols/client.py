@@ -1,0 +1,337 @@
+"""The client's five steps: announce, share, mask, agree, unmask.
+
+Each takes the state before it, the server's bytes and fresh randomness, and returns the state after it and the bytes
+to send. Nothing is sent, stored or remembered here; drive.py does that, and sees to it that no step is answered
+twice. Everything that the client's own record can give is derived from it, never read from the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from protocols import keys, labels, masks, merkle, ring, shares, wire
+from protocols.errors import BadSignature, FaultyClient, FaultyClientOrServer, FaultyServer, Malformed
+from protocols.graph import Graph
+from protocols.member import Limits, Member, open_plan
+from protocols.states import (
+    Agreed,
+    Announced,
+    Held,
+    Masked,
+    Peer,
+    Settled,
+    Shared,
+    decode_state,
+    encode_state,
+)
+
+__all__ = [
+    "Agreed", "Announced", "Limits", "Masked", "Member", "Settled", "Shared",
+    "agree", "announce", "decode_state", "encode_state", "mask", "open_plan", "share", "unmask",
+]  # fmt: skip
+
+RANDOM_BYTES = 32
+_BLANK = bytes(64)
+
+
+def announce(
+    member: Member, plan_bytes: bytes, context: Mapping[str, bytes], randomness: bytes
+) -> tuple[Announced, bytes]:
+    """Accepts a plan (see `open_plan`) and announces two fresh X25519 keys under the client's signature."""
+    _check_randomness(randomness)
+    plan = open_plan(member, plan_bytes, context)
+    session = wire.session_of(plan)
+    mask_secret = labels.derive(randomness, labels.KEY_MASK_SECRET, session, member.id)
+    seal_secret = labels.derive(randomness, labels.KEY_SEAL_SECRET, session, member.id)
+    blank = wire.Announcement(
+        member.id, keys.public_key(mask_secret), keys.public_key(seal_secret), _BLANK
+    )
+    payload = wire.announcement_payload(session, blank)
+    own = msgspec.structs.replace(blank, signature=member.identity.sign(labels.SIGN_ANNOUNCEMENT, payload))
+    return Announced(plan, session, mask_secret, seal_secret, own), wire.encode(own)
+
+
+def share(member: Member, state: Announced, relayed: bytes, randomness: bytes) -> tuple[Shared, bytes]:
+    """Deals shares of a fresh self-mask seed and of the mask secret key to the neighbours and itself."""
+    _check_randomness(randomness)
+    message = _decode(wire.Announcements, relayed, state)
+    announcers = _check_announcements(member, state, message)
+    s1 = labels.digest(labels.HASH_ANNOUNCED, relayed)
+    graph = Graph(state.plan, s1, announcers)
+    peers = _agree_sealing(state, message, graph.holders(member.id))
+    seed = labels.derive(randomness, labels.KEY_SEED, s1, member.id)
+    leaves = _deal(state, s1, graph, peers, seed, randomness)
+    blank = wire.SignedRoot(
+        member.id,
+        merkle.root([merkle.leaf_hash(leaf) for leaf in leaves]),
+        keys.seed_commitment(s1, member.id, seed),
+        _BLANK,
+    )
+    signature = member.identity.sign(labels.SIGN_DEAL, wire.root_payload(s1, blank))
+    own = msgspec.structs.replace(blank, signature=signature)
+    deal = wire.Deal(member.id, own.seed_commitment, leaves, signature)
+    after = Shared(state.plan, state.session, s1, announcers, peers, state.mask_secret, seed, own)
+    return after, wire.encode(deal)
+
+
+def mask(
+    member: Member, state: Shared, relayed: bytes, values: Mapping[str, NDArray[np.int64]]
+) -> tuple[Masked, bytes]:
+    """Uploads the values (signed integers, taken modulo 2^b) under one self mask and a mask per neighbour that dealt.
+
+    ValueError unless `values` are one-dimensional int64 arrays of exactly the plan's names and lengths.
+    """
+    _check_values(state.plan, values)
+    message = _decode(wire.Deliveries, relayed, state)
+    try:
+        roots = wire.decode(wire.Roots, message.roots, wire.limit(wire.Roots, state.plan))
+    except Malformed as error:
+        raise FaultyServer(f"sent malformed roots: {error}") from None
+    sharers = _check_roots(member, state, roots)
+    graph = Graph(state.plan, state.s1, state.announcers)
+    dealers = tuple(sorted(set(sharers).intersection(graph.holders(member.id))))
+    held = _receive_leaves(member.id, state, graph, roots, dealers, message.leaves)
+    s2 = labels.digest(labels.HASH_DEALT, state.s1, message.roots)
+    vectors = _masked(member.id, state, s2, dealers, values)
+    blank = wire.UploadDigest(member.id, wire.upload_digest(vectors), _BLANK)
+    signature = member.identity.sign(labels.SIGN_UPLOAD, wire.upload_payload(s2, blank))
+    own = msgspec.structs.replace(blank, signature=signature)
+    after = Masked(state.plan, state.session, s2, sharers, held, own)
+    return after, wire.encode(wire.Upload(member.id, vectors, signature))
+
+
+def agree(member: Member, state: Masked, relayed: bytes) -> tuple[Agreed, bytes]:
+    """Signs one outcome, and keeps of each dealer only the share which that outcome calls for."""
+    message = _decode(wire.Uploads, relayed, state)
+    survivors = _check_uploads(member, state, message)
+    dropped = tuple(client for client in state.sharers if client not in survivors)
+    outcome = wire.list_digest(state.s2, message.entries, dropped)
+    # Either share, never both: the other one is gone before anything is signed.
+    openings = tuple(
+        wire.OpenedShare(held.dealer, held.seed_share if held.dealer in survivors else held.key_share)
+        for held in state.held
+    )
+    after = Agreed(state.plan, state.session, outcome, tuple(sorted(survivors)), dropped, openings)
+    payload = wire.agreement_payload(outcome, member.id)
+    own = wire.Agreement(member.id, member.identity.sign(labels.SIGN_AGREEMENT, payload))
+    return after, wire.encode(own)
+
+
+def unmask(member: Member, state: Agreed, relayed: bytes) -> tuple[Settled, bytes]:
+    """Opens the kept shares, after a quorum of distinct survivors signed exactly the outcome this client signed."""
+    message = _decode(wire.Quorum, relayed, state)
+    signers = [entry.signer for entry in message.entries]
+    if not wire.ascending(signers) or not set(signers) <= set(state.survivors):
+        raise FaultyServer("sent agreements that are not by distinct survivors")
+    if len(signers) < state.plan.quorum:
+        raise FaultyServer(f"sent {len(signers)} agreements, {state.plan.quorum} are needed")
+    for entry in message.entries:
+        payload = wire.agreement_payload(state.outcome, entry.signer)
+        try:
+            member.verify(member.roster.public(entry.signer), labels.SIGN_AGREEMENT, payload, entry.signature)
+        except BadSignature:
+            raise FaultyClientOrServer(entry.signer, "does not agree to this client's list") from None
+    payload = wire.opening_payload(state.outcome, member.id, state.openings)
+    signature = member.identity.sign(labels.SIGN_OPENING, payload)
+    after = Settled(state.session, state.survivors, state.dropped)
+    return after, wire.encode(wire.Opening(member.id, state.openings, signature))
+
+
+Message = TypeVar("Message", wire.Announcements, wire.Deliveries, wire.Uploads, wire.Quorum)
+
+
+def _decode(kind: type[Message], relayed: bytes, state: Announced | Shared | Masked | Agreed) -> Message:
+    try:
+        message = wire.decode(kind, relayed, wire.limit(kind, state.plan))
+    except Malformed as error:
+        raise FaultyServer(f"sent a malformed message: {error}") from None
+    if message.session != state.session:
+        raise FaultyServer("sent a message of another session")
+    return message
+
+
+def _check_announcements(member: Member, state: Announced, message: wire.Announcements) -> tuple[int, ...]:
+    """The announcers, if they are enough clients of the cohort, each with its own signature."""
+    announcers = tuple(entry.client for entry in message.entries)
+    if not wire.ascending(announcers) or not set(announcers) <= set(state.plan.cohort):
+        raise FaultyServer("sent announcements that are not by distinct clients of the cohort")
+    if state.own not in message.entries:
+        raise FaultyServer("left out or changed this client's own announcement")
+    _check_floor(state.plan, len(announcers))
+    for entry in message.entries:
+        payload = wire.announcement_payload(state.session, entry)
+        try:
+            member.verify(
+                member.roster.public(entry.client), labels.SIGN_ANNOUNCEMENT, payload, entry.signature
+            )
+        except BadSignature:
+            raise FaultyServer(f"sent an announcement that client {entry.client} did not sign") from None
+    return announcers
+
+
+def _agree_sealing(
+    state: Announced, message: wire.Announcements, holders: tuple[int, ...]
+) -> tuple[Peer, ...]:
+    """The holders of this client's shares, itself among them, each with its X25519 secret for sealing."""
+    by_client = {entry.client: entry for entry in message.entries}
+    peers = []
+    for holder in holders:
+        entry = by_client[holder]
+        try:
+            sealing = keys.agree(state.seal_secret, entry.seal_key)
+        except keys.LowOrderPoint:
+            raise FaultyClient(holder, "announced a sealing key of small order") from None
+        peers.append(Peer(holder, entry.mask_key, sealing))
+    return tuple(peers)
+
+
+def _deal(
+    state: Announced, s1: bytes, graph: Graph, peers: tuple[Peer, ...], seed: bytes, randomness: bytes
+) -> tuple[bytes, ...]:
+    """One encoded leaf per holder."""
+    dealer, threshold = state.own.client, state.plan.threshold
+    points = [graph.point(peer.id) for peer in peers]
+    dealt = {}
+    for kind, secret in ((keys.SEED, seed), (keys.MASK_KEY, state.mask_secret)):
+        coefficients = labels.derive(randomness, labels.KEY_COEFFICIENTS, s1, dealer, kind)
+        dealt[kind] = shares.split(secret, points, threshold, coefficients)
+    leaves = []
+    for index, peer in enumerate(peers):
+        sealed = []
+        for kind in (keys.SEED, keys.MASK_KEY):
+            part = dealt[kind][index]
+            commitment = keys.share_commitment(s1, dealer, peer.id, kind, part)
+            sealed += [commitment, keys.seal(peer.sealing, s1, dealer, peer.id, kind, commitment, part)]
+        leaves.append(wire.encode(wire.Leaf(peer.id, *sealed)))
+    return tuple(leaves)
+
+
+def _check_roots(member: Member, state: Shared, roots: wire.Roots) -> tuple[int, ...]:
+    """The sharers, if they are enough announcers, each with its own signature under this client's S1."""
+    sharers = tuple(entry.dealer for entry in roots.entries)
+    if roots.session != state.session:
+        raise FaultyServer("sent roots of another session")
+    if not wire.ascending(sharers) or not set(sharers) <= set(state.announcers):
+        raise FaultyServer("sent roots that are not by distinct announcers")
+    if state.own not in roots.entries:
+        raise FaultyServer("left out or changed this client's own root")
+    _check_floor(state.plan, len(sharers))
+    for entry in roots.entries:
+        payload = wire.root_payload(state.s1, entry)
+        try:
+            member.verify(member.roster.public(entry.dealer), labels.SIGN_DEAL, payload, entry.signature)
+        except BadSignature:
+            raise FaultyServer(f"sent a root that client {entry.dealer} did not sign") from None
+    return sharers
+
+
+def _receive_leaves(
+    me: int,
+    state: Shared,
+    graph: Graph,
+    roots: wire.Roots,
+    dealers: tuple[int, ...],
+    deliveries: tuple[wire.Delivery, ...],
+) -> tuple[Held, ...]:
+    """The shares that neighbours dealt to this client, each proven to stand under its dealer's signed root."""
+    if tuple(delivery.dealer for delivery in deliveries) != dealers:
+        raise FaultyServer("did not deliver exactly one leaf of every neighbour that dealt")
+    signed = {entry.dealer: entry.root for entry in roots.entries}
+    sealing = {peer.id: peer.sealing for peer in state.peers}
+    held = []
+    for delivery in deliveries:
+        holders = graph.holders(delivery.dealer)
+        try:
+            proven = merkle.root_from_path(
+                merkle.leaf_hash(delivery.leaf), holders.index(me), len(holders), delivery.path
+            )
+        except merkle.BadProof:
+            proven = None
+        if proven != signed[delivery.dealer]:
+            raise FaultyServer(f"delivered a leaf that client {delivery.dealer} did not deal to this client")
+        held.append(_open_leaf(me, state, delivery, sealing[delivery.dealer]))
+    return tuple(held)
+
+
+def _open_leaf(me: int, state: Shared, delivery: wire.Delivery, sealing: bytes) -> Held:
+    """A leaf that its dealer made unreadable leaves nothing to hold; the others' leaves still count."""
+    dealer = delivery.dealer
+    try:
+        leaf = wire.decode(wire.Leaf, delivery.leaf, wire.limit(wire.Leaf, state.plan))
+        seed_share = keys.open_sealed(
+            sealing, state.s1, dealer, me, keys.SEED, leaf.seed_commitment, leaf.seed_box
+        )
+        key_share = keys.open_sealed(
+            sealing, state.s1, dealer, me, keys.MASK_KEY, leaf.key_commitment, leaf.key_box
+        )
+        shares.parse(seed_share)
+        shares.parse(key_share)
+    except Malformed:
+        return Held(dealer, b"", b"")
+    return Held(dealer, seed_share, key_share)
+
+
+def _masked(
+    me: int, state: Shared, s2: bytes, dealers: tuple[int, ...], values: Mapping[str, NDArray[np.int64]]
+) -> tuple[bytes, ...]:
+    """Values + self mask + masks of higher neighbours - masks of lower ones, modulo 2^b, packed."""
+    agreed = {}
+    for peer in state.peers:
+        if peer.id != me and peer.id in dealers:
+            try:
+                agreed[peer.id] = keys.agree(state.mask_secret, peer.mask_key)
+            except keys.LowOrderPoint:
+                raise FaultyClient(peer.id, "announced a mask key of small order") from None
+    packed = []
+    bits = state.plan.ring_bits
+    for name, _ in state.plan.vectors:
+        total = ring.to_ring(values[name], bits)
+        masks.add_mask(total, keys.self_key(state.seed, s2, me, name), 1)
+        for other, secret in agreed.items():
+            masks.add_mask(total, keys.pair_key(secret, s2, me, other, name), 1 if me < other else -1)
+        packed.append(ring.pack(ring.reduce(total, bits), bits))
+    return tuple(packed)
+
+
+def _check_uploads(member: Member, state: Masked, message: wire.Uploads) -> frozenset[int]:
+    """The survivors, if they are enough sharers, this client among them, each with its signature under its S2."""
+    clients = [entry.client for entry in message.entries]
+    survivors = frozenset(clients)
+    if not wire.ascending(clients) or not survivors <= set(state.sharers):
+        raise FaultyServer("sent uploads that are not by distinct clients that dealt")
+    if member.id not in survivors:
+        raise FaultyServer("says this client dropped out")
+    if state.own not in message.entries:
+        raise FaultyServer("changed this client's own upload")
+    _check_floor(state.plan, len(survivors))
+    for entry in message.entries:
+        payload = wire.upload_payload(state.s2, entry)
+        try:
+            member.verify(member.roster.public(entry.client), labels.SIGN_UPLOAD, payload, entry.signature)
+        except BadSignature:
+            raise FaultyClientOrServer(entry.client, "uploaded under another view of the session") from None
+    return survivors
+
+
+def _check_floor(plan: wire.RoundPlan, count: int) -> None:
+    """`open_plan` made sure that the floor is at least T, t and c + 3."""
+    if count < plan.floor:
+        raise FaultyServer(f"goes on with {count} clients, the plan needs {plan.floor}")
+
+
+def _check_values(plan: wire.RoundPlan, values: Mapping[str, NDArray[np.int64]]) -> None:
+    if set(values) != {name for name, _ in plan.vectors}:
+        raise ValueError("values must have exactly the plan's vector names")
+    for name, length in plan.vectors:
+        if values[name].shape != (length,) or values[name].dtype != np.int64:
+            raise ValueError(f"vector '{name}' must be int64 of length {length}")
+
+
+def _check_randomness(randomness: bytes) -> None:
+    if len(randomness) != RANDOM_BYTES:
+        raise ValueError(f"{RANDOM_BYTES} random bytes are needed")

@@ -1,0 +1,47 @@
+"""Who holds whose shares and shares masks with whom.
+
+Complete: everybody with everybody. Sparse: the whole planned cohort on a ring whose order is drawn from S1, so that
+nobody could choose it; each client is tied to its k nearest. Clients that did not announce stay on the ring as dead
+neighbours: the tails of tails.py count them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+
+from protocols import labels
+from protocols.params import SPARSE
+from protocols.wire import RoundPlan
+
+
+class Graph:
+    """The neighbourhoods of one session, among the clients that announced."""
+
+    def __init__(self, plan: RoundPlan, s1: bytes, announcers: Collection[int]) -> None:
+        self._points = {client: position + 1 for position, client in enumerate(plan.cohort)}
+        self._announcers = frozenset(announcers)
+        self._everybody = tuple(sorted(self._announcers))
+        self._half = plan.neighbours // 2
+        self._ring = _shuffled(plan.cohort, s1) if plan.parameters.graph == SPARSE else None
+        self._places = {client: place for place, client in enumerate(self._ring or ())}
+
+    def holders(self, client: int) -> tuple[int, ...]:
+        """The client and its neighbours that announced, ascending: those who get a leaf of its deal."""
+        if self._ring is None:
+            return self._everybody
+        place, n = self._places[client], len(self._ring)
+        near = (self._ring[(place + offset) % n] for offset in range(-self._half, self._half + 1))
+        return tuple(sorted(self._announcers.intersection(near)))
+
+    def point(self, client: int) -> int:
+        """Where a client's shares are evaluated: its position in the cohort, from 1."""
+        return self._points[client]
+
+
+def _shuffled(cohort: tuple[int, ...], s1: bytes) -> tuple[int, ...]:
+    """The cohort sorted by 8 keystream bytes per client, little-endian; equal ones (2^-40) keep their order."""
+    keystream = labels.stream(labels.derive(s1, labels.KEY_GRAPH), 8 * len(cohort))
+    order = np.argsort(np.frombuffer(keystream, "<u8"), kind="stable")
+    return tuple(cohort[place] for place in order)

@@ -1,0 +1,49 @@
+"""Long-lived Ed25519 identities (RFC 8032) of clients, servers and roster authorities, through PyNaCl.
+
+Every signature covers a label, so that none made for one purpose can be shown for another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from nacl.exceptions import BadSignatureError
+from nacl.signing import SigningKey, VerifyKey
+
+from protocols import labels
+from protocols.errors import BadSignature
+
+PUBLIC_BYTES = 32
+SIGNATURE_BYTES = 64
+
+Verify = Callable[[bytes, str, bytes, bytes], None]
+"""(public key, label, payload, signature) -> None, or raises BadSignature. An engine may remember successes."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A signing key and its public half."""
+
+    public: bytes
+    _secret: SigningKey = field(repr=False)
+
+    @classmethod
+    def from_seed(cls, seed: bytes) -> Identity:
+        """The identity of a 32-byte secret seed; other lengths raise ValueError."""
+        if len(seed) != 32:
+            raise ValueError("an identity seed has 32 bytes")
+        secret = SigningKey(seed)
+        return cls(bytes(secret.verify_key), secret)
+
+    def sign(self, label: str, payload: bytes) -> bytes:
+        """The 64-byte signature over `labels.encode(label, payload)`."""
+        return self._secret.sign(labels.encode(label, payload)).signature
+
+
+def verify_signature(public: bytes, label: str, payload: bytes, signature: bytes) -> None:
+    """Returns if `signature` is the holder of `public`'s over this label and payload, else raises BadSignature."""
+    try:
+        VerifyKey(public).verify(labels.encode(label, payload), signature)
+    except (BadSignatureError, ValueError):
+        raise BadSignature(f"no valid signature under the label '{label}'") from None

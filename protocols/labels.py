@@ -1,0 +1,81 @@
+"""Domain separation: the one injective encoding under every hash, key derivation and signature.
+
+A label is used for one purpose only, and a label fixes the number and the types of the parts that follow it, so
+two different inputs never give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+VERSION = 1
+PROTOCOL = b"fgrpo-aggregation/1"
+
+# What is signed.
+SIGN_ROSTER = "sign roster"
+SIGN_PLAN = "sign plan"
+SIGN_ANNOUNCEMENT = "sign announcement"
+SIGN_DEAL = "sign deal"
+SIGN_UPLOAD = "sign upload"
+SIGN_AGREEMENT = "sign agreement"
+SIGN_OPENING = "sign opening"
+
+# What is hashed.
+HASH_ROSTER = "hash roster"
+HASH_SESSION = "hash session"
+HASH_ANNOUNCED = "hash announced"  # gives S1
+HASH_DEALT = "hash dealt"  # gives S2
+HASH_UPLOAD = "hash upload"
+HASH_LIST = "hash list"
+HASH_OPENING = "hash opening"
+COMMIT_SHARE = "commit share"
+COMMIT_SEED = "commit seed"
+
+# What is derived.
+KEY_MASK_SECRET = "key mask secret"
+KEY_SEAL_SECRET = "key seal secret"
+KEY_SEED = "key seed"
+KEY_COEFFICIENTS = "key coefficients"
+KEY_SEAL = "key seal"
+KEY_PAIR = "key pair"
+KEY_SELF = "key self"
+KEY_GRAPH = "key graph"
+
+SEALED_SHARE = "sealed share"  # associated data of one sealed share
+
+Part = bytes | str | int
+
+
+def encode(label: str, *parts: Part) -> bytes:
+    """The protocol's name, the label and the parts, each after its length in 4 big-endian bytes.
+
+    Text is UTF-8, an integer is 8 big-endian bytes (0 to 2^64 - 1).
+    """
+    pieces = [PROTOCOL]
+    for part in (label, *parts):
+        if isinstance(part, int):
+            part = part.to_bytes(8, "big")
+        elif isinstance(part, str):
+            part = part.encode()
+        pieces.append(len(part).to_bytes(4, "big"))
+        pieces.append(part)
+    return b"".join(pieces)
+
+
+def digest(label: str, *parts: Part) -> bytes:
+    """SHA-256 of `encode(label, *parts)`: 32 bytes."""
+    return hashlib.sha256(encode(label, *parts)).digest()
+
+
+def derive(secret: bytes, label: str, *parts: Part) -> bytes:
+    """A 32-byte key: HKDF-SHA256 (RFC 5869) of a secret without salt, info = `encode(label, *parts)`."""
+    return HKDF(hashes.SHA256(), 32, None, encode(label, *parts)).derive(secret)
+
+
+def stream(key: bytes, count: int) -> bytes:
+    """The first `count` bytes of AES-256 in counter mode from a zero counter. Use one key for one stream."""
+    return Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor().update(bytes(count))

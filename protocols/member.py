@@ -1,0 +1,110 @@
+"""A client as its owner configured it, and the checks by which it accepts or refuses a plan.
+
+The server may be stricter than the client's limits, never weaker: every threshold is derived again here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from protocols import labels, wire
+from protocols.errors import BadSignature, FaultyServer, Malformed, Refused
+from protocols.identity import Identity, Verify, verify_signature
+from protocols.params import Adversary, refuse_weaker
+from protocols.roster import Roster
+from protocols.wire import RoundPlan, SignedPlan
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The owner's policy. `last_round` is the highest round this owner ever answered, in any run."""
+
+    adversary: Adversary
+    max_corrupt: float
+    max_dropout: float
+    min_cohort: int
+    min_survivors: int
+    last_round: int
+
+
+@dataclass(frozen=True)
+class Member:
+    """One client: its enrolled identity, the roster it trusts, and the server it answers to (Ed25519 key)."""
+
+    id: int
+    identity: Identity
+    roster: Roster
+    server_key: bytes
+    limits: Limits
+    verify: Verify = verify_signature
+
+    def __post_init__(self) -> None:
+        if self.id not in self.roster or self.roster.public(self.id) != self.identity.public:
+            raise ValueError(f"the roster does not enrol this identity as client {self.id}")
+        if self.server_key == self.roster.authority:
+            raise ValueError("the server must not be the authority that signs rosters")
+
+
+def open_plan(member: Member, plan_bytes: bytes, context: Mapping[str, bytes]) -> RoundPlan:
+    """The plan in the server's signed bytes, if this client may take part in it.
+
+    `context` maps names to the digests of what the caller really loaded; the plan must name exactly these.
+    Raises FaultyServer if the bytes or the signature are wrong, Refused if policy or context do not allow it.
+    """
+    try:
+        signed = wire.decode(SignedPlan, plan_bytes, wire.MAX_PLAN)
+        member.verify(member.server_key, labels.SIGN_PLAN, wire.encode(signed.plan), signed.signature)
+    except Malformed as error:
+        raise FaultyServer(f"sent no plan: {error}") from None
+    except BadSignature:
+        raise FaultyServer("sent a plan that it did not sign") from None
+    plan = signed.plan
+    _check_form(plan)
+    _check_roster(member, plan)
+    _check_policy(member, plan)
+    if dict(plan.context) != dict(context):
+        raise Refused(f"the plan does not name what this client loaded: {_differing(plan, context)}")
+    return plan
+
+
+def _check_form(plan: RoundPlan) -> None:
+    if plan.version != labels.VERSION:
+        raise Refused(f"the plan is for protocol version {plan.version}, not {labels.VERSION}")
+    if not wire.ascending(plan.cohort):
+        raise FaultyServer("sent a cohort that is not ascending")
+    for names in ([name for name, _ in plan.vectors], [name for name, _ in plan.context]):
+        if len(set(names)) != len(names):
+            raise FaultyServer("sent a plan that uses a name twice")
+    if not plan.vectors:
+        raise FaultyServer("sent a plan without vectors")
+
+
+def _check_roster(member: Member, plan: RoundPlan) -> None:
+    if (plan.roster_digest, plan.roster_version) != (member.roster.digest, member.roster.version):
+        raise Refused(f"the plan uses another roster than version {member.roster.version}")
+    if any(client not in member.roster for client in plan.cohort):
+        raise FaultyServer("put clients into the cohort that the roster does not enrol")
+    if member.id not in plan.cohort:
+        raise FaultyServer("sent a plan to a client outside its cohort")
+
+
+def _check_policy(member: Member, plan: RoundPlan) -> None:
+    limits = member.limits
+    if plan.round <= limits.last_round:
+        raise Refused(f"round {plan.round} does not come after round {limits.last_round}")
+    if limits.adversary is Adversary.LYING_SERVER and plan.adversary is not Adversary.LYING_SERVER:
+        raise Refused("the plan trusts the server to be honest; this client does not")
+    if len(plan.cohort) < limits.min_cohort:
+        raise Refused(f"a cohort of {len(plan.cohort)} is below this client's {limits.min_cohort}")
+    if plan.floor < limits.min_survivors:
+        raise Refused(f"a floor of {plan.floor} survivors is below this client's {limits.min_survivors}")
+    refuse_weaker(plan.parameters, len(member.roster), limits.max_corrupt, limits.max_dropout)
+
+
+def _differing(plan: RoundPlan, context: Mapping[str, bytes]) -> str:
+    offered = dict(plan.context)
+    names = sorted(set(offered) ^ set(context)) + sorted(
+        name for name in set(offered) & set(context) if offered[name] != context[name]
+    )
+    return ", ".join(names)
