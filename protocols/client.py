@@ -201,13 +201,12 @@ def _deal(
         coefficients = labels.derive(randomness, labels.KEY_COEFFICIENTS, s1, dealer, kind)
         dealt[kind] = shares.split(secret, points, threshold, coefficients)
     leaves = []
-    for index, peer in enumerate(peers):
-        sealed = []
-        for kind in (keys.SEED, keys.MASK_KEY):
-            part = dealt[kind][index]
-            commitment = keys.share_commitment(s1, dealer, peer.id, kind, part)
-            sealed += [commitment, keys.seal(peer.sealing, s1, dealer, peer.id, kind, commitment, part)]
-        leaves.append(wire.encode(wire.Leaf(peer.id, *sealed)))
+    for peer, seed_share, key_share in zip(peers, dealt[keys.SEED], dealt[keys.MASK_KEY], strict=True):
+        seed_hash = keys.share_commitment(s1, dealer, peer.id, keys.SEED, seed_share)
+        key_hash = keys.share_commitment(s1, dealer, peer.id, keys.MASK_KEY, key_share)
+        seal = keys.Seal.between(peer.sealing, s1, dealer, peer.id, (seed_hash, key_hash))
+        seed_box, key_box = seal.close(keys.SEED, seed_share), seal.close(keys.MASK_KEY, key_share)
+        leaves.append(wire.encode(wire.Leaf(peer.id, seed_hash, seed_box, key_hash, key_box)))
     return tuple(leaves)
 
 
@@ -263,12 +262,10 @@ def _open_leaf(me: int, state: Shared, delivery: wire.Delivery, sealing: bytes) 
     dealer = delivery.dealer
     try:
         leaf = wire.decode(wire.Leaf, delivery.leaf, wire.limit(wire.Leaf, state.plan))
-        seed_share = keys.open_sealed(
-            sealing, state.s1, dealer, me, keys.SEED, leaf.seed_commitment, leaf.seed_box
-        )
-        key_share = keys.open_sealed(
-            sealing, state.s1, dealer, me, keys.MASK_KEY, leaf.key_commitment, leaf.key_box
-        )
+        commitments = (leaf.seed_commitment, leaf.key_commitment)
+        seal = keys.Seal.between(sealing, state.s1, dealer, me, commitments)
+        seed_share = seal.open(keys.SEED, leaf.seed_box, leaf.seed_commitment)
+        key_share = seal.open(keys.MASK_KEY, leaf.key_box, leaf.key_commitment)
         shares.parse(seed_share)
         shares.parse(key_share)
     except Malformed:

@@ -23,17 +23,20 @@ class Graph:
         self._points = {client: position + 1 for position, client in enumerate(plan.cohort)}
         self._announcers = frozenset(announcers)
         self._everybody = tuple(sorted(self._announcers))
-        self._half = plan.neighbours // 2
-        self._ring = _shuffled(plan.cohort, s1) if plan.parameters.graph == SPARSE else None
-        self._places = {client: place for place, client in enumerate(self._ring or ())}
+        self._degree = plan.neighbours
+        self._places: dict[int, int] = {}
+        if plan.parameters.graph == SPARSE:
+            order = _shuffled(plan.cohort, s1)
+            self._places = {client: place for place, client in enumerate(order)}
+            # Unrolled, so that a neighbourhood is a slice: client i's begins k/2 places before it.
+            self._ring = (*order[-(self._degree // 2) :], *order, *order[: self._degree // 2])
 
     def holders(self, client: int) -> tuple[int, ...]:
         """The client and its neighbours that announced, ascending: those who get a leaf of its deal."""
-        if self._ring is None:
+        if not self._places:
             return self._everybody
-        place, n = self._places[client], len(self._ring)
-        near = (self._ring[(place + offset) % n] for offset in range(-self._half, self._half + 1))
-        return tuple(sorted(self._announcers.intersection(near)))
+        place = self._places[client]
+        return tuple(sorted(self._announcers.intersection(self._ring[place : place + self._degree + 1])))
 
     def point(self, client: int) -> int:
         """Where a client's shares are evaluated: its position in the cohort, from 1."""

@@ -6,6 +6,8 @@ Sealing keys are directional (dealer, holder): a box reflected to its sender doe
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from nacl.bindings import crypto_scalarmult, crypto_scalarmult_base
@@ -18,7 +20,7 @@ KEY_BYTES = 32
 TAG_BYTES = 16
 SEED, MASK_KEY = "seed", "mask key"  # the two kinds of shares
 
-_NONCE = bytes(12)
+_NONCES = {SEED: bytes(12), MASK_KEY: bytes(11) + b"\x01"}
 _PROBE = b"\x01" * 32
 
 
@@ -67,32 +69,40 @@ def seed_commitment(s1: bytes, dealer: int, seed: bytes) -> bytes:
     return labels.digest(labels.COMMIT_SEED, s1, dealer, seed)
 
 
-def seal(shared: bytes, s1: bytes, dealer: int, holder: int, kind: str, commitment: bytes, share: bytes) -> bytes:
-    """Encrypts one share for one holder.
+@dataclass(frozen=True)
+class Seal:
+    """The cipher between one dealer and one holder, for the two shares of one leaf.
 
-    The key depends on the commitment, so one key seals one plaintext even if a step is repeated with other
-    randomness; hence the constant nonce is safe.
+    Its key depends on both commitments, so one key meets one pair of plaintexts even if a step is repeated with other
+    randomness; hence a constant nonce per kind is safe.
     """
-    cipher = _sealing_cipher(shared, s1, dealer, holder, kind, commitment)
-    return cipher.encrypt(_NONCE, share, labels.encode(labels.SEALED_SHARE, s1, dealer, holder, kind))
 
+    s1: bytes
+    dealer: int
+    holder: int
+    _cipher: ChaCha20Poly1305 = field(repr=False)
 
-def open_sealed(
-    shared: bytes, s1: bytes, dealer: int, holder: int, kind: str, commitment: bytes, box: bytes
-) -> bytes:
-    """The share in a box, checked against its commitment; Malformed if either check fails."""
-    cipher = _sealing_cipher(shared, s1, dealer, holder, kind, commitment)
-    try:
-        share = cipher.decrypt(_NONCE, box, labels.encode(labels.SEALED_SHARE, s1, dealer, holder, kind))
-    except InvalidTag:
-        raise Malformed("sealed share does not open") from None
-    if share_commitment(s1, dealer, holder, kind, share) != commitment:
-        raise Malformed("sealed share does not match its commitment")
-    return share
+    @classmethod
+    def between(
+        cls, shared: bytes, s1: bytes, dealer: int, holder: int, commitments: tuple[bytes, bytes]
+    ) -> Seal:
+        """`shared` is their X25519 secret, `commitments` those of the seed share and of the mask key share."""
+        key = labels.derive(shared, labels.KEY_SEAL, s1, dealer, holder, *commitments)
+        return cls(s1, dealer, holder, ChaCha20Poly1305(key))
 
+    def close(self, kind: str, share: bytes) -> bytes:
+        """Encrypts the share of this kind."""
+        return self._cipher.encrypt(_NONCES[kind], share, self._place(kind))
 
-def _sealing_cipher(
-    shared: bytes, s1: bytes, dealer: int, holder: int, kind: str, commitment: bytes
-) -> ChaCha20Poly1305:
-    key = labels.derive(shared, labels.KEY_SEAL, s1, dealer, holder, kind, commitment)
-    return ChaCha20Poly1305(key)
+    def open(self, kind: str, box: bytes, commitment: bytes) -> bytes:
+        """The share in a box, checked against its commitment; Malformed if either check fails."""
+        try:
+            share = self._cipher.decrypt(_NONCES[kind], box, self._place(kind))
+        except InvalidTag:
+            raise Malformed("sealed share does not open") from None
+        if share_commitment(self.s1, self.dealer, self.holder, kind, share) != commitment:
+            raise Malformed("sealed share does not match its commitment")
+        return share
+
+    def _place(self, kind: str) -> bytes:
+        return labels.encode(labels.SEALED_SHARE, self.s1, self.dealer, self.holder, kind)

@@ -7,6 +7,7 @@ two different inputs never give the same bytes.
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -49,21 +50,36 @@ SEALED_SHARE = "sealed share"  # associated data of one sealed share
 
 Part = bytes | str | int
 
+_SHA256 = hashes.SHA256()
+_EIGHT = (8).to_bytes(4, "big")
+
 
 def encode(label: str, *parts: Part) -> bytes:
     """The protocol's name, the label and the parts, each after its length in 4 big-endian bytes.
 
-    Text is UTF-8, an integer is 8 big-endian bytes (0 to 2^64 - 1).
+    Text is UTF-8, an integer is 8 big-endian bytes (0 to 2^64 - 1, else OverflowError).
     """
-    pieces = [PROTOCOL]
-    for part in (label, *parts):
-        if isinstance(part, int):
-            part = part.to_bytes(8, "big")
-        elif isinstance(part, str):
-            part = part.encode()
-        pieces.append(len(part).to_bytes(4, "big"))
-        pieces.append(part)
+    pieces = [_opening(label)]
+    for part in parts:
+        if isinstance(part, bytes):
+            pieces.append(len(part).to_bytes(4, "big"))
+            pieces.append(part)
+        elif isinstance(part, int):
+            pieces.append(_EIGHT + part.to_bytes(8, "big"))
+        else:
+            pieces.append(_text(part))
     return b"".join(pieces)
+
+
+@lru_cache(maxsize=1024)
+def _text(part: str) -> bytes:
+    data = part.encode()
+    return len(data).to_bytes(4, "big") + data
+
+
+@lru_cache(maxsize=64)
+def _opening(label: str) -> bytes:
+    return PROTOCOL + _text(label)
 
 
 def digest(label: str, *parts: Part) -> bytes:
@@ -73,7 +89,7 @@ def digest(label: str, *parts: Part) -> bytes:
 
 def derive(secret: bytes, label: str, *parts: Part) -> bytes:
     """A 32-byte key: HKDF-SHA256 (RFC 5869) of a secret without salt, info = `encode(label, *parts)`."""
-    return HKDF(hashes.SHA256(), 32, None, encode(label, *parts)).derive(secret)
+    return HKDF(_SHA256, 32, None, encode(label, *parts)).derive(secret)
 
 
 def stream(key: bytes, count: int) -> bytes:

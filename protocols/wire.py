@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from itertools import pairwise
+from operator import lt
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -254,7 +254,7 @@ def session_in(kind: type[msgspec.Struct], data: bytes) -> bytes:
 
 def ascending(ids: Sequence[int]) -> bool:
     """Whether ids ascend without repetition."""
-    return all(before < after for before, after in pairwise(ids))
+    return all(map(lt, ids, ids[1:]))
 
 
 def _decoder(kind: type[Message]) -> msgspec.msgpack.Decoder[Message]:
