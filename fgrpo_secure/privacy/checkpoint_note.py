@@ -1,0 +1,93 @@
+"""Signed checkpoints of a ledger: a tree size and root, under Ed25519, in C2SP formats.
+
+Formats: https://c2sp.org/tlog-checkpoint (origin, size, base64 root, one a line) and
+https://c2sp.org/signed-note (a blank line, then "— name base64(key id || signature)"; key id =
+SHA-256(name, newline, 0x01, public key)[:4]). A checkpoint kept elsewhere shows later that a ledger was
+rewritten or cut.
+"""
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+_ED25519 = b"\x01"
+_DASH = "\u2014 "
+
+
+class BadCheckpoint(ValueError):
+    """A note that is malformed, or carries no valid signature of the expected signer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """A named Ed25519 key: `public` has 32 bytes, `sign` returns 64 for any message."""
+
+    name: str
+    public: bytes
+    sign: Callable[[bytes], bytes] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """`size` entries of the log `origin` have the Merkle root `root`."""
+
+    origin: str
+    size: int
+    root: bytes
+
+    @property
+    def text(self) -> str:
+        """The text that signatures cover."""
+        return f"{self.origin}\n{self.size}\n{base64.b64encode(self.root).decode()}\n"
+
+
+def sign(checkpoint: Checkpoint, signer: Signer) -> str:
+    """The signed note. ValueError for a name or origin that the format has no room for."""
+    for name in (signer.name, checkpoint.origin):
+        if not name or any(character.isspace() or character == "+" for character in name):
+            raise ValueError(f"{name!r} must not be empty nor contain spaces or '+'")
+    blob = _key_id(signer.name, signer.public) + signer.sign(checkpoint.text.encode())
+    return f"{checkpoint.text}\n{_DASH}{signer.name} {base64.b64encode(blob).decode()}\n"
+
+
+def verify(note: str, name: str, public: bytes) -> Checkpoint:
+    """The checkpoint in `note`, if `name` signed it with `public`; else raises BadCheckpoint."""
+    text, separator, signatures = note.partition("\n\n")
+    text += "\n"
+    for line in signatures.splitlines() if separator else ():
+        if _signed(line, text, name, public):
+            return _parse(text)
+    raise BadCheckpoint(f"no valid signature of {name!r}")
+
+
+def _signed(line: str, text: str, name: str, public: bytes) -> bool:
+    if not line.startswith(f"{_DASH}{name} "):
+        return False
+    try:
+        blob = base64.b64decode(line.rsplit(" ", 1)[1], validate=True)
+        if blob[:4] != _key_id(name, public):
+            return False
+        Ed25519PublicKey.from_public_bytes(public).verify(blob[4:], text.encode())
+    except (InvalidSignature, binascii.Error):
+        return False
+    return True
+
+
+def _parse(text: str) -> Checkpoint:
+    lines = text.split("\n")
+    if len(lines) != 4 or not lines[1].isascii() or not lines[1].isdecimal():
+        raise BadCheckpoint("a checkpoint has three lines: origin, size and root")
+    try:
+        root = base64.b64decode(lines[2], validate=True)
+    except binascii.Error:
+        raise BadCheckpoint("a checkpoint's root is not base64") from None
+    return Checkpoint(lines[0], int(lines[1]), root)
+
+
+def _key_id(name: str, public: bytes) -> bytes:
+    return hashlib.sha256(name.encode() + b"\n" + _ED25519 + public).digest()[:4]

@@ -1,0 +1,234 @@
+"""The privacy budget ledger: what each owner spent, append-only, refusing before the budget is passed.
+
+Every round is two entries: an `intent`, charged at once for the worst outcome before any noise is drawn,
+then `settled` at what the round really cost, or `aborted`. A crash between the two keeps the charge: it can
+over-charge, never under-charge. Entries are canonical JSON of strings and integers, leaves of one Merkle
+tree (RFC 6962) per owner. Each row also carries the sums and the tree frontier after it, so that appending
+never reads history.
+
+SQLite in WAL mode with synchronous=FULL: an entry is on disk before its method returns (inside
+`transaction`: before the transaction ends). One file may hold several owners. Rows can be neither changed
+nor deleted through SQL; that nobody rewrote the file is what `verify` and signed checkpoints
+(`checkpoint.py`) are for.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+
+from fgrpo_secure.privacy import checkpoint_note, ledger_entry
+from fgrpo_secure.privacy.checkpoint_note import Checkpoint, Signer
+from fgrpo_secure.privacy.ledger_entry import Facts, Phase, Row
+from protocols import merkle
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS entry (
+    owner TEXT NOT NULL, position INTEGER NOT NULL,
+    session TEXT NOT NULL, phase INTEGER NOT NULL, content BLOB NOT NULL,
+    budget TEXT NOT NULL, spent TEXT NOT NULL, frontier BLOB NOT NULL,
+    PRIMARY KEY (owner, position)
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX IF NOT EXISTS once ON entry (owner, session, phase) WHERE phase > 0;
+CREATE TRIGGER IF NOT EXISTS never_change BEFORE UPDATE ON entry
+    BEGIN SELECT RAISE(ABORT, 'ledger entries are never changed'); END;
+CREATE TRIGGER IF NOT EXISTS never_delete BEFORE DELETE ON entry
+    BEGIN SELECT RAISE(ABORT, 'ledger entries are never deleted'); END;
+CREATE TRIGGER IF NOT EXISTS never_replace BEFORE INSERT ON entry
+    WHEN NEW.position <> (SELECT COALESCE(MAX(position), -1) + 1 FROM entry WHERE owner = NEW.owner)
+        OR EXISTS (SELECT 1 FROM entry WHERE phase > 0
+            AND owner = NEW.owner AND session = NEW.session AND phase = NEW.phase)
+    BEGIN SELECT RAISE(ABORT, 'ledger entries are only ever appended'); END;
+"""
+COLUMNS = "position, session, phase, content, budget, spent, frontier"
+
+
+class LedgerMisuse(ValueError):
+    """An entry out of order: a second intent for a session, or an end without an intent, or a second end."""
+
+
+class LedgerCorrupt(ValueError):
+    """A stored row does not follow from the entries before it: the file was tampered with or damaged."""
+
+
+class Ledgers:
+    """All ledgers in one file. Several processes may read while one writes."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._db = sqlite3.connect(path, isolation_level=None, timeout=30)
+        path.chmod(0o600)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        self._db.executescript(SCHEMA)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def owners(self) -> tuple[str, ...]:
+        """The owners with a ledger in this file."""
+        return tuple(name for (name,) in self._db.execute("SELECT DISTINCT owner FROM entry ORDER BY owner"))
+
+    def open(self, owner: str | int, budget: Fraction) -> "Ledger":
+        """The owner's ledger with a budget of `budget` (sum of mu^2, above 0).
+
+        A budget that differs from the recorded one is an entry of its own: changes stay visible.
+        """
+        if budget <= 0:
+            raise ValueError(f"a budget is {budget}; it must be above 0")
+        ledger = Ledger(self, str(owner))
+        with self.transaction():
+            last = self.last_row(ledger.owner)
+            if last is None or last.filter.budget != budget:
+                self.append(ledger_entry.budget(ledger.owner, last, budget))
+        return ledger
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """One synced commit for everything written inside, for all owners; nothing if an exception leaves."""
+        if self._db.in_transaction:
+            yield
+            return
+        self._db.execute("BEGIN IMMEDIATE")  # takes the write lock first: no two writers read the same sums
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def last_row(self, owner: str) -> Row | None:
+        """The owner's newest row."""
+        query = f"SELECT {COLUMNS} FROM entry WHERE owner = ? ORDER BY position DESC LIMIT 1"
+        found = self._db.execute(query, (owner,)).fetchone()
+        return None if found is None else Row.load(owner, found)
+
+    def row_of(self, owner: str, session: bytes, phase: Phase) -> Row | None:
+        """The owner's row of one phase of a session, if it was reached."""
+        query = f"SELECT {COLUMNS} FROM entry WHERE owner = ? AND session = ? AND phase = ?"
+        found = self._db.execute(query, (owner, session.hex(), phase)).fetchone()
+        return None if found is None else Row.load(owner, found)
+
+    def rows(self, owner: str) -> Iterator[Row]:
+        """All rows of an owner, oldest first."""
+        query = f"SELECT {COLUMNS} FROM entry WHERE owner = ? ORDER BY position"
+        return (Row.load(owner, found) for found in self._db.execute(query, (owner,)))
+
+    def append(self, row: Row) -> None:
+        """Write a row that the caller derived from `last_row` within the same transaction."""
+        self._db.execute(f"INSERT INTO entry (owner, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row.dump())
+
+
+class Ledger:
+    """One owner's ledger. A write is durable when its method, or the `transaction` around it, ends."""
+
+    def __init__(self, store: Ledgers, owner: str) -> None:
+        self._store = store
+        self.owner = owner
+
+    @staticmethod
+    def open(path: Path, owner: str | int, budget: Fraction) -> "Ledger":
+        """The ledger of the only, or one, owner of a file; the file is created if it does not exist."""
+        return Ledgers(path).open(owner, budget)
+
+    def close(self) -> None:
+        """Close the file, for all its owners."""
+        self._store.close()
+
+    def intent(self, session: bytes, round_number: int, charge: Fraction, facts: Facts | None = None) -> None:
+        """Charge `charge` (mu^2) for a session that is about to open.
+
+        Raises BudgetExceeded before anything is written if the sum would pass the budget, LedgerMisuse if
+        the session was charged before. `facts` are public integers and strings: bound, variance, floor,
+        colluders.
+        """
+        with self._store.transaction():
+            if self._store.row_of(self.owner, session, Phase.INTENT) is not None:
+                raise LedgerMisuse("this session was charged before")
+            self._store.append(ledger_entry.intent(self._last(), session, round_number, charge, facts or {}))
+
+    def settle(self, session: bytes, survivors: int, charge: Fraction, facts: Facts | None = None) -> None:
+        """Lower a session's charge to what the noise of `survivors` made of it: above 0, at most the intent.
+
+        The caller holds the quorum on that survivor list; without one it leaves the charge as it is.
+        """
+        with self._store.transaction():
+            intent = self._open_intent(session)
+            self._store.append(ledger_entry.settled(self._last(), intent, survivors, charge, facts or {}))
+
+    def abort(self, session: bytes, refund: bool) -> None:
+        """Close a session without a result; `refund` its charge only if no masked input left the client."""
+        with self._store.transaction():
+            intent = self._open_intent(session)
+            self._store.append(ledger_entry.aborted(self._last(), intent, refund))
+
+    def is_open(self, session: bytes) -> bool:
+        """Whether the session was charged and neither settled nor aborted."""
+        charged = self._store.row_of(self.owner, session, Phase.INTENT) is not None
+        return charged and self._store.row_of(self.owner, session, Phase.END) is None
+
+    def spent(self) -> Fraction:
+        """The sum of mu^2 so far, open intents included."""
+        return self._last().filter.spent
+
+    def remaining(self) -> Fraction:
+        """What may still be charged; 0 if a lowered budget is already passed."""
+        return max(Fraction(0), self._last().filter.remaining)
+
+    def budget(self) -> Fraction:
+        """The budget in force."""
+        return self._last().filter.budget
+
+    def size(self) -> int:
+        """The number of entries."""
+        return self._last().position + 1
+
+    def root(self) -> bytes:
+        """The Merkle root (32 bytes) over all entries."""
+        return self._last().root
+
+    def entries(self) -> tuple[Mapping[str, object], ...]:
+        """All entries, oldest first."""
+        return tuple(row.entry for row in self._store.rows(self.owner))
+
+    def prove(self, position: int) -> tuple[bytes, tuple[bytes, ...]]:
+        """(content of the entry at `position`, its inclusion path under `root`), or IndexError."""
+        contents = [row.content for row in self._store.rows(self.owner)]
+        leaves = [merkle.leaf_hash(content) for content in contents]
+        path = merkle.inclusion_path(leaves, position)
+        return contents[position], path
+
+    def verify(self) -> None:
+        """Derive every row again from the entries before it; raises LedgerCorrupt where one differs."""
+        before: Row | None = None
+        intents: dict[str, Row] = {}
+        try:
+            for row in self._store.rows(self.owner):
+                derived = ledger_entry.replay(self.owner, before, intents, row.content)
+                if derived != row:
+                    raise ValueError(f"entry {row.position} does not follow from those before it")
+                before = row
+        except (ValueError, KeyError, TypeError) as error:
+            place = 0 if before is None else before.position + 1
+            raise LedgerCorrupt(f"the ledger of {self.owner!r} breaks at entry {place}: {error}") from None
+
+    def checkpoint(self, origin: str, signer: Signer) -> str:
+        """A signed note of size and root, for others to keep."""
+        last = self._last()
+        return checkpoint_note.sign(Checkpoint(origin, last.position + 1, last.root), signer)
+
+    def _last(self) -> Row:
+        last = self._store.last_row(self.owner)
+        if last is None:
+            raise LedgerCorrupt(f"the ledger of {self.owner!r} has no entry")
+        return last
+
+    def _open_intent(self, session: bytes) -> Row:
+        intent = self._store.row_of(self.owner, session, Phase.INTENT)
+        if intent is None:
+            raise LedgerMisuse("this session was never charged")
+        if self._store.row_of(self.owner, session, Phase.END) is not None:
+            raise LedgerMisuse("this session was settled or aborted before")
+        return intent
