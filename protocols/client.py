@@ -1,8 +1,9 @@
 """The client's five steps: announce, share, mask, agree, unmask.
 
-Each takes the state before it, the server's bytes and fresh randomness, and returns the state after it and the bytes
-to send. Nothing is sent, stored or remembered here; drive.py does that, and sees to it that no step is answered
-twice. Everything that the client's own record can give is derived from it, never read from the server.
+Each takes the state before it, the server's bytes and fresh randomness, and returns the state after it
+and the bytes to send. Nothing is sent, stored or remembered here; drive.py does that, and sees to it
+that no step is answered twice. Everything that the client's own record can give is derived from it,
+never read from the server.
 """
 
 from __future__ import annotations
@@ -48,9 +49,7 @@ def announce(
     session = wire.session_of(plan)
     mask_secret = labels.derive(randomness, labels.KEY_MASK_SECRET, session, member.id)
     seal_secret = labels.derive(randomness, labels.KEY_SEAL_SECRET, session, member.id)
-    blank = wire.Announcement(
-        member.id, keys.public_key(mask_secret), keys.public_key(seal_secret), _BLANK
-    )
+    blank = wire.Announcement(member.id, keys.public_key(mask_secret), keys.public_key(seal_secret), _BLANK)
     payload = wire.announcement_payload(session, blank)
     own = msgspec.structs.replace(blank, signature=member.identity.sign(labels.SIGN_ANNOUNCEMENT, payload))
     return Announced(plan, session, mask_secret, seal_secret, own), wire.encode(own)
@@ -82,7 +81,8 @@ def share(member: Member, state: Announced, relayed: bytes, randomness: bytes) -
 def mask(
     member: Member, state: Shared, relayed: bytes, values: Mapping[str, NDArray[np.int64]]
 ) -> tuple[Masked, bytes]:
-    """Uploads the values (signed integers, taken modulo 2^b) under one self mask and a mask per neighbour that dealt.
+    """Uploads the values (signed integers, taken modulo 2^b) under one self mask and a mask per neighbour
+    that dealt.
 
     ValueError unless `values` are one-dimensional int64 arrays of exactly the plan's names and lengths.
     """
@@ -123,7 +123,9 @@ def agree(member: Member, state: Masked, relayed: bytes) -> tuple[Agreed, bytes]
 
 
 def unmask(member: Member, state: Agreed, relayed: bytes) -> tuple[Settled, bytes]:
-    """Opens the kept shares, after a quorum of distinct survivors signed exactly the outcome this client signed."""
+    """Opens the kept shares, after a quorum of distinct survivors signed exactly the outcome this client
+    signed.
+    """
     message = _decode(wire.Quorum, relayed, state)
     signers = [entry.signer for entry in message.entries]
     if not wire.ascending(signers) or not set(signers) <= set(state.survivors):
@@ -177,7 +179,7 @@ def _check_announcements(member: Member, state: Announced, message: wire.Announc
 def _agree_sealing(
     state: Announced, message: wire.Announcements, holders: tuple[int, ...]
 ) -> tuple[Peer, ...]:
-    """The holders of this client's shares, itself among them, each with its X25519 secret for sealing."""
+    """The holders of this client's shares, itself too, each with its X25519 secret for sealing."""
     by_client = {entry.client: entry for entry in message.entries}
     peers = []
     for holder in holders:
@@ -237,7 +239,7 @@ def _receive_leaves(
     dealers: tuple[int, ...],
     deliveries: tuple[wire.Delivery, ...],
 ) -> tuple[Held, ...]:
-    """The shares that neighbours dealt to this client, each proven to stand under its dealer's signed root."""
+    """The shares dealt to this client, each proven to stand under its dealer's signed root."""
     if tuple(delivery.dealer for delivery in deliveries) != dealers:
         raise FaultyServer("did not deliver exactly one leaf of every neighbour that dealt")
     signed = {entry.dealer: entry.root for entry in roots.entries}
@@ -296,7 +298,9 @@ def _masked(
 
 
 def _check_uploads(member: Member, state: Masked, message: wire.Uploads) -> frozenset[int]:
-    """The survivors, if they are enough sharers, this client among them, each with its signature under its S2."""
+    """The survivors, if they are enough sharers, this client among them, each with its signature under its
+    S2.
+    """
     clients = [entry.client for entry in message.entries]
     survivors = frozenset(clients)
     if not wire.ascending(clients) or not survivors <= set(state.sharers):

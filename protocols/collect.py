@@ -14,7 +14,9 @@ from protocols.wire import RoundPlan, Step
 
 
 class Outgoing(Mapping[int, bytes]):
-    """One message per client, made when it is asked for: deals alone would fill memory on a large complete graph."""
+    """One message per client, made when it is asked for: deals alone would fill memory on a large complete
+    graph.
+    """
 
     def __init__(self, clients: tuple[int, ...], make: Callable[[int], bytes]) -> None:
         self._clients = dict.fromkeys(clients)
@@ -57,7 +59,9 @@ class Collector:
         return FaultyClient(client, reason)
 
     def is_new(self, client: int, data: bytes) -> bool:
-        """False for an exact repetition. FaultyClient if this client is not asked or answered something else."""
+        """False for an exact repetition. FaultyClient if this client is not asked or answered something
+        else.
+        """
         if client not in self.asked:
             raise self.blame(client, "answered a step that it is not part of")
         known = self.taken.get(client)

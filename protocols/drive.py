@@ -1,9 +1,9 @@
-"""Drivers: the only loop around the pure steps, the same for every engine. A `Link` moves the bytes, a `Store` keeps
-a client's answers.
+"""Drivers: the only loop around the pure steps, the same for every engine. A `Link` moves the bytes, a
+`Store` keeps a client's answers.
 
-The store is what makes "once" true: an answer is put into it before it is sent, a repeated request gets the same
-bytes again, and another request for an answered step is refused. Whoever implements it must make `put` and `advance`
-durable before they return (or before anything they allowed is sent).
+The store is what makes "once" true: an answer is put into it before it is sent, a repeated request gets
+the same bytes again, and another request for an answered step is refused. Whoever implements it must
+make `put` and `advance` durable before they return (or before anything they allowed is sent).
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ Contribute = Callable[[RoundPlan], Mapping[str, NDArray[np.int64]]]
 
 
 class Link(Protocol):
-    """Sends each client its message and gives back the answers that came, in any order; who is missing has dropped."""
+    """Sends each client its message and gives back the answers that came, in any order; who is missing has
+    dropped.
+    """
 
     def exchange(self, step: Step, outgoing: Mapping[int, bytes]) -> Iterable[tuple[int, bytes]]:
         """One step. `outgoing` makes a message each time it is asked for one, so ask once per client."""
@@ -110,8 +112,9 @@ _KINDS: dict[Step, type[msgspec.Struct]] = {
 class ClientDriver:
     """One client's life: answers each step of each session at most once.
 
-    `context` gives the digests of what is loaded when a plan arrives; `entropy` gives that many fresh random bytes.
-    `settled` is the outcome that a quorum signed, after an `unmask` step, until the next `announce`.
+    `context` gives the digests of what is loaded when a plan arrives; `entropy` gives that many fresh
+    random bytes. `settled` is the outcome that a quorum signed, after an `unmask` step, until the next
+    `announce`.
     """
 
     def __init__(
@@ -128,7 +131,8 @@ class ClientDriver:
         self._context = context
 
     def handle(self, step: Step, incoming: bytes, contribute: Contribute) -> bytes:
-        """The answer to one request. `contribute` is called in the mask step, on the accepted plan, and only there.
+        """The answer to one request. `contribute` is called in the mask step, on the accepted plan, and
+        only there.
 
         Raises Refused, FaultyServer, FaultyClient or FaultyClientOrServer; nothing is sent then.
         """
@@ -163,7 +167,7 @@ class ClientDriver:
         raise FaultyServer(f"asks for step {step.value} out of order")
 
     def _announce(self, incoming: bytes) -> tuple[State, bytes]:
-        """The round counter moves first: a crash after it costs a round, a crash before it would allow two."""
+        """The round counter moves first: a crash after it costs a round, one before it would allow two."""
         identity = self.member.identity.public
         last = max(self.member.limits.last_round, self._store.last_round(identity))
         member = replace(self.member, limits=replace(self.member.limits, last_round=last))
@@ -235,8 +239,9 @@ def conduct(
 ) -> tuple[Recovered, Traffic]:
     """Runs one session to its sum. `on_step` is told (step, clients asked, clients that answered well).
 
-    Clients whose answers are bad count as dropped; the result says whom to blame for what. Raises TooFewClients, or
-    FaultyClient for a dealer whose inconsistent deal makes the sum unrecoverable; both carry no partial result.
+    Clients whose answers are bad count as dropped; the result says whom to blame for what. Raises
+    TooFewClients, or FaultyClient for a dealer whose inconsistent deal makes the sum unrecoverable; both
+    carry no partial result.
     """
     state: server.State | Recovered = server.open_session(identity, plan, roster, verify)
     traffic = Traffic()

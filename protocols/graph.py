@@ -1,8 +1,8 @@
 """Who holds whose shares and shares masks with whom.
 
-Complete: everybody with everybody. Sparse: the whole planned cohort on a ring whose order is drawn from S1, so that
-nobody could choose it; each client is tied to its k nearest. Clients that did not announce stay on the ring as dead
-neighbours: the tails of tails.py count them.
+Complete: everybody with everybody. Sparse: the whole planned cohort on a ring whose order is drawn from
+S1, so that nobody could choose it; each client is tied to its k nearest. Clients that did not announce
+stay on the ring as dead neighbours: the tails of tails.py count them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class Graph:
 
 
 def _shuffled(cohort: tuple[int, ...], s1: bytes) -> tuple[int, ...]:
-    """The cohort sorted by 8 keystream bytes per client, little-endian; equal ones (2^-40) keep their order."""
+    """The cohort sorted by 8 keystream bytes per client, little-endian; equal ones (2^-40) keep their
+    order.
+    """
     keystream = labels.stream(labels.derive(s1, labels.KEY_GRAPH), 8 * len(cohort))
     order = np.argsort(np.frombuffer(keystream, "<u8"), kind="stable")
     return tuple(cohort[place] for place in order)

@@ -18,7 +18,9 @@ PUBLIC_BYTES = 32
 SIGNATURE_BYTES = 64
 
 Verify = Callable[[bytes, str, bytes, bytes], None]
-"""(public key, label, payload, signature) -> None, or raises BadSignature. An engine may remember successes."""
+"""(public key, label, payload, signature) -> None, or raises BadSignature. An engine may remember
+successes.
+"""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,9 @@ class Identity:
 
 
 def verify_signature(public: bytes, label: str, payload: bytes, signature: bytes) -> None:
-    """Returns if `signature` is the holder of `public`'s over this label and payload, else raises BadSignature."""
+    """Returns if `signature` is the holder of `public`'s over this label and payload, else raises
+    BadSignature.
+    """
     try:
         VerifyKey(public).verify(labels.encode(label, payload), signature)
     except (BadSignatureError, ValueError):

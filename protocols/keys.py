@@ -1,7 +1,8 @@
 """X25519 agreement (RFC 7748), sealed shares (ChaCha20-Poly1305, RFC 8439) and every mask key's derivation.
 
-Pair and self keys are bound to S2, hence to the plan, the roster and every announcement and deal of the session.
-Sealing keys are directional (dealer, holder): a box reflected to its sender does not open (SECAGG.md's G1).
+Pair and self keys are bound to S2, hence to the plan, the roster and every announcement and deal of the
+session. Sealing keys are directional (dealer, holder): a box reflected to its sender does not open
+(SECAGG.md's G1).
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def agree(secret: bytes, peer: bytes) -> bytes:
 
 
 def refuse_low_order(public: bytes) -> None:
-    """LowOrderPoint unless `public` can be agreed with: X25519 clears the cofactor, so any secret shows it."""
+    """LowOrderPoint unless `public` can be agreed with: X25519 clears the cofactor, any secret shows it."""
     agree(_PROBE, public)
 
 
@@ -73,8 +74,8 @@ def seed_commitment(s1: bytes, dealer: int, seed: bytes) -> bytes:
 class Seal:
     """The cipher between one dealer and one holder, for the two shares of one leaf.
 
-    Its key depends on both commitments, so one key meets one pair of plaintexts even if a step is repeated with other
-    randomness; hence a constant nonce per kind is safe.
+    Its key depends on both commitments, so one key meets one pair of plaintexts even if a step is
+    repeated with other randomness; hence a constant nonce per kind is safe.
     """
 
     s1: bytes
@@ -86,7 +87,7 @@ class Seal:
     def between(
         cls, shared: bytes, s1: bytes, dealer: int, holder: int, commitments: tuple[bytes, bytes]
     ) -> Seal:
-        """`shared` is their X25519 secret, `commitments` those of the seed share and of the mask key share."""
+        """`shared` is their X25519 secret, `commitments` those of the seed share and the mask key share."""
         key = labels.derive(shared, labels.KEY_SEAL, s1, dealer, holder, *commitments)
         return cls(s1, dealer, holder, ChaCha20Poly1305(key))
 

@@ -1,7 +1,7 @@
 """Domain separation: the one injective encoding under every hash, key derivation and signature.
 
-A label is used for one purpose only, and a label fixes the number and the types of the parts that follow it, so
-two different inputs never give the same bytes.
+A label is used for one purpose only, and a label fixes the number and the types of the parts that follow
+it, so two different inputs never give the same bytes.
 """
 
 from __future__ import annotations

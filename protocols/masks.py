@@ -1,7 +1,7 @@
 """Mask expansion: an AES-256-CTR keystream read as ring elements, straight into an accumulator.
 
-The counter starts at zero, so a key must mask one vector once: keys.py binds every key to the session's S2, the
-clients and the vector's name. Lanes wrap around at their own width; `ring.reduce` comes last.
+The counter starts at zero, so a key must mask one vector once: keys.py binds every key to the session's
+S2, the clients and the vector's name. Lanes wrap around at their own width; `ring.reduce` comes last.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ _SLACK = 15  # update_into asks for one block less a byte beyond the data
 
 
 def add_mask(accumulator: Lanes, key: bytes, sign: int) -> None:
-    """Adds (`sign` = 1) or subtracts (`sign` = -1) the mask of a 32-byte key, in place, modulo the lane width.
+    """Adds (`sign` = 1) or subtracts (`sign` = -1) the mask of a 32-byte key, in place, modulo the lane
+    width.
 
     The mask's element i is bytes [i * w, i * w + w) of the keystream, little-endian, w the lane's width.
     """

@@ -1,14 +1,15 @@
-"""Thresholds of a session, from the adversary it must withstand. Every client derives them again for itself.
+"""Thresholds of a session, from the adversary it must withstand. Every client derives them again for
+itself.
 
-Symbols: n planned cohort, c colluding clients, T quorum of signatures on the survivor list, t Shamir threshold,
-k neighbours of each client. Why each bound: SPEC.md, section "Parameters".
+Symbols: n planned cohort, c colluding clients, T quorum of signatures on the survivor list, t Shamir
+threshold, k neighbours of each client. Why each bound: SPEC.md, section "Parameters".
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from fractions import Fraction
 from functools import lru_cache
 
@@ -21,7 +22,7 @@ MAX_COMPLETE = 1000
 MIN_HONEST = 3  # honest survivors in every sum
 
 
-class Adversary(str, Enum):
+class Adversary(StrEnum):
     """What the server may do besides reading. A lying one may send anything to anyone."""
 
     HONEST_BUT_CURIOUS = "honest_but_curious"
@@ -51,7 +52,7 @@ class Parameters:
 
     @property
     def graph(self) -> str:
-        """"complete" when everybody is everybody's neighbour, else "sparse"."""
+        """The word "complete" when everybody is everybody's neighbour, else "sparse"."""
         return COMPLETE if self.neighbours == self.cohort - 1 else SPARSE
 
 
@@ -61,8 +62,8 @@ def derive(
 ) -> Parameters:
     """The parameters for a cohort drawn from a roster in which a share `max_corrupt` colludes.
 
-    `max_dropout` is the share of the cohort that may vanish at any steps. Shares are read as the decimals that
-    they print as. Raises Infeasible, or ValueError for numbers that mean nothing.
+    `max_dropout` is the share of the cohort that may vanish at any steps. Shares are read as the
+    decimals that they print as. Raises Infeasible, or ValueError for numbers that mean nothing.
     """
     if not 0 <= max_dropout < 1:
         raise ValueError("max_dropout must be at least 0 and below 1")
@@ -73,7 +74,7 @@ def derive(
     least = max(quorum, threshold, colluders + MIN_HONEST)
     if cohort - lost < least:
         raise Infeasible(
-            f"max_dropout = {max_dropout:g} may leave {cohort - lost} of {cohort} clients, {least} are needed",
+            f"max_dropout = {max_dropout:g} may leave {cohort - lost} of {cohort} clients, not {least}",
             f"max_dropout = {_rounded_up(cohort - least, cohort)}",
         )
     return Parameters(adversary, cohort, colluders, quorum, threshold, neighbours, cohort - lost)
@@ -133,8 +134,9 @@ def least_quorum(cohort: int, colluders: int) -> int:
 def complete_threshold(adversary: Adversary, cohort: int, colluders: int) -> int:
     """The least Shamir threshold on the complete graph.
 
-    Above c, so that colluders alone rebuild nothing. Against a lying server above (n + c) / 2 as well: two sets of
-    t holders then share an honest one, so both secrets of one client cannot be had even without the quorum.
+    Above c, so that colluders alone rebuild nothing. Against a lying server above (n + c) / 2 as well:
+    two sets of t holders then share an honest one, so both secrets of one client cannot be had even
+    without the quorum.
     """
     if adversary is Adversary.LYING_SERVER:
         return (cohort + colluders) // 2 + 1

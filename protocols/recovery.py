@@ -1,8 +1,9 @@
 """From opened shares to the sum: checks every share against its commitment, rebuilds, takes off the masks.
 
-Blame follows the signed commitments. A share that does not match blames its holder. Shares that match but rebuild a
-key or a seed other than the one announced or committed to blame the dealer. A holder may say that its leaf did not
-open; only when more than c holders say so is one of them honest, and then the dealer is to blame.
+Blame follows the signed commitments. A share that does not match blames its holder. Shares that match
+but rebuild a key or a seed other than the one announced or committed to blame the dealer. A holder may
+say that its leaf did not open; only when more than c holders say so is one of them honest, and then the
+dealer is to blame.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ class Openings:
         self._complaints = dict.fromkeys(self._opened, 0)
 
     def take(self, holder: int, opened: Sequence[wire.OpenedShare]) -> None:
-        """Counts a holder's right shares. FaultyClient if any is wrong, missing or not the holder's to open."""
+        """Counts a holder's right shares. FaultyClient if any is wrong, missing or not the holder's to
+        open.
+        """
         expected = tuple(dealer for dealer in self.graph.holders(holder) if dealer in self._opened)
         if tuple(entry.dealer for entry in opened) != expected:
             raise FaultyClient(holder, "did not open exactly one share per dealer")
@@ -63,9 +66,7 @@ class Openings:
         if wrong:
             raise FaultyClient(holder, f"opened {wrong} shares that do not match their commitments")
 
-    def rebuild(
-        self, announced: Mapping[int, wire.Announcement], blamed: dict[int, str]
-    ) -> dict[int, bytes]:
+    def rebuild(self, announced: Mapping[int, wire.Announcement], blamed: dict[int, str]) -> dict[int, bytes]:
         """Each survivor's seed and each dropped client's mask secret."""
         return {dealer: self._rebuilt(dealer, announced[dealer], blamed) for dealer in self._opened}
 
@@ -99,6 +100,7 @@ class Openings:
         if not right:
             raise FaultyClient(dealer, "dealt shares of another secret")
 
+
 def remove_masks(
     plan: RoundPlan,
     s2: bytes,
@@ -107,7 +109,9 @@ def remove_masks(
     secrets: Mapping[int, bytes],
     sums: Mapping[str, ring.Lanes],
 ) -> None:
-    """Subtracts, in place, the survivors' self masks and what the dropped clients' pair masks left in the sum."""
+    """Subtracts, in place, the survivors' self masks and what the dropped clients' pair masks left in the
+    sum.
+    """
     for survivor in openings.survivors:
         for name, _ in plan.vectors:
             masks.add_mask(sums[name], keys.self_key(secrets[survivor], s2, survivor, name), -1)

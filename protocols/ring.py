@@ -1,7 +1,7 @@
 """Integers modulo 2^b: lanes that hold them, the signed reading of them, and their packed bytes.
 
-A lane is a little-endian uint32 when b <= 32, else a uint64. Sums may run modulo the lane's own width, because
-2^b divides it; `reduce` brings them back below 2^b.
+A lane is a little-endian uint32 when b <= 32, else a uint64. Sums may run modulo the lane's own width,
+because 2^b divides it; `reduce` brings them back below 2^b.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def packed_size(count: int, bits: int) -> int:
 
 
 def pack(elements: Lanes, bits: int) -> bytes:
-    """Ring elements below 2^bits as a little-endian bit string, `bits` each, the last byte filled with zeros."""
+    """Ring elements below 2^bits as a little-endian bit string, `bits` each, the last byte filled with
+    zeros.
+    """
     if bits == 8 * elements.dtype.itemsize:
         return elements.tobytes()
     pieces = (elements[start : start + _PIECE] for start in range(0, len(elements), _PIECE))

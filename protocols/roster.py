@@ -1,7 +1,7 @@
 """The roster: who may take part, signed by an authority that is not the server.
 
-Clients pin the authority's public key. Versions only grow, so that a revoked client cannot come back with an old
-roster. Ids, names and keys are unique: one key twice would be one client counted twice.
+Clients pin the authority's public key. Versions only grow, so that a revoked client cannot come back
+with an old roster. Ids, names and keys are unique: one key twice would be one client counted twice.
 """
 
 from __future__ import annotations
@@ -34,14 +34,18 @@ class _RosterBody(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     members: tuple[Entry, ...]
 
 
-class _SignedRoster(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="signed roster"):
+class _SignedRoster(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="signed roster"
+):
     body: bytes
     signature: wire.Bytes64
 
 
 @dataclass(frozen=True)
 class Roster:
-    """Enrolled clients in ascending order of their ids. ValueError if ids, names or keys repeat or are unordered."""
+    """Enrolled clients in ascending order of their ids. ValueError if ids, names or keys repeat or are
+    unordered.
+    """
 
     version: int
     authority: bytes
@@ -90,9 +94,11 @@ def sign_roster(authority: Identity, roster: Roster) -> bytes:
 
 
 def open_roster(data: bytes, authority: bytes, at_least_version: int) -> Roster:
-    """The roster in `data`, if the pinned authority signed it and it is no older than the version last seen.
+    """The roster in `data`, if the pinned authority signed it and it is no older than the version last
+    seen.
 
-    Raises Malformed for bytes that are no roster, BadSignature for another signer, Refused for an old version.
+    Raises Malformed for bytes that are no roster, BadSignature for another signer, Refused for an old
+    version.
     """
     signed = wire.decode(_SignedRoster, data, MAX_BYTES)
     verify_signature(authority, labels.SIGN_ROSTER, signed.body, signed.signature)

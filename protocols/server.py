@@ -1,11 +1,11 @@
 """The server's side: five collecting states and the result.
 
-Each state says what to send (`outgoing`), takes one client's answer at a time (`receive`) and ends with `close`, which
-gives the next state. Uploads are added on arrival, so memory is one accumulator per vector, and what it holds is
-masked until the survivors' shares take the masks off the sum itself.
+Each state says what to send (`outgoing`), takes one client's answer at a time (`receive`) and ends with
+`close`, which gives the next state. Uploads are added on arrival, so memory is one accumulator per
+vector, and what it holds is masked until the survivors' shares take the masks off the sum itself.
 
-`receive` raises FaultyClient for a bad answer and remembers the blame; the client then counts as dropped, unless an
-answer of its own was already taken. An identical repetition is ignored.
+`receive` raises FaultyClient for a bad answer and remembers the blame; the client then counts as
+dropped, unless an answer of its own was already taken. An identical repetition is ignored.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from protocols.wire import RoundPlan, Step
 class Recovered:
     """The end: the sum over the survivors, and nothing about any one of them.
 
-    `dropped` dealt but did not upload; clients lost before that are in neither list. `blamed` maps clients to what
-    they did wrong, with or without effect.
+    `dropped` dealt but did not upload; clients lost before that are in neither list. `blamed` maps
+    clients to what they did wrong, with or without effect.
     """
 
     totals: dict[str, NDArray[np.int64]]
@@ -70,7 +70,9 @@ class AwaitingAnnouncements:
         return self._collector.blamed
 
     def receive(self, client: int, data: bytes) -> None:
-        """Takes one announcement. Keys of small order are refused here, so that no honest client meets them."""
+        """Takes one announcement. Keys of small order are refused here, so that no honest client meets
+        them.
+        """
         collector = self._collector
         if not collector.is_new(client, data):
             return
@@ -345,4 +347,3 @@ class AwaitingOpenings:
 
 
 State = AwaitingAnnouncements | AwaitingDeals | AwaitingUploads | AwaitingAgreements | AwaitingOpenings
-

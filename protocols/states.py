@@ -1,7 +1,7 @@
 """A client's memory between steps. The type says what may happen next; each state is used once.
 
-States hold secrets: they go to the client's own store only, never onto the wire, and their text form shows the
-session's name alone.
+States hold secrets: they go to the client's own store only, never onto the wire, and their text form
+shows the session's name alone.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Agreed(msgspec.Struct, frozen=True, array_like=True, tag="agreed"):
 
 
 class Settled(msgspec.Struct, frozen=True, array_like=True, tag="settled"):
-    """The end: a quorum signed that these survived and these dropped after dealing. Nothing secret is left."""
+    """The end: a quorum signed that these survived and these dropped after dealing. Nothing is secret."""
 
     session: bytes
     survivors: tuple[int, ...]

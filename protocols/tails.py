@@ -1,14 +1,16 @@
-"""Degree and threshold of the sparse graph, from exact hypergeometric tails (Bell et al. 2020, eprint 2020/704).
+"""Degree and threshold of the sparse graph, from exact hypergeometric tails (Bell et al. 2020, eprint
+2020/704).
 
-n clients stand on a randomly permuted ring, each tied to the k nearest; `corrupt` of them collude and `dropped` of
-them vanish, both fixed independently of the permutation. Three events are bounded:
+n clients stand on a randomly permuted ring, each tied to the k nearest; `corrupt` of them collude and
+`dropped` of them vanish, both fixed independently of the permutation. Three events are bounded:
 
 * E1 every honest client has fewer than t corrupt neighbours (its secrets stay secret);
 * E2 the honest survivors stay connected (their pair masks hide all but the sum);
 * E3 every client keeps at least t live neighbours (its masks can be removed).
 
-Not E1 or not E2 has probability at most 2^-SIGMA, not E3 at most 2^-ETA. All sums are integers: nothing rounds.
-This holds against an honest-but-curious server only: a lying one knows the ring and chooses who "dropped".
+Not E1 or not E2 has probability at most 2^-SIGMA, not E3 at most 2^-ETA. All sums are integers: nothing
+rounds. This holds against an honest-but-curious server only: a lying one knows the ring and chooses who
+"dropped".
 """
 
 from __future__ import annotations

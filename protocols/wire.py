@@ -1,14 +1,15 @@
-"""The messages, each with exactly one byte form: MessagePack arrays, first the tag, then the fields in order.
+"""The messages, each with exactly one byte form: MessagePack arrays, first the tag, then the fields in
+order.
 
-`decode` bounds the size first, refuses unknown or missing fields, and re-encodes: bytes that are not the canonical
-form of what they say are Malformed. Message structs hold nothing secret: shares travel sealed until they are opened.
-Beside each signed message stands the payload that its signature covers.
+`decode` bounds the size first, refuses unknown or missing fields, and re-encodes: bytes that are not the
+canonical form of what they say are Malformed. Message structs hold nothing secret: shares travel sealed
+until they are opened. Beside each signed message stands the payload that its signature covers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum
+from enum import StrEnum
 from operator import lt
 from typing import Annotated, TypeVar
 
@@ -33,7 +34,7 @@ MAX_PLAN = 1 << 20
 _ROOM = 64  # tags, array headers and the session identifier
 
 
-class Step(str, Enum):
+class Step(StrEnum):
     """The five exchanges of a session, in order."""
 
     ANNOUNCE = "announce"
@@ -46,8 +47,8 @@ class Step(str, Enum):
 class RoundPlan(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="plan"):
     """Everything public that a round depends on. A client takes part only if all of it fits its own record.
 
-    `context` are 32-byte digests of what clients must have loaded, by name; `settings` is canonical JSON that this
-    package does not read. `floor` is the least number of survivors.
+    `context` are 32-byte digests of what clients must have loaded, by name; `settings` is canonical JSON
+    that this package does not read. `floor` is the least number of survivors.
     """
 
     version: Count
@@ -93,7 +94,9 @@ class SignedPlan(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     signature: Bytes64
 
 
-class Announcement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="announcement"):
+class Announcement(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="announcement"
+):
     """A client's X25519 keys of this session."""
 
     client: Id
@@ -102,7 +105,9 @@ class Announcement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
     signature: Bytes64
 
 
-class Announcements(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="announcements"):
+class Announcements(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="announcements"
+):
     """All announcements, by ascending client."""
 
     session: Bytes32
@@ -168,7 +173,9 @@ class Upload(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     signature: Bytes64
 
 
-class UploadDigest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="upload digest"):
+class UploadDigest(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="upload digest"
+):
     """That a client uploaded, and what, without the vectors."""
 
     client: Id
@@ -211,7 +218,9 @@ class OpenedShare(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
 
 
 class Opening(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="opening"):
-    """One holder's shares, by ascending dealer: of a survivor its seed's, of a dropped client its mask key's."""
+    """One holder's shares, by ascending dealer: of a survivor its seed's, of a dropped client its mask
+    key's.
+    """
 
     holder: Id
     shares: tuple[OpenedShare, ...]
@@ -230,7 +239,9 @@ def encode(message: object) -> bytes:
 
 
 def decode(kind: type[Message], data: bytes, limit: int) -> Message:
-    """The message in `data`, if it is a `kind` in canonical form and at most `limit` bytes long, else Malformed."""
+    """The message in `data`, if it is a `kind` in canonical form and at most `limit` bytes long, else
+    Malformed.
+    """
     if len(data) > limit:
         raise Malformed(f"{len(data)} bytes, at most {limit} can be right")
     try:
@@ -243,7 +254,9 @@ def decode(kind: type[Message], data: bytes, limit: int) -> Message:
 
 
 def session_in(kind: type[msgspec.Struct], data: bytes) -> bytes:
-    """The session that relayed bytes name, read from their canonical beginning; everything else stays unchecked."""
+    """The session that relayed bytes name, read from their canonical beginning; everything else stays
+    unchecked.
+    """
     fields = len(kind.__struct_fields__) + 1
     start = bytes([0x90 | fields]) + encode(kind.__struct_config__.tag) + b"\xc4\x20"
     session = data[len(start) : len(start) + 32]

@@ -1,0 +1,164 @@
+"""Known answers, made by the slow second implementation from SPEC.md, hold for this one byte for byte."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from protocols import client, keys, labels, masks, merkle, params, ring, shares, wire
+from protocols.errors import FaultyClient, FaultyClientOrServer, FaultyServer, Refused
+from protocols.graph import Graph
+from protocols.identity import Identity
+from protocols.member import Limits, Member
+from protocols.params import Adversary
+from protocols.roster import open_roster
+from protocols.server import Recovered, open_session
+from protocols.wire import Step
+
+FOLDER = Path(__file__).parent.parent / "vectors"
+
+
+def of_hex(text):
+    return bytes.fromhex(text)
+
+
+def test_the_stored_answers_are_those_of_the_slow_implementation(vector_maker):
+    for name, text in vector_maker.documents().items():
+        assert (FOLDER / name).read_text() == text, f"{name}: run tests/reference/make_vectors.py"
+
+
+def test_encoding_hashing_and_derivation_agree(vectors):
+    v = vectors["primitives"]
+    assert labels.encode("hash list", 1, "text", b"\0\xff").hex() == v["encode"]["out"]
+    assert labels.digest("hash upload", b"one", b"").hex() == v["hash"]["out"]
+    d = v["derive"]
+    assert labels.derive(of_hex(d["secret"]), d["label"], of_hex(d["s1"]), d["id"]).hex() == d["out"]
+    assert labels.stream(of_hex(v["stream"]["key"]), 50).hex() == v["stream"]["out"]
+
+
+def test_key_agreement_and_mask_keys_agree(vectors):
+    v = vectors["primitives"]
+    assert (
+        keys.agree(of_hex(v["x25519"]["secret"]), of_hex(v["x25519"]["public"])).hex() == v["x25519"]["out"]
+    )
+    p = v["pair key"]
+    for one, other in ((p["low"], p["high"]), (p["high"], p["low"])):
+        assert keys.pair_key(of_hex(p["shared"]), of_hex(p["s2"]), one, other, p["vector"]).hex() == p["out"]
+    s = v["self key"]
+    assert keys.self_key(of_hex(s["seed"]), of_hex(s["s2"]), s["client"], s["vector"]).hex() == s["out"]
+
+
+def test_shares_agree(vectors):
+    v = vectors["primitives"]["shares"]
+    dealt = shares.split(of_hex(v["secret"]), v["points"], v["threshold"], of_hex(v["key"]))
+    assert [share.hex() for share in dealt] == v["out"]
+
+
+def test_masks_and_packing_agree(vectors):
+    for v in vectors["primitives"]["masks"]:
+        total = np.zeros(v["length"], ring.lanes(v["bits"]))
+        masks.add_mask(total, of_hex(v["key"]), 1)
+        assert ring.reduce(total, v["bits"]).tolist() == v["out"]
+    for v in vectors["primitives"]["packing"]:
+        elements = np.array(v["elements"], ring.lanes(v["bits"]))
+        assert ring.pack(elements, v["bits"]).hex() == v["out"]
+        assert ring.unpack(of_hex(v["out"]), len(elements), v["bits"]).tolist() == v["elements"]
+
+
+def test_trees_graphs_and_parameters_agree(vectors, make_world):
+    v = vectors["primitives"]["merkle"]
+    hashes = [merkle.leaf_hash(of_hex(leaf)) for leaf in v["leaves"]]
+    assert merkle.root(hashes).hex() == v["root"]
+    assert [[node.hex() for node in path] for path in merkle.inclusion_paths(hashes)] == v["paths"]
+    g = vectors["primitives"]["graph"]
+    plan = make_world().change_plan(
+        cohort=tuple(g["cohort"]), neighbours=g["neighbours"], adversary=Adversary.HONEST_BUT_CURIOUS
+    )
+    graph = Graph(plan, of_hex(g["s1"]), g["announcers"])
+    assert {str(i): list(graph.holders(i)) for i in g["announcers"]} == g["holders"]
+    for p in vectors["primitives"]["parameters"]:
+        adversary = Adversary.LYING_SERVER if p["lying"] else Adversary.HONEST_BUT_CURIOUS
+        got = params.derive(adversary, p["roster"], p["cohort"], float(p["gamma"]), float(p["delta"]))
+        assert [got.colluders, got.quorum, got.threshold, got.neighbours, got.floor] == p["out"]
+
+
+@pytest.fixture
+def session(vectors):
+    return vectors["session"]
+
+
+def build_member(session, client_id):
+    server = Identity.from_seed(of_hex(session["server"]))
+    authority = Identity.from_seed(of_hex(session["authority"]))
+    roster = open_roster(of_hex(session["roster"]), authority.public, 3)
+    limits = Limits(Adversary.LYING_SERVER, **session["limits"])
+    identity = Identity.from_seed(of_hex(session["identities"][str(client_id)]))
+    return Member(client_id, identity, roster, server.public, limits)
+
+
+def context_of(session):
+    return {name: of_hex(value) for name, value in session["context"].items()}
+
+
+def act(session, member, state, step, request):
+    """One step of one client on one request, with the stored randomness and values."""
+    me = str(member.id)
+    if step == "announce":
+        randomness = of_hex(session["announce_randomness"][me])
+        return client.announce(member, request, context_of(session), randomness)
+    if step == "share":
+        return client.share(member, state, request, of_hex(session["share_randomness"][me]))
+    if step == "mask":
+        values = {name: np.array(v, np.int64) for name, v in session["values"][me].items()}
+        return client.mask(member, state, request, values)
+    return (client.agree if step == "agree" else client.unmask)(member, state, request)
+
+
+def test_a_whole_session_of_clients_agrees(session):
+    for name in session["identities"]:
+        member, state = build_member(session, int(name)), None
+        for step in Step:
+            if name not in session["answers"][step.value]:
+                break
+            state, answer = act(
+                session, member, state, step.value, of_hex(session["requests"][step.value][name])
+            )
+            assert answer.hex() == session["answers"][step.value][name]
+            state = client.decode_state(client.encode_state(state))
+
+
+def test_a_whole_session_of_the_server_agrees(session):
+    member = build_member(session, 1)
+    requests = session["requests"]
+    plan = wire.decode(wire.SignedPlan, of_hex(requests["announce"]["1"]), wire.MAX_PLAN).plan
+    state = open_session(Identity.from_seed(of_hex(session["server"])), plan, member.roster)
+    while not isinstance(state, Recovered):
+        step = state.step.value
+        assert {str(i): state.outgoing[i].hex() for i in state.outgoing} == requests[step]
+        for name, answer in session["answers"][step].items():
+            state.receive(int(name), of_hex(answer))
+        state = state.close()
+    assert {name: total.tolist() for name, total in state.totals.items()} == session["totals"]
+    assert list(state.survivors) == session["survivors"]
+    assert list(state.dropped) == session["dropped"]
+    assert state.blamed == {}
+
+
+def test_the_slow_session_sums_to_the_plain_sum_modulo_the_ring(session):
+    for name, total in session["totals"].items():
+        columns = zip(*(session["values"][str(i)][name] for i in session["survivors"]), strict=True)
+        exact = np.array([sum(column) for column in columns], np.int64)
+        assert total == ring.to_signed(ring.to_ring(exact, 20), 20).tolist()
+
+
+def test_the_same_requests_are_refused_with_the_same_blame(session, vectors):
+    kinds = {"server": FaultyServer, "refused": Refused, "either": FaultyClientOrServer}
+    order = [step.value for step in Step]
+    assert len(vectors["errors"]) > 20
+    for case in vectors["errors"]:
+        member, state = build_member(session, 1), None
+        for step in order[: order.index(case["step"])]:
+            state, _ = act(session, member, state, step, of_hex(session["requests"][step]["1"]))
+        with pytest.raises(kinds.get(case["blames"], FaultyClient)) as caught:
+            act(session, member, state, case["step"], of_hex(case["request"]))
+        assert type(caught.value) is kinds.get(case["blames"], FaultyClient), case["name"]

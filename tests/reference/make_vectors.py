@@ -1,0 +1,326 @@
+"""Writes tests/vectors/*.json from the slow implementation alone; a test compares the result.
+
+python tests/reference/make_vectors.py
+"""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+FOLDER = HERE.parent / "vectors"
+
+spec = importlib.util.spec_from_file_location("reference_secure_sum", HERE / "secure_sum.py")
+ref = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(ref)
+
+
+def bytes_of(name, size=32):
+    """Fixed bytes that stand for randomness."""
+    return ref.stream(ref.digest_of("vector", name), size)
+
+
+def hexed(value):
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, dict):
+        return {str(key): hexed(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [hexed(item) for item in value]
+    return value
+
+
+def primitives():
+    s1, s2 = bytes_of("s1"), bytes_of("s2")
+    key, secret = bytes_of("key"), bytes_of("secret")
+    cohort = [3 * i + 1 for i in range(40)]
+    leaves = [bytes([i]) * i for i in range(7)]
+    hashes = [ref.leaf_hash(leaf) for leaf in leaves]
+    alice, bob = bytes_of("alice"), bytes_of("bob")
+    return {
+        "encode": {
+            "label": "hash list",
+            "parts": [1, "text", "00ff"],
+            "out": ref.encode("hash list", 1, "text", b"\0\xff"),
+        },
+        "hash": {
+            "label": "hash upload",
+            "parts": [b"one", b""],
+            "out": ref.digest_of("hash upload", b"one", b""),
+        },
+        "derive": {
+            "secret": secret,
+            "label": "key seed",
+            "s1": s1,
+            "id": 7,
+            "out": ref.derive(secret, "key seed", s1, 7),
+        },
+        "stream": {"key": key, "out": ref.stream(key, 50)},
+        "x25519": {
+            "secret": alice,
+            "public": ref.x25519_base(bob),
+            "out": ref.exchange(alice, ref.x25519_base(bob), 0),
+        },
+        "pair key": {
+            "shared": secret,
+            "s2": s2,
+            "low": 2,
+            "high": 9,
+            "vector": "update",
+            "out": ref.derive(secret, "key pair", s2, 2, 9, "update"),
+        },
+        "self key": {
+            "seed": secret,
+            "s2": s2,
+            "client": 2,
+            "vector": "update",
+            "out": ref.derive(secret, "key self", s2, 2, "update"),
+        },
+        "shares": {
+            "secret": secret,
+            "key": key,
+            "points": [1, 2, 5, 9, 1000],
+            "threshold": 3,
+            "out": ref.split(secret, [1, 2, 5, 9, 1000], 3, key),
+        },
+        "masks": [
+            {"key": key, "length": 9, "bits": bits, "out": ref.mask(key, 9, bits)}
+            for bits in (8, 20, 32, 33, 62)
+        ],
+        "packing": [
+            {
+                "bits": bits,
+                "elements": ref.mask(key, 11, bits),
+                "out": ref.pack(ref.mask(key, 11, bits), bits),
+            }
+            for bits in (8, 9, 20, 31, 32, 33, 57, 62)
+        ],
+        "merkle": {
+            "leaves": leaves,
+            "root": ref.tree_root(hashes),
+            "paths": [ref.tree_path(i, hashes) for i in range(7)],
+        },
+        "graph": {
+            "s1": s1,
+            "cohort": cohort,
+            "neighbours": 6,
+            "announcers": cohort[2:],
+            "holders": {id: ref.holders(cohort, 6, s1, cohort[2:], id) for id in cohort[2:]},
+        },
+        "parameters": [
+            {
+                "lying": lying,
+                "roster": roster,
+                "cohort": n,
+                "gamma": gamma,
+                "delta": delta,
+                "out": ref.parameters(lying, roster, n, gamma, delta),
+            }
+            for lying, roster, n, gamma, delta in (
+                (True, 6, 6, "0.1", "0.34"),
+                (True, 40, 20, "0.1", "0.1"),
+                (False, 4, 4, "0.1", "0"),
+                (False, 100, 100, "0.07", "0.29"),
+                (False, 256, 256, "0.05", "0.1"),
+                (False, 1000, 1000, "0.1", "0.1"),
+                (False, 201, 201, "0.3", "0.2"),
+                (True, 1000, 1000, "0.05", "0.2"),
+            )
+        ],
+    }
+
+
+IDS = [1, 4, 6, 300, 70000, 2**32 - 1]
+LOST = {"mask": 6, "agree": 70000}
+VALUES = {id: {"update": [id % 97 - 40, -(id % 11), 2**18 - 1, -(2**18)], "scores": [id % 5]} for id in IDS}
+
+
+class Session:
+    """Six clients, c = 1, a lying server, one lost in the mask step and one in the agree step."""
+
+    def __init__(self):
+        self.authority, self.server = bytes_of("authority"), bytes_of("server")
+        self.seeds = {id: bytes_of(f"identity {id}") for id in IDS}
+        members = [[id, f"client {id}", ref.public(self.seeds[id])] for id in IDS]
+        self.roster_bytes, self.roster = ref.signed_roster(self.authority, 3, members)
+        c, quorum, t, k, floor = ref.parameters(True, 6, 6, "0.1", "0.34")
+        self.context = {"model": bytes_of("model"), "adapter": bytes_of("adapter")}
+        self.plan = [
+            "plan",
+            1,
+            bytes_of("run", 16),
+            12,
+            self.roster["digest"],
+            3,
+            IDS,
+            [list(i) for i in self.context.items()],
+            b'{"clip_norm":1}',
+            [["update", 4], ["scores", 1]],
+            20,
+            "lying_server",
+            c,
+            quorum,
+            t,
+            floor,
+            k,
+        ]
+        self.clients = {id: self.client(id) for id in IDS}
+        self.requests, self.answers = {}, {}
+
+    def client(self, id):
+        return ref.Client(id, self.seeds[id], self.roster, ref.public(self.server), (11, 6, 4))
+
+    def signed_plan(self, plan):
+        return ref.msgpack(["signed plan", plan, ref.sign(self.server, "sign plan", ref.msgpack(plan))])
+
+    def run(self):
+        clients, plan, answers = self.clients, self.plan, self.answers
+        self.step(
+            "announce",
+            IDS,
+            lambda id: self.signed_plan(plan),
+            lambda c, m: c.announce(m, self.context, bytes_of(f"announce {c.id}")),
+        )
+        session = clients[IDS[0]].session
+        message = ref.relay_announcements(session, answers["announce"])
+        self.step("share", IDS, lambda id: message, lambda c, m: c.share(m, bytes_of(f"share {c.id}")))
+        deliveries = ref.relay_deals(session, answers["share"], dict.fromkeys(IDS, IDS))
+        self.step("mask", IDS, deliveries.get, lambda c, m: c.mask(m, VALUES[c.id]))
+        survivors = sorted(answers["mask"])
+        uploads = ref.relay_uploads(session, answers["mask"])
+        self.step("agree", survivors, lambda id: uploads, lambda c, m: c.agree(m))
+        quorum = ref.relay_agreements(session, answers["agree"], plan[13])
+        self.step("unmask", sorted(answers["agree"]), lambda id: quorum, lambda c, m: c.unmask(m))
+        one = clients[IDS[0]]
+        self.totals = ref.total(
+            plan, one.s2, answers["mask"], answers["unmask"], one.announced, lambda id: IDS
+        )
+        return self
+
+    def step(self, name, ids, request, answer):
+        self.requests[name], self.answers[name] = {}, {}
+        for id in ids:
+            self.requests[name][id] = request(id)
+            if LOST.get(name) != id:
+                self.answers[name][id] = answer(self.clients[id], request(id))
+
+
+def session():
+    done = Session().run()
+    one = done.clients[IDS[0]]
+    return {
+        "authority": done.authority,
+        "server": done.server,
+        "identities": done.seeds,
+        "roster": done.roster_bytes,
+        "roster_digest": done.roster["digest"],
+        "context": done.context,
+        "limits": {
+            "last_round": 11,
+            "min_cohort": 6,
+            "min_survivors": 4,
+            "max_corrupt": 0.1,
+            "max_dropout": 0.34,
+        },
+        "announce_randomness": {id: bytes_of(f"announce {id}") for id in IDS},
+        "share_randomness": {id: bytes_of(f"share {id}") for id in IDS},
+        "values": VALUES,
+        "session": one.session,
+        "s1": one.s1,
+        "s2": one.s2,
+        "outcome": one.outcome,
+        "requests": done.requests,
+        "answers": done.answers,
+        "totals": done.totals,
+        "survivors": one.survivors,
+        "dropped": [LOST["mask"]],
+    }
+
+
+def errors():
+    """Requests that client 1 must refuse, with whom it blames."""
+    done = Session().run()
+    cases = []
+
+    def case(name, step, data):
+        client = Session().client(1)
+        history = {"announce": 0, "share": 1, "mask": 2, "agree": 3, "unmask": 4}[step]
+        acts = [
+            lambda m: client.announce(m, done.context, bytes_of("announce 1")),
+            lambda m: client.share(m, bytes_of("share 1")),
+            lambda m: client.mask(m, VALUES[1]),
+            client.agree,
+            client.unmask,
+        ]
+        for before, act in zip(("announce", "share", "mask", "agree"), acts[:history], strict=False):
+            act(done.requests[before][1])
+        try:
+            acts[history](data)
+        except ref.Fault as fault:
+            cases.append({"name": name, "step": step, "request": data, "blames": str(fault.who)})
+        else:
+            raise AssertionError(f"the slow implementation accepts: {name}")
+
+    def changed(step, change):
+        value = ref.unmsgpack(done.requests[step][1], "test")
+        change(value)
+        return ref.msgpack(value)
+
+    def plan_with(place, value):
+        return done.signed_plan([*done.plan[:place], value, *done.plan[place + 1 :]])
+
+    right = done.requests
+    case("plan with a trailing byte", "announce", right["announce"][1] + b"\0")
+    case("plan under another key", "announce", changed("announce", lambda v: v[1].__setitem__(3, 13)))
+    case("old round", "announce", plan_with(3, 11))
+    case("protocol version 2", "announce", plan_with(1, 2))
+    case("another roster version", "announce", plan_with(5, 4))
+    case(
+        "another model",
+        "announce",
+        plan_with(7, [["adapter", bytes_of("adapter")], ["model", bytes_of("x")]]),
+    )
+    case("cohort out of order", "announce", plan_with(6, IDS[::-1]))
+    case("cohort without this client", "announce", plan_with(6, IDS[1:]))
+    case("unknown member", "announce", plan_with(6, [1, 2, *IDS[1:]]))
+    case(
+        "announcement replaced", "share", changed("share", lambda v: v[2][1].__setitem__(2, bytes_of("mitm")))
+    )
+    case("own announcement missing", "share", changed("share", lambda v: v[2].pop(0)))
+    case("announcement twice", "share", changed("share", lambda v: v[2].insert(1, v[2][1])))
+    case("below the floor", "share", changed("share", lambda v: v.__setitem__(2, v[2][:3])))
+    case("another session", "share", changed("share", lambda v: v.__setitem__(1, bytes(32))))
+    case("leaf of another holder", "mask", _swapped(done))
+    case("leaf missing", "mask", changed("mask", lambda v: v[3].pop()))
+    case("path cut short", "mask", changed("mask", lambda v: v[3][2][3].pop()))
+    case("own upload missing", "agree", changed("agree", lambda v: v[2].pop(0)))
+    case("upload replaced", "agree", changed("agree", lambda v: v[2][1].__setitem__(2, bytes(32))))
+    case("too few survivors", "agree", changed("agree", lambda v: v.__setitem__(2, v[2][:3])))
+    case("no quorum", "unmask", changed("unmask", lambda v: v[2].pop()))
+    case("one signer twice", "unmask", changed("unmask", lambda v: v[2].__setitem__(1, v[2][0])))
+    case(
+        "signature over another list",
+        "unmask",
+        changed("unmask", lambda v: v[2][1].__setitem__(2, bytes(64))),
+    )
+    return cases
+
+
+def _swapped(done):
+    """Client 1 gets what dealer 4 dealt to client 300."""
+    mine, theirs = (ref.unmsgpack(done.requests["mask"][id], "test") for id in (1, 300))
+    mine[3][1] = theirs[3][1]
+    return ref.msgpack(mine)
+
+
+def documents():
+    """File name -> text of each vector file."""
+    made = {"primitives.json": primitives(), "session.json": session(), "errors.json": errors()}
+    return {name: json.dumps(hexed(value), indent=1, sort_keys=True) + "\n" for name, value in made.items()}
+
+
+if __name__ == "__main__":
+    for name, text in documents().items():
+        (FOLDER / name).write_text(text)
+        sys.stdout.write(f"{name}: {len(text)} bytes\n")
