@@ -19,6 +19,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from fgrpo_secure.privacy import checkpoint_note, ledger_entry
+from fgrpo_secure.privacy.accounting import BudgetExceeded as BudgetExceeded  # what `intent` raises
 from fgrpo_secure.privacy.checkpoint_note import Checkpoint, Signer
 from fgrpo_secure.privacy.ledger_entry import Facts, Phase, Row
 from protocols import merkle
@@ -44,11 +45,15 @@ CREATE TRIGGER IF NOT EXISTS never_replace BEFORE INSERT ON entry
 COLUMNS = "position, session, phase, content, budget, spent, frontier"
 
 
-class LedgerMisuse(ValueError):
+class LedgerError(ValueError):
+    """A ledger that cannot do what was asked of it."""
+
+
+class LedgerMisuse(LedgerError):
     """An entry out of order: a second intent for a session, or an end without an intent, or a second end."""
 
 
-class LedgerCorrupt(ValueError):
+class LedgerCorrupt(LedgerError):
     """A stored row does not follow from the entries before it: the file was tampered with or damaged."""
 
 
@@ -111,6 +116,15 @@ class Ledgers:
         found = self._db.execute(query, (owner, session.hex(), phase)).fetchone()
         return None if found is None else Row.load(owner, found)
 
+    def open_sessions(self, owner: str) -> tuple[bytes, ...]:
+        """The owner's sessions with an intent and no end, oldest first."""
+        query = (
+            "SELECT session FROM entry AS opened WHERE owner = ? AND phase = ? AND NOT EXISTS (SELECT 1 FROM "
+            "entry WHERE owner = opened.owner AND session = opened.session AND phase = ?) ORDER BY position"
+        )
+        found = self._db.execute(query, (owner, Phase.INTENT, Phase.END))
+        return tuple(bytes.fromhex(session) for (session,) in found)
+
     def rows(self, owner: str) -> Iterator[Row]:
         """All rows of an owner, oldest first."""
         query = f"SELECT {COLUMNS} FROM entry WHERE owner = ? ORDER BY position"
@@ -168,6 +182,10 @@ class Ledger:
         """Whether the session was charged and neither settled nor aborted."""
         charged = self._store.row_of(self.owner, session, Phase.INTENT) is not None
         return charged and self._store.row_of(self.owner, session, Phase.END) is None
+
+    def open_sessions(self) -> tuple[bytes, ...]:
+        """The sessions that were charged and neither settled nor aborted, oldest first."""
+        return self._store.open_sessions(self.owner)
 
     def spent(self) -> Fraction:
         """The sum of mu^2 so far, open intents included."""

@@ -103,6 +103,7 @@ def plan(
     rounds: int,
     clients: int,
     clients_per_round: int,
+    rounds_per_client: int,
     dimension: int,
     unit: str,
     delta: float,
@@ -117,23 +118,23 @@ def plan(
     scores: int = 2,
     broadcast_bytes: int = 0,
 ) -> PrivacyPlan:
-    """The plan for `rounds` rounds with `clients_per_round` of `clients` clients in each, dealt evenly.
+    """The plan for `rounds` rounds with `clients_per_round` of `clients` clients in each.
 
     `unit` is "client", with exactly one of `epsilon` (the most to spend against the server, at `delta`) and
-    `noise_multiplier` (deviation of the honest noise over the norm bound at the fewest survivors), or "none".
-    `mean_weight` is the public weight of an average client. Raises InfeasiblePlan, or ValueError for numbers
-    that mean nothing.
+    `noise_multiplier` (deviation of the honest noise over the norm bound at the fewest survivors), or
+    "none". `rounds_per_client` is how often the schedule takes its busiest client. `mean_weight` is the
+    public weight of an average client. Raises InfeasiblePlan, or ValueError for numbers that mean nothing.
     """
     if unit not in ("client", "none"):
         raise ValueError(f"unit is {unit!r}; allowed are 'client' and 'none'")
     if not 0 < mean_weight <= 1:
         raise ValueError(f"mean_weight is {mean_weight:g}; it must be above 0 and at most 1")
-    participations = _participations(rounds, clients, clients_per_round, max_rounds_per_client)
+    _check_schedule(rounds, clients, clients_per_round, rounds_per_client, max_rounds_per_client)
     lattice = Lattice.build(dimension, clip_norm, scores)
     parameters = _parameters(adversary, clients, clients_per_round, max_corrupt, max_dropout)
     noise, claim = None, None
     if unit == "client":
-        sizing = _Sizing(lattice, parameters, participations, checked_delta(delta))
+        sizing = _Sizing(lattice, parameters, rounds_per_client, checked_delta(delta))
         noise, claim = sizing.solve(epsilon, noise_multiplier)
     variance = 0 if noise is None else noise.share_variance
     try:
@@ -143,35 +144,34 @@ def plan(
     useful = None if noise is None else _useful_dimension(noise, rounds, clients_per_round, mean_weight)
     return PrivacyPlan(
         rounds=rounds,
-        rounds_per_client=participations,
+        rounds_per_client=rounds_per_client,
         parameters=parameters,
         lattice=lattice,
         noise=noise,
         claim=claim,
         ring_bits=bits,
-        traffic=traffic.per_round(parameters, (lattice.length,), bits, broadcast_bytes),
+        traffic=traffic.per_round(parameters, (dimension, scores), bits, broadcast_bytes),
         useful_dimension=useful,
         verdict=_verdict(dimension, useful, claim),
         warnings=_warnings(clients, claim),
     )
 
 
-def _participations(rounds: int, clients: int, cohort: int, most: int | None) -> int:
-    """The rounds that the busiest client takes part in; InfeasiblePlan if that is more than `most`."""
-    if rounds < 1 or clients < 1 or not 1 <= cohort <= clients or (most is not None and most < 1):
+def _check_schedule(rounds: int, clients: int, cohort: int, busiest: int, most: int | None) -> None:
+    """Raises InfeasiblePlan if the busiest client would take part in more than `most` rounds."""
+    if min(rounds, clients, cohort, busiest, 1 if most is None else most) < 1 or cohort > clients:
         raise ValueError(
             f"rounds = {rounds}, clients = {clients}, clients_per_round = {cohort}, max_rounds_per_client = "
             f"{most}: all must be at least 1, and a cohort no larger than all clients"
         )
-    needed = -(-rounds * cohort // clients)
-    if most is not None and needed > most:
-        nearest = clients * most // cohort
+    if rounds * cohort > clients * busiest or busiest > rounds:
+        raise ValueError(f"rounds_per_client is {busiest}; no such schedule has {rounds} rounds of {cohort}")
+    if most is not None and busiest > most:
         raise InfeasiblePlan(
             f"{rounds} rounds of {cohort} clients need {rounds * cohort} participations; "
             f"{clients} clients of at most {most} rounds each have {clients * most}",
-            f"rounds = {nearest}, or max_rounds_per_client = {needed}",
+            f"rounds = {clients * most // cohort}, or max_rounds_per_client = {busiest}",
         )
-    return needed
 
 
 def _parameters(
@@ -251,7 +251,7 @@ class _Sizing:
 
 
 def _useful_dimension(noise: NoisePlan, rounds: int, cohort: int, mean_weight: float) -> float:
-    """How many coordinates all rounds together lift above the noise that is really added when all are present.
+    """How many coordinates all rounds together lift above the noise that is added when all are present.
 
     rounds * (survivors * mean weight)^2 / z^2, if clipped updates agree in direction: an upper bound.
     """
