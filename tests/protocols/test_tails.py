@@ -1,0 +1,89 @@
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import hypergeom
+
+from protocols import tails
+
+
+def test_the_published_example_has_degree_42_and_threshold_21_or_22():
+    assert tails.smallest_degree(100, 20, 20) == (42, 21, 22)
+
+
+@pytest.mark.parametrize(("n", "corrupt", "dropped"), [(100, 20, 20), (256, 13, 25), (1000, 100, 100)])
+def test_the_chosen_numbers_meet_the_bounds_by_another_library(n, corrupt, dropped):
+    degree, least, most = tails.smallest_degree(n, corrupt, dropped)
+    assert n * hypergeom.sf(least - 1, n - 1, corrupt, degree) <= 2.0**-41
+    assert n * hypergeom.sf(least - 2, n - 1, corrupt, degree) > 2.0**-41
+    assert n * hypergeom.sf(degree - most, n - 1, dropped, degree) <= 2.0**-30
+    assert n * hypergeom.sf(degree - most - 1, n - 1, dropped, degree) > 2.0**-30
+    # Two disjoint runs of k/2 neighbours, all among the corrupt and dropped ones: a hypergeometric point.
+    cut = hypergeom.pmf(degree, n, corrupt + dropped, degree)
+    assert n * (n - degree - 1) / 2 * cut <= 2.0**-41
+
+
+@pytest.mark.parametrize(("n", "corrupt", "dropped"), [(100, 20, 20), (256, 13, 25), (1000, 100, 100)])
+def test_no_smaller_degree_would_do(n, corrupt, dropped):
+    degree, _, _ = tails.smallest_degree(n, corrupt, dropped)
+    for smaller in range(2, degree, 2):
+        fits = [
+            t
+            for t in range(2, smaller + 1)
+            if tails.private(n, corrupt, dropped, smaller, t)
+            and n * hypergeom.sf(smaller - t, n - 1, dropped, smaller) <= 2.0**-30
+        ]
+        assert not fits
+
+
+def test_tails_equal_those_of_another_library():
+    for least in range(12):
+        ways, total = tails.tail(60, 17, 11, least)
+        assert ways / total == pytest.approx(hypergeom.sf(least - 1, 60, 17, 11), rel=1e-10)
+
+
+def test_simulated_rings_agree_with_the_tail_of_corrupt_neighbours():
+    """Small enough numbers that the event happens: 20,000 rings, frequency within 4 standard errors."""
+    n, corrupt, degree, least, trials = 40, 10, 8, 5, 20_000
+    rng = np.random.default_rng(7)
+    marked = rng.permuted(np.tile(np.arange(n) < corrupt, (trials, 1)), axis=1)
+    around = [*range(1, degree // 2 + 1), *range(n - degree // 2, n)]
+    frequency = (marked[:, around].sum(axis=1) >= least)[~marked[:, 0]].mean()
+    # Given that the client itself is honest, the others hold all the corrupt ones.
+    ways, total = tails.tail(n - 1, corrupt, degree, least)
+    p = ways / total
+    assert abs(frequency - p) < 4 * math.sqrt(p * (1 - p) / (trials * (1 - corrupt / n)))
+
+
+def test_simulated_rings_fall_apart_no_more_often_than_the_bound_says():
+    n, bad, degree, trials = 24, 12, 6, 20_000
+    rng = np.random.default_rng(8)
+    alive = rng.permuted(np.tile(np.arange(n) >= bad, (trials, 1)), axis=1)
+    broken = np.mean([not connected(row, degree) for row in alive])
+    bound = n * (n - degree - 1) / 2 * math.comb(bad, degree) / math.comb(n, degree)
+    assert 0 < broken < bound
+
+
+def connected(alive, degree):
+    n, start = len(alive), int(np.argmax(alive))
+    seen, todo = {start}, [start]
+    while todo:
+        place = todo.pop()
+        for step in range(1, degree // 2 + 1):
+            for other in ((place + step) % n, (place - step) % n):
+                if alive[other] and other not in seen:
+                    seen.add(other)
+                    todo.append(other)
+    return len(seen) == alive.sum()
+
+
+def test_where_every_degree_is_too_small_none_is_named():
+    assert tails.smallest_degree(12, 5, 5) is None
+
+
+def test_odd_or_complete_degrees_are_not_private():
+    degree, least, _ = tails.smallest_degree(256, 13, 25)
+    assert tails.private(256, 13, 25, degree, least)
+    assert not tails.private(256, 13, 25, degree + 1, least)
+    assert not tails.private(256, 13, 25, 255, least)
+    assert not tails.private(256, 13, 25, degree, degree + 1)
