@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from scipy.special import log_ndtr
+from scipy.special import log_ndtr  # type: ignore[import-untyped]  # scipy ships no types
 
 from fgrpo_secure.privacy.discrete_gaussian import TABLE_DISTANCE
 

@@ -51,7 +51,7 @@ def sign(checkpoint: Checkpoint, signer: Signer) -> str:
     for name in (signer.name, checkpoint.origin):
         if not name or any(character.isspace() or character == "+" for character in name):
             raise ValueError(f"{name!r} must not be empty nor contain spaces or '+'")
-    blob = _key_id(signer.name, signer.public) + signer.sign(checkpoint.text.encode())
+    blob = key_id(signer.name, signer.public) + signer.sign(checkpoint.text.encode())
     return f"{checkpoint.text}\n{_DASH}{signer.name} {base64.b64encode(blob).decode()}\n"
 
 
@@ -70,7 +70,7 @@ def _signed(line: str, text: str, name: str, public: bytes) -> bool:
         return False
     try:
         blob = base64.b64decode(line.rsplit(" ", 1)[1], validate=True)
-        if blob[:4] != _key_id(name, public):
+        if blob[:4] != key_id(name, public):
             return False
         Ed25519PublicKey.from_public_bytes(public).verify(blob[4:], text.encode())
     except (InvalidSignature, binascii.Error):
@@ -89,5 +89,6 @@ def _parse(text: str) -> Checkpoint:
     return Checkpoint(lines[0], int(lines[1]), root)
 
 
-def _key_id(name: str, public: bytes) -> bytes:
+def key_id(name: str, public: bytes) -> bytes:
+    """The four bytes that tell a note's signature keys apart."""
     return hashlib.sha256(name.encode() + b"\n" + _ED25519 + public).digest()[:4]

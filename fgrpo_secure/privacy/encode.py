@@ -119,12 +119,12 @@ def to_ring(
         raise ValueError("the clipped update does not have this lattice's dimension and clip norm")
     if len(scores) != lattice.scores:
         raise ValueError(f"{len(scores)} scores; this lattice has {lattice.scores}")
+    bound = lattice.integer_bound
+    if not np.max(np.abs(clipped.values)) <= clipped.bound:  # false for NaN too, which has no integer
+        return EncodedVector(np.zeros(lattice.length, np.int64), bound)
     exact = np.empty(lattice.length)
     np.multiply(clipped.values, lattice.scale, out=exact[: lattice.dimension])
     exact[lattice.dimension :] = [_coordinate(score, lattice) for score in scores]
-    bound = lattice.integer_bound
-    if not np.max(np.abs(exact)) <= bound:  # also false for NaN, whose conversion to integers means nothing
-        return EncodedVector(np.zeros(lattice.length, np.int64), bound)
     for attempt in range(ATTEMPTS):
         rounded = _round_at_random(exact, rounding.bytes(KEY_BYTES, "rounding", attempt))
         if within(rounded, bound):

@@ -42,7 +42,6 @@ CREATE TRIGGER IF NOT EXISTS never_replace BEFORE INSERT ON entry
             AND owner = NEW.owner AND session = NEW.session AND phase = NEW.phase)
     BEGIN SELECT RAISE(ABORT, 'ledger entries are only ever appended'); END;
 """
-COLUMNS = "position, session, phase, content, budget, spent, frontier"
 
 
 class LedgerError(ValueError):
@@ -106,15 +105,15 @@ class Ledgers:
 
     def last_row(self, owner: str) -> Row | None:
         """The owner's newest row."""
-        query = f"SELECT {COLUMNS} FROM entry WHERE owner = ? ORDER BY position DESC LIMIT 1"
+        query = "SELECT * FROM entry WHERE owner = ? ORDER BY position DESC LIMIT 1"
         found = self._db.execute(query, (owner,)).fetchone()
-        return None if found is None else Row.load(owner, found)
+        return None if found is None else Row.load(found)
 
     def row_of(self, owner: str, session: bytes, phase: Phase) -> Row | None:
         """The owner's row of one phase of a session, if it was reached."""
-        query = f"SELECT {COLUMNS} FROM entry WHERE owner = ? AND session = ? AND phase = ?"
+        query = "SELECT * FROM entry WHERE owner = ? AND session = ? AND phase = ?"
         found = self._db.execute(query, (owner, session.hex(), phase)).fetchone()
-        return None if found is None else Row.load(owner, found)
+        return None if found is None else Row.load(found)
 
     def open_sessions(self, owner: str) -> tuple[bytes, ...]:
         """The owner's sessions with an intent and no end, oldest first."""
@@ -127,12 +126,12 @@ class Ledgers:
 
     def rows(self, owner: str) -> Iterator[Row]:
         """All rows of an owner, oldest first."""
-        query = f"SELECT {COLUMNS} FROM entry WHERE owner = ? ORDER BY position"
-        return (Row.load(owner, found) for found in self._db.execute(query, (owner,)))
+        query = "SELECT * FROM entry WHERE owner = ? ORDER BY position"
+        return (Row.load(found) for found in self._db.execute(query, (owner,)))
 
     def append(self, row: Row) -> None:
         """Write a row that the caller derived from `last_row` within the same transaction."""
-        self._db.execute(f"INSERT INTO entry (owner, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row.dump())
+        self._db.execute("INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row.dump())
 
 
 class Ledger:

@@ -76,9 +76,9 @@ class Row:
         )
 
     @staticmethod
-    def load(owner: str, columns: tuple[int, str, int, bytes, str, str, bytes]) -> "Row":
+    def load(columns: tuple[str, int, str, int, bytes, str, str, bytes]) -> "Row":
         """The inverse of `dump`."""
-        position, session, phase, content, budget, spent, nodes = columns
+        owner, position, session, phase, content, budget, spent, nodes = columns
         frontier = tuple(
             nodes[start : start + merkle.HASH_BYTES] for start in range(0, len(nodes), merkle.HASH_BYTES)
         )

@@ -201,10 +201,9 @@ class _Sizing:
         """The smallest noise that keeps within `epsilon`, or the claim of `noise_multiplier`."""
         if (epsilon is None) == (noise_multiplier is None):
             raise ValueError("give exactly one of epsilon and noise_multiplier")
-        if noise_multiplier is not None:
-            noise = self._noise(noise_multiplier)
+        if epsilon is None:
+            noise = self._noise(noise_multiplier or 0.0)
             return noise, self._claim(noise, self.participations * noise.charge)
-        assert epsilon is not None
         if not 0 < epsilon < math.inf:
             raise ValueError(f"epsilon is {epsilon:g}; it must be above 0 and finite")
         largest = self._largest_epsilon()
@@ -275,7 +274,8 @@ def _verdict(dimension: int, useful: float | None, claim: Claim | None) -> str:
 def _warnings(clients: int, claim: Claim | None) -> tuple[str, ...]:
     if claim is None or claim.delta * clients < 1:
         return ()
-    return (
+    warning = (
         f"delta = {claim.delta:g} is not below 1 / clients = {1 / clients:.3g}: "
-        "it would allow one client's data to be published outright",
+        "it would allow one client's data to be published outright"
     )
+    return (warning,)
