@@ -1,0 +1,28 @@
+"""Tasks, data and rewards: what clients train on and what everybody is measured on.
+
+Also the tiny base model that ships with the package (`base_model/`, made by `make_base_model.py`).
+"""
+
+from fgrpo_secure.tasks.evaluation import evaluation_reward, evaluation_set, evaluation_sets
+from fgrpo_secure.tasks.files import Row, UnusableData
+from fgrpo_secure.tasks.procedural import TASKS, Problem, Task, problems, split_of
+from fgrpo_secure.tasks.rewards import BUILT_IN, is_correct, reward_of
+from fgrpo_secure.tasks.sources import Source, open_source
+
+__all__ = [
+    "BUILT_IN",
+    "TASKS",
+    "Problem",
+    "Row",
+    "Source",
+    "Task",
+    "UnusableData",
+    "evaluation_reward",
+    "evaluation_set",
+    "evaluation_sets",
+    "is_correct",
+    "open_source",
+    "problems",
+    "reward_of",
+    "split_of",
+]

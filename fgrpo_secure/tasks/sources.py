@@ -1,0 +1,74 @@
+"""Where a client's prompts come from: a procedural task or a JSON Lines file.
+
+A batch depends on (seed, client, owner, round, step) alone, never on what was asked before, so that a resumed
+run meets the same prompts. Rows are the owner's secret: nothing here prints or logs them.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from fgrpo_secure.config import Client
+from fgrpo_secure.tasks.draws import Draws
+from fgrpo_secure.tasks.files import Row, UnusableData, read_rows
+from fgrpo_secure.tasks.procedural import Problem, Task, named
+from fgrpo_secure.tasks.rewards import BUILT_IN
+
+
+class Source(Protocol):
+    """One owner's prompts."""
+
+    def batch(self, round: int, step: int, count: int) -> list[Row]:
+        """`count` rows with the same columns, "prompt" among them; steps -1, -2, ... are extra batches."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSource:
+    """Problems of one task's training split, drawn independently."""
+
+    task: Task
+    difficulty: int
+    label: tuple[str | int, ...] = field(repr=False)
+
+    def batch(self, round: int, step: int, count: int) -> list[Row]:
+        draws = Draws(*self.label, round, step)
+        return [row_of(self.task.problem(draws, self.difficulty, "train")) for _ in range(count)]
+
+
+@dataclass(frozen=True, slots=True)
+class FileSource:
+    """Rows of a file, shuffled anew in every round; in a round none repeats before the file is used up."""
+
+    rows: list[Row] = field(repr=False)
+    label: tuple[str | int, ...] = field(repr=False)
+
+    def batch(self, round: int, step: int, count: int) -> list[Row]:
+        order = list(range(len(self.rows)))
+        Draws(*self.label, round).shuffle(order)
+        return [self.rows[order[place % len(order)]] for place in range(step * count, (step + 1) * count)]
+
+
+def open_source(client: Client, seed: int, index: int) -> Source:
+    """The prompts of owner number `index` of a [[client]] table.
+
+    Every owner of a file reads the whole file in its own order. Raises UnusableData for a file, or a task's
+    name, that cannot be used.
+    """
+    label = ("source", seed, client.name, index)
+    if client.data is not None:
+        return FileSource(read_rows(client.data, needs=_columns_of(client.reward)), label)
+    try:
+        task = named(str(client.task))
+    except ValueError as problem:
+        raise UnusableData(f"client {client.name!r}: {problem}") from None
+    return TaskSource(task, client.difficulty, label)
+
+
+def row_of(problem: Problem) -> Row:
+    """A problem as the row that rewards see."""
+    return {"prompt": problem.prompt, "answer": problem.answer}
+
+
+def _columns_of(reward: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    specs = (reward,) if isinstance(reward, str) else reward or ()
+    return ("answer",) if any(spec in BUILT_IN for spec in specs) else ()
