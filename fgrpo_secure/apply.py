@@ -62,9 +62,7 @@ class ServerOptimizer:
         self._settings = settings
         self._states: dict[str, dict[str, torch.Tensor]] = {}
 
-    def step(
-        self, vector: NDArray[np.float64], mean: NDArray[np.float64], factors: str
-    ) -> NDArray[np.float64]:
+    def step(self, vector: NDArray[np.float64], mean: NDArray[np.float64], factors: str) -> NDArray[np.float64]:
         """The vector after one step; both of shape (d,)."""
         parameter = torch.nn.Parameter(torch.from_numpy(vector.copy()))
         optimizer = self._build(parameter)
@@ -82,11 +80,7 @@ class ServerOptimizer:
 
     def state(self) -> dict[str, torch.Tensor]:
         """Everything a checkpoint needs, as named tensors."""
-        return {
-            f"{factors}.{key}": value
-            for factors, state in self._states.items()
-            for key, value in state.items()
-        }
+        return {f"{factors}.{key}": value for factors, state in self._states.items() for key, value in state.items()}
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
         """Continue from what `state` returned."""

@@ -4,13 +4,15 @@ The server's word counts for nothing here. Thresholds are `protocols.member`'s p
 the unit, the shape of the vector, the noise, the room in the ring, and what the round costs at its worst.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from pydantic import ValidationError
 
-from fgrpo_secure.privacy import accounting, encode, noise
-from fgrpo_secure.privacy.encode import Lattice
+from fgrpo_secure.privacy import discrete_gaussian, encode
+from fgrpo_secure.privacy.accounting import round_mu_squared
+from fgrpo_secure.privacy.encode import IntArray, Lattice
+from fgrpo_secure.privacy.noise import MIN_SHARE_VARIANCE, NoisedVector
 from fgrpo_secure.round_settings import RoundSettings
 from protocols.errors import Refused
 from protocols.member import Limits
@@ -26,7 +28,15 @@ class Admitted:
 
     settings: RoundSettings
     lattice: Lattice
+    colluders: int
     charge: Fraction
+
+    def settled(self, survivors: int) -> Fraction:
+        """mu squared at the noise that `survivors` clients really added, `colluders` of which may be known."""
+        if self.settings.unit == "none":
+            return Fraction(0)
+        total = (survivors - self.colluders) * self.settings.share_variance
+        return round_mu_squared(self.lattice.integer_bound, total)
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,12 @@ class ClientPolicy:
     def limits(self, last_round: int) -> Limits:
         """The demands on thresholds, for the protocol."""
         return Limits(
-            self.adversary, self.max_corrupt, self.max_dropout, self.min_cohort, self.min_survivors, last_round
+            self.adversary,
+            self.max_corrupt,
+            self.max_dropout,
+            self.min_cohort,
+            self.min_survivors,
+            last_round,
         )
 
     def admit(self, plan: RoundPlan, dimension: int) -> Admitted:
@@ -51,34 +66,37 @@ class ClientPolicy:
 
         `dimension` counts the adapter coordinates that this client really trains in the plan's round.
         """
-        try:
-            settings = RoundSettings.decode(plan.settings)
-        except ValidationError as problem:
-            raise Refused(f"the plan's settings are not usable: {problem.error_count()} errors") from None
+        settings = _settings(plan)
         if settings.unit != self.unit:
             raise Refused(f"the plan protects unit {settings.unit!r}, this client wants {self.unit!r}")
         if dict(plan.vectors) != {"update": dimension, "scores": SCORES}:
             raise Refused("the plan's vectors are not this client's update and scores")
         lattice = Lattice.build(dimension, settings.clip_norm, SCORES)
-        if settings.unit == "none":
-            if settings.share_variance != 0:
-                raise Refused("the plan asks for noise without a privacy unit")
-            charge = Fraction(0)
-        else:
-            charge = accounting.charge(lattice, settings.share_variance, plan.floor - plan.colluders)
-        needed = encode.required_ring_bits(lattice, len(plan.cohort), settings.share_variance)
+        variance = settings.share_variance
+        if (settings.unit == "none") != (variance == 0):
+            raise Refused(f"a noise variance of {variance} does not fit the privacy unit {settings.unit!r}")
+        if variance and not MIN_SHARE_VARIANCE <= variance <= discrete_gaussian.MAX_VARIANCE:
+            raise Refused(f"a noise variance of {variance} is outside what this client can add")
+        largest_noise = discrete_gaussian.largest_sample(variance) if variance else 0
+        needed = encode.required_ring_bits(lattice, len(plan.cohort), largest_noise)
         if plan.ring_bits < needed:
             raise Refused(f"{plan.ring_bits} ring bits could overflow; {needed} cannot")
-        return Admitted(settings, lattice, charge)
-
-    def settled(self, admitted: Admitted, plan: RoundPlan, survivors: int) -> Fraction:
-        """The charge at the noise that `survivors` clients really added."""
-        if admitted.settings.unit == "none":
-            return Fraction(0)
-        honest = survivors - plan.colluders
-        return accounting.charge(admitted.lattice, admitted.settings.share_variance, honest)
+        admitted = Admitted(settings, lattice, plan.colluders, Fraction(0))
+        return replace(admitted, charge=admitted.settled(plan.floor))
 
 
-def vectors(values: noise.NoisedVector, dimension: int) -> dict[str, noise.IntegerArray]:
+def vectors(noised: NoisedVector, dimension: int) -> dict[str, IntArray]:
     """The protocol's named vectors of one contribution: the update's coordinates, then the scores'."""
-    return {"update": values.values[:dimension], "scores": values.values[dimension:]}
+    return {"update": noised.values[:dimension], "scores": noised.values[dimension:]}
+
+
+def training_round(plan: RoundPlan) -> int:
+    """The training round that a plan is for; Refused if its settings cannot be read."""
+    return _settings(plan).training_round
+
+
+def _settings(plan: RoundPlan) -> RoundSettings:
+    try:
+        return RoundSettings.decode(plan.settings)
+    except ValidationError as problem:
+        raise Refused(f"the plan's settings are not usable: {problem.error_count()} errors") from None

@@ -14,7 +14,7 @@ from fgrpo_secure.gain import Baseline
 from fgrpo_secure.owner import Owner, UnusableRound
 from fgrpo_secure.privacy import clip, encode, noise
 from fgrpo_secure.privacy.clip import Update
-from fgrpo_secure.privacy.encode import Lattice, Score
+from fgrpo_secure.privacy.encode import EncodedVector, Lattice, Score
 from fgrpo_secure.privacy.noise import NoisedVector
 from fgrpo_secure.round_settings import RoundSettings
 
@@ -25,8 +25,8 @@ class Contribution:
 
     vector: NoisedVector = field(repr=False)
     baseline: Baseline = field(repr=False)
+    seconds_rollouts: float
     seconds_training: float
-    seconds_privacy: float
 
 
 def contribute(
@@ -39,30 +39,46 @@ def contribute(
     A failure that depends on data contributes zero and the full noise share: nobody can tell.
     """
     started = entropies.processor_time()
+    learned = _learn(policy, owner, settings, past)  # rollouts -> rewards -> GRPO steps -> update, gain, weight
+    trained = entropies.processor_time() - started
+    clipped = clip.to_norm(learned.update, settings.clip_norm).times(learned.weight)
+    encoded = encode.to_ring(
+        clipped, scores(learned.gain, learned.weight, settings), lattice, entropy.child("rounding")
+    )
+    noised = _noised(encoded, settings, entropy.child("noise"))
+    return Contribution(noised, learned.baseline, learned.seconds_rollouts, trained)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What an owner's data came to in this round. Secret."""
+
+    update: Update = field(repr=False)
+    gain: float = field(repr=False)
+    weight: float = field(repr=False)
+    baseline: Baseline = field(repr=False)
+    seconds_rollouts: float
+
+
+def _learn(policy: Policy, owner: Owner, settings: RoundSettings, past: Baseline) -> Learned:
+    """Local training and the relative gain; nothing at all, with the weight of no gain, if the data is unusable."""
     weighting = settings.weighting
     try:
-        trained = owner.train(policy, settings)  # rollouts -> rewards -> GRPO steps
-        update = Update(trained.update)
-        relative = gain.relative_gain(trained.observation, past, weighting)
-        weight = gain.weight(relative, weighting)
-        baseline = past.updated(trained.observation, weighting.baseline_decay)
+        trained = owner.train(policy, settings)
     except UnusableRound as reason:
         owner.note(settings, reason)
-        update, relative, weight, baseline = (
-            Update.zero(lattice.dimension),
-            0.0,
-            gain.reference_weight(weighting),
-            past,
-        )
-    trained_at = entropies.processor_time()
-    clipped = clip.to_norm(update, settings.clip_norm).times(weight)
-    encoded = encode.to_ring(clipped, scores(relative, weight, settings), lattice, entropy.child("rounding"))
-    noised = (
-        noise.no_noise(encoded)
-        if settings.unit == "none"
-        else noise.add_share(encoded, settings.share_variance, entropy.child("noise"))
-    )
-    return Contribution(noised, baseline, trained_at - started, entropies.processor_time() - trained_at)
+        zero = Update.zero(policy.dimension(settings.training_round))
+        return Learned(zero, 0.0, gain.reference_weight(weighting), past, 0.0)
+    relative = gain.relative_gain(trained.observation, past, weighting)
+    baseline = past.updated(trained.observation, weighting.baseline_decay)
+    weight = gain.weight(relative, weighting)
+    return Learned(Update(trained.update), relative, weight, baseline, trained.seconds_rollouts)
+
+
+def _noised(encoded: EncodedVector, settings: RoundSettings, entropy: Entropy) -> NoisedVector:
+    if settings.unit == "none":
+        return noise.no_noise(encoded)
+    return noise.add_share(encoded, settings.share_variance, entropy)
 
 
 def scores(relative: float, weight: float, settings: RoundSettings) -> tuple[Score, Score]:

@@ -33,9 +33,7 @@ class Run(Section):
 
 
 class Model(Section):
-    path: str = Field(
-        "builtin", description="Hugging Face causal LM folder or hub id; 'builtin' is the shipped one"
-    )
+    path: str = Field("builtin", description="Hugging Face causal LM folder or hub id; 'builtin' is the shipped one")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: str = "cpu"
 
@@ -43,9 +41,7 @@ class Model(Section):
 class Adapter(Section):
     rank: Count = 4
     alpha: Positive = 8.0
-    targets: tuple[str, ...] = Field(
-        ("down_proj",), min_length=1, description="module names that get LoRA factors"
-    )
+    targets: tuple[str, ...] = Field(("down_proj",), min_length=1, description="module names that get LoRA factors")
     factors: Literal["ffa", "alternate", "full"] = Field(
         "ffa",
         description="'ffa' trains and sends B only; 'alternate' B in even rounds, A in odd ones; 'full' both",
@@ -71,9 +67,7 @@ class Grpo(Section):
     scale_rewards: Literal["group", "batch", "none"] = "group"
     epsilon: Positive = 0.2
     epsilon_high: Positive | None = Field(None, description="upper clip; default: epsilon")
-    beta: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="weight of the KL to the model without adapter"
-    )
+    beta: Annotated[float, Field(ge=0)] = Field(0.0, description="weight of the KL to the model without adapter")
     importance_sampling_level: Literal["token", "sequence"] = "token"
     num_iterations: Count = 1
     learning_rate: Positive = 4e-3
@@ -112,17 +106,11 @@ class Client(Section):
 
 
 class Evaluation(Section):
-    data: str = Field(
-        "tasks", description="'tasks': the public evaluation set of the clients' tasks; or a JSONL file"
-    )
-    reward: str | None = Field(
-        None, description="reward of the evaluation file: 'module:function' or built-in"
-    )
+    data: str = Field("tasks", description="'tasks': the public evaluation set of the clients' tasks; or a JSONL file")
+    reward: str | None = Field(None, description="reward of the evaluation file: 'module:function' or built-in")
     prompts: Count = Field(100, description="held-out problems per task")
     samples: Count = Field(4, description="sampled completions per problem")
-    every: Annotated[int, Field(ge=0)] = Field(
-        5, description="rounds between evaluations; 0: first and last only"
-    )
+    every: Annotated[int, Field(ge=0)] = Field(5, description="rounds between evaluations; 0: first and last only")
 
 
 class Weighting(Section):
@@ -144,9 +132,7 @@ class Weighting(Section):
 
 class Privacy(Section):
     unit: Literal["client", "none"] = "client"
-    epsilon: Positive | None = Field(
-        None, description="budget against the server; give this or noise_multiplier"
-    )
+    epsilon: Positive | None = Field(None, description="budget against the server; give this or noise_multiplier")
     noise_multiplier: Positive | None = None
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     clip_norm: Positive = Field(1.0, description="L2 bound of one client's update in one round")
@@ -162,9 +148,7 @@ class Privacy(Section):
 class Aggregation(Section):
     mode: Literal["secure"] = "secure"
     adversary: Literal["honest_but_curious", "lying_server"] = "honest_but_curious"
-    max_corrupt: Fraction01 = Field(
-        0.05, description="fraction of the roster that may collude with the server"
-    )
+    max_corrupt: Fraction01 = Field(0.05, description="fraction of the roster that may collude with the server")
     max_dropout: Fraction01 = Field(0.1, description="fraction of a cohort whose loss a round survives")
 
 
@@ -176,9 +160,7 @@ class Server(Section):
 
 class Engine(Section):
     kind: Literal["embedded"] = "embedded"
-    processes: Annotated[int, Field(ge=1, le=64)] = Field(
-        1, description="worker processes that hold the clients"
-    )
+    processes: Annotated[int, Field(ge=1, le=64)] = Field(1, description="worker processes that hold the clients")
     faults: dict[FaultKey, Fraction01] = Field(
         default_factory=dict,
         description="step -> probability that a message is lost there; also step.duplicate and step.corrupt",

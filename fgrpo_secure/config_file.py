@@ -25,9 +25,7 @@ class ConfigError(ValueError):
 def presets() -> list[str]:
     """Names of the configurations that ship with the package."""
     folder = resources.files("fgrpo_secure") / "presets"
-    return sorted(
-        entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")
-    )
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
 def load(source: str, overrides: Iterable[str] = ()) -> Config:
@@ -115,9 +113,7 @@ def _anchor_paths(table: dict[str, Any], folder: Path | None) -> None:
         return
     clients = table.get("client", [])
     holders = [("model", "path"), ("adapter", "init_from"), ("evaluation", "data")]
-    entries = (
-        [(entry, "data") for entry in clients if isinstance(entry, dict)] if isinstance(clients, list) else []
-    )
+    entries = [(entry, "data") for entry in clients if isinstance(entry, dict)] if isinstance(clients, list) else []
     entries += [(table[section], key) for section, key in holders if isinstance(table.get(section), dict)]
     for entry, key in entries:
         value = entry.get(key)

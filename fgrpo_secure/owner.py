@@ -6,7 +6,6 @@ nothing but noise, so that nobody can tell.
 """
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fgrpo_secure import gain
+from fgrpo_secure import entropy, gain
 from fgrpo_secure.adapters import Policy
 from fgrpo_secure.config import Client
 from fgrpo_secure.grpo import local_update, rewards, rollouts
 from fgrpo_secure.grpo.local_update import PromptGroups
+from fgrpo_secure.grpo.rewards import RewardFunction
 from fgrpo_secure.grpo.rollouts import PromptTooLong
 from fgrpo_secure.round_settings import RoundSettings
 from fgrpo_secure.tasks import Source, UnusableData, open_source, reward_of
-
-RewardFunction = Callable[..., list[float | None]]
 
 
 class UnusableRound(ValueError):
@@ -37,6 +35,7 @@ class Trained:
 
     update: NDArray[np.float64] = field(repr=False)
     observation: gain.Observation = field(repr=False)
+    seconds_rollouts: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -53,31 +52,34 @@ class Owner:
     def train(self, policy: Policy, settings: RoundSettings) -> Trained:
         """Local GRPO from the model as received. Raises UnusableRound."""
         first: list[NDArray[np.float64]] = []
+        seconds: list[float] = []
 
         def next_groups(step: int) -> PromptGroups:
+            started = entropy.processor_time()
             groups = self._groups(policy, settings, step)
             if step == 0:
                 first.append(self._gain_rewards(policy, settings, groups))
+            seconds.append(entropy.processor_time() - started)
             return groups
 
         try:
-            update = local_update.run(
-                policy, next_groups, settings.grpo, settings.training_round, settings.local_steps
-            )
+            update = local_update.run(policy, next_groups, settings.grpo, settings.training_round, settings.local_steps)
         except (rewards.RewardError, UnusableData, PromptTooLong) as problem:
             raise UnusableRound(str(problem)) from None
         if not np.isfinite(update).all():
             raise UnusableRound("local training diverged: the update is not finite")
-        return Trained(update, gain.observe(first[0]))
+        return Trained(update, gain.observe(first[0]), sum(seconds))
 
     def note(self, settings: RoundSettings, reason: UnusableRound) -> None:
         """Tell the owner, and only the owner, why its round was empty."""
-        with self.log.open("a") as file:
-            file.write(f"round {settings.training_round}: {reason}\n")
+        self.write_log(f"round {settings.training_round}: {reason}")
 
-    def _gain_rewards(
-        self, policy: Policy, settings: RoundSettings, groups: PromptGroups
-    ) -> NDArray[np.float64]:
+    def write_log(self, line: str) -> None:
+        """Add a line to the log that only this owner reads."""
+        with self.log.open("a") as file:
+            file.write(line + "\n")
+
+    def _gain_rewards(self, policy: Policy, settings: RoundSettings, groups: PromptGroups) -> NDArray[np.float64]:
         """Rewards that measure R: those of `gain_prompts` prompts, the first step's if that is enough."""
         wanted = settings.weighting.gain_prompts or settings.grpo.prompts_per_step
         missing = wanted - settings.grpo.prompts_per_step
@@ -86,9 +88,7 @@ class Owner:
         extra = self._groups(policy, settings, -1, missing)
         return np.concatenate([groups.rewards, extra.rewards])
 
-    def _groups(
-        self, policy: Policy, settings: RoundSettings, step: int, count: int | None = None
-    ) -> PromptGroups:
+    def _groups(self, policy: Policy, settings: RoundSettings, step: int, count: int | None = None) -> PromptGroups:
         rows = self.source.batch(settings.training_round, step, count or settings.grpo.prompts_per_step)
         prompts = [str(row["prompt"]) for row in rows]
         columns = {key: [row[key] for row in rows] for key in rows[0] if key != "prompt"}
@@ -127,9 +127,18 @@ def make_owners(clients: tuple[Client, ...], seed: int, wanted: set[int], folder
     return owners
 
 
+def names(clients: tuple[Client, ...]) -> list[str]:
+    """The owners' names, by id."""
+    return [_name(client, index) for client in clients for index in range(client.count)]
+
+
+def _name(client: Client, index: int) -> str:
+    return client.name if client.count == 1 else f"{client.name}-{index}"
+
+
 def _make_owner(client: Client, seed: int, index: int, owner_id: int, folder: Path) -> Owner:
     specs: tuple[Any, ...] = (client.reward,) if isinstance(client.reward, str) else client.reward or (None,)
-    name = client.name if client.count == 1 else f"{client.name}-{index}"
+    name = _name(client, index)
     return Owner(
         id=owner_id,
         name=name,

@@ -60,10 +60,18 @@ class OwnerStore:
             raise
         self._db.execute("COMMIT")
 
-    def identity_seed(self, owner: int, fresh: bytes) -> bytes:
-        """The owner's 32-byte identity seed: the stored one, or `fresh`, which is stored now."""
-        self._db.execute("INSERT OR IGNORE INTO identity VALUES (?, ?)", (owner, fresh))
+    def enrol(self, owner: int, seed: bytes) -> None:
+        """Store a new owner's 32-byte identity seed. AnswerConflict if it has one."""
+        try:
+            self._db.execute("INSERT INTO identity VALUES (?, ?)", (owner, seed))
+        except sqlite3.IntegrityError:
+            raise AnswerConflict(f"client {owner} has an identity already") from None
+
+    def identity_seed(self, owner: int) -> bytes:
+        """The owner's identity seed. KeyError if it was never enrolled."""
         row = self._db.execute("SELECT seed FROM identity WHERE owner = ?", (owner,)).fetchone()
+        if row is None:
+            raise KeyError(owner)
         return bytes(row[0])
 
     def last_round(self, identity: bytes) -> int:

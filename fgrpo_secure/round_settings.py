@@ -23,9 +23,7 @@ class RoundSettings(Section):
     weighting: Weighting
     unit: Literal["client", "none"]
     clip_norm: float = Field(gt=0)
-    share_variance: int = Field(
-        ge=0, description="lattice variance of each client's noise share; 0 without privacy"
-    )
+    share_variance: int = Field(ge=0, description="lattice variance of each client's noise share; 0 without privacy")
 
     def encode(self) -> bytes:
         """Canonical JSON: sorted keys, no spaces."""

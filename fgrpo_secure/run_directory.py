@@ -78,6 +78,10 @@ class RunDirectory:
         return self.root / "server.key"
 
     @property
+    def sessions(self) -> Path:
+        return self.root / "sessions"
+
+    @property
     def roster(self) -> Path:
         return self.root / "roster.bin"
 
@@ -90,6 +94,10 @@ class RunDirectory:
         if self.config.exists():
             raise RunDirectoryError(
                 f"{self.root} holds a run already; continue it with --resume {self.root} or choose another --out"
+            )
+        if self.owners.exists():
+            raise RunDirectoryError(
+                f"{self.owners} holds the clients of an earlier run; move it away or choose another --out"
             )
         self.root.mkdir(parents=True, exist_ok=True)
         write_durably(self.config, config_text.encode())
@@ -126,10 +134,11 @@ class RunDirectory:
         write_durably(self.summary, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
 
 
-def write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Replace `path` by `data` so that a crash leaves the old or the new content, never a part."""
     aside = path.with_name(f".writing-{path.name}")
-    with aside.open("wb") as file:
+    aside.unlink(missing_ok=True)
+    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

@@ -4,7 +4,6 @@ The server sees sums only. What it does to them is post-processing, so it costs 
 ledger before the round opens.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +14,11 @@ from fgrpo_secure.apply import ServerOptimizer, WeightedMean, denominator_kind, 
 from fgrpo_secure.client_policy import Admitted
 from fgrpo_secure.privacy import encode
 from protocols import drive
-from protocols.drive import Link, Recovered, Traffic
+from protocols.drive import Link, Traffic
 from protocols.identity import Identity, Verify
 from protocols.roster import Roster
+from protocols.server import Recovered
 from protocols.wire import RoundPlan
-
-OnStep = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
@@ -32,10 +30,10 @@ class Conclusion:
 
 
 def collect(
-    identity: Identity, plan: RoundPlan, roster: Roster, link: Link, verify: Verify, on_step: OnStep
+    identity: Identity, plan: RoundPlan, roster: Roster, link: Link, verify: Verify
 ) -> tuple[Recovered, Traffic]:
     """Run the protocol: the sums over the survivors, or an exception and nothing."""
-    return drive.conduct(identity, plan, roster, link, verify=verify, on_step=on_step)
+    return drive.conduct(identity, plan, roster, link, verify=verify)
 
 
 def conclude(

@@ -48,9 +48,7 @@ class WorkerProcess:
             str(count),
         ]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-        )
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
     def wait_until_ready(self) -> None:
         """Blocks while the process loads its model and opens its owners' stores."""
@@ -120,22 +118,23 @@ class Embedded:
         for host in self.hosts:
             host.close()
 
-    def recover(self) -> int:
-        """Close what a crash left open; how many owners had already sent a masked vector."""
-        replies = self._ask_all(Recover())
+    def recover(self, sessions: list[bytes]) -> int:
+        """Close what a crash left open; how many owners may have sent a masked vector in one of `sessions`."""
+        replies = self._ask_all(Recover(sessions))
         return sum(reply.masked for reply in replies if isinstance(reply, Recovered))
 
     def begin(self, adapter: bytes, attempt: int) -> None:
         """Hand every owner the model of the round; `attempt` is the session's number."""
         self.refusals.clear()
         self.attempt = attempt
-        for _ in self._ask_all(Begin(adapter)):
+        for _ in self._ask_all(Begin(adapter, attempt)):
             pass
 
     def finish(self) -> Costs:
         """What the round cost its owners."""
         costs = [reply for reply in self._ask_all(Finish()) if isinstance(reply, Costs)]
         return Costs(
+            rollouts_total=sum(cost.rollouts_total for cost in costs),
             training_total=sum(cost.training_total for cost in costs),
             training_slowest=max(cost.training_slowest for cost in costs),
             privacy_total=sum(cost.privacy_total for cost in costs),
@@ -145,9 +144,7 @@ class Embedded:
     def exchange(self, step: str, outgoing: Mapping[int, bytes]) -> Iterator[tuple[int, bytes]]:
         """Deliver one step's messages and yield the replies as they come; a lost one is simply missing."""
         requests = [
-            frames.Step(
-                step, {client: data for client, data in outgoing.items() if client % len(self.hosts) == index}
-            )
+            frames.Step(step, {client: data for client, data in outgoing.items() if client % len(self.hosts) == index})
             for index in range(len(self.hosts))
         ]
         for reply in self._ask(requests):

@@ -4,7 +4,7 @@ This is the engine's own plumbing inside one machine. The protocol's messages ar
 form in which they would cross a network.
 """
 
-from typing import BinaryIO
+from typing import IO
 
 import msgspec
 
@@ -12,9 +12,10 @@ MAX_FRAME = 1 << 31
 
 
 class Begin(msgspec.Struct, tag="begin", array_like=True, frozen=True):
-    """A round starts: the adapter to train from, as safetensors bytes."""
+    """Session number `attempt` starts: the adapter to train from, as safetensors bytes."""
 
     adapter: bytes
+    attempt: int
 
 
 class Step(msgspec.Struct, tag="step", array_like=True, frozen=True):
@@ -25,7 +26,9 @@ class Step(msgspec.Struct, tag="step", array_like=True, frozen=True):
 
 
 class Recover(msgspec.Struct, tag="recover", array_like=True, frozen=True):
-    """Close what a crash left open."""
+    """Close what a crash left open; `sessions` are those that the server has open."""
+
+    sessions: list[bytes]
 
 
 class Finish(msgspec.Struct, tag="finish", array_like=True, frozen=True):
@@ -41,15 +44,16 @@ class Answer(msgspec.Struct, tag="answer", array_like=True, frozen=True):
 
 
 class Recovered(msgspec.Struct, tag="recovered", array_like=True, frozen=True):
-    """How many owners had already sent a masked vector in the open session."""
+    """How many owners may have sent a masked vector in one of the server's open sessions."""
 
     masked: int
 
 
 class Costs(msgspec.Struct, tag="costs", array_like=True, frozen=True):
-    """Processor seconds of a round: sums and maxima over this host's owners. `privacy` is everything but training,
-    with the signature checks that the process shared among its owners counted once for each of them."""
+    """Processor seconds of a round: sums and maxima over this host's owners. Training includes rollouts; `privacy` is
+    everything else, with the signature checks that the process shared among its owners counted for each of them."""
 
+    rollouts_total: float = 0.0
     training_total: float = 0.0
     training_slowest: float = 0.0
     privacy_total: float = 0.0
@@ -74,26 +78,26 @@ _replies = msgspec.msgpack.Decoder(Reply)
 _encoder = msgspec.msgpack.Encoder()
 
 
-def write(stream: BinaryIO, frame: Request | Reply) -> None:
+def write(stream: IO[bytes], frame: Request | Reply) -> None:
     """Send one frame."""
     data = _encoder.encode(frame)
     stream.write(len(data).to_bytes(8, "little") + data)
     stream.flush()
 
 
-def read_request(stream: BinaryIO) -> Request | None:
+def read_request(stream: IO[bytes]) -> Request | None:
     """The next request; None when the other side has closed the pipe."""
     data = _read(stream)
     return None if data is None else _requests.decode(data)
 
 
-def read_reply(stream: BinaryIO) -> Reply | None:
+def read_reply(stream: IO[bytes]) -> Reply | None:
     """The next reply; None when the other side has closed the pipe."""
     data = _read(stream)
     return None if data is None else _replies.decode(data)
 
 
-def _read(stream: BinaryIO) -> bytes | None:
+def _read(stream: IO[bytes]) -> bytes | None:
     header = stream.read(8)
     if len(header) < 8:
         return None

@@ -22,7 +22,9 @@ class SharedVerifier:
 
     def __call__(self, public: bytes, label: str, payload: bytes, signature: bytes) -> None:
         key = hashlib.blake2b(
-            payload, digest_size=32, key=hashlib.sha256(b"/".join((public, label.encode(), signature))).digest()
+            payload,
+            digest_size=32,
+            key=hashlib.sha256(b"/".join((public, label.encode(), signature))).digest(),
         ).digest()
         if key in self._good:
             self._saved += 1

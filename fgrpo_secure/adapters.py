@@ -1,0 +1,184 @@
+"""LoRA factors and the flat vector of them that travels.
+
+'ffa' freezes the factors A, drawn from a public seed, and trains B alone: the mean of B times A is then the mean of
+the products. 'alternate' trains B in even rounds and A in odd ones, 'full' both at once.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file
+
+from fgrpo_secure.config import Adapter
+from fgrpo_secure.models import BaseModel, ModelError, state_digest
+
+FloatArray = NDArray[np.float64]
+
+
+class Policy:
+    """A base model with one LoRA adapter. Parameters are ordered by name, so that vectors mean the same everywhere."""
+
+    def __init__(self, base: BaseModel, model: Any, factors: str) -> None:
+        self.base = base
+        self.model = model
+        self.network = model.get_base_model()  # with the factors inside, without PEFT's outermost wrapper
+        self._kind = factors
+        self._layers: list[tuple[Any, str, Any]] = [
+            (parent, name, layer)
+            for parent in model.modules()
+            for name, layer in parent.named_children()
+            if isinstance(layer, LoraLayer)
+        ]
+        named = dict(model.named_parameters())
+        self._parameters = {name: named[name] for name in sorted(named) if "lora_" in name}
+
+    def factors(self, round_number: int) -> str:
+        """Which factors round `round_number` trains and sends: "A", "B" or "AB"."""
+        if self._kind == "full":
+            return "AB"
+        return "A" if self._kind == "alternate" and round_number % 2 else "B"
+
+    def trainable(self, round_number: int) -> list[torch.nn.Parameter]:
+        """The parameters that round `round_number` trains, in vector order; the others stop requiring gradients."""
+        chosen = self._chosen(round_number)
+        for name, parameter in self._parameters.items():
+            parameter.requires_grad_(name in chosen)
+        return list(chosen.values())
+
+    def dimension(self, round_number: int) -> int:
+        """Length of the vector of round `round_number`."""
+        return sum(parameter.numel() for parameter in self._chosen(round_number).values())
+
+    def get_vector(self, round_number: int) -> FloatArray:
+        """The factors of that round as a float64 vector, shape (dimension,)."""
+        flat = [parameter.detach().reshape(-1) for parameter in self._chosen(round_number).values()]
+        vector: FloatArray = torch.cat(flat).double().cpu().numpy()
+        return vector
+
+    def set_vector(self, round_number: int, vector: FloatArray) -> None:
+        """Overwrite the factors of that round; `vector` has shape (dimension,)."""
+        if vector.shape != (self.dimension(round_number),):
+            raise ValueError(f"a vector of shape {vector.shape}; this round's has ({self.dimension(round_number)},)")
+        position = 0
+        with torch.no_grad():
+            for parameter in self._chosen(round_number).values():
+                part = torch.from_numpy(vector[position : position + parameter.numel()])
+                parameter.copy_(part.reshape(parameter.shape))
+                position += parameter.numel()
+
+    def full_state(self) -> dict[str, torch.Tensor]:
+        """All factors by name."""
+        return {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+
+    def load_full_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Overwrite all factors. ValueError if names or shapes are not this adapter's."""
+        shapes = {name: tuple(parameter.shape) for name, parameter in self._parameters.items()}
+        if {name: tuple(tensor.shape) for name, tensor in state.items()} != shapes:
+            raise ValueError("the adapter's tensors do not have this model's names and shapes")
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                parameter.copy_(state[name])
+
+    def adapter_digest(self) -> bytes:
+        """32 bytes that name all factors as they are."""
+        return state_digest(self.full_state())
+
+    def frozen_digest(self) -> bytes:
+        """32 bytes that name the factors that no round trains."""
+        frozen = {k: v for k, v in self.full_state().items() if self._kind == "ffa" and "lora_A" in k}
+        return state_digest(frozen)
+
+    @contextmanager
+    def without_adapter(self) -> Iterator[None]:
+        """The base model alone: the reference of the KL term."""
+        with self._unwrapped():
+            yield
+
+    @contextmanager
+    def merged(self) -> Iterator[None]:
+        """The same function with the factors added into the weights: faster where no gradient is needed.
+
+        The weights are put aside and put back, not subtracted from: nothing drifts.
+        """
+        kept = [(layer.base_layer.weight, layer.base_layer.weight.data) for _, _, layer in self._layers]
+        try:
+            for (weight, data), (_, _, layer) in zip(kept, self._layers, strict=True):
+                weight.data = data + layer.get_delta_weight(layer.active_adapters[0])
+            with self._unwrapped():
+                yield
+        finally:
+            for weight, data in kept:
+                weight.data = data
+
+    @contextmanager
+    def _unwrapped(self) -> Iterator[None]:
+        """Plain layers in place of LoRA layers. PEFT's own switch would also turn gradients on for frozen factors."""
+        try:
+            for parent, name, layer in self._layers:
+                setattr(parent, name, layer.base_layer)
+            yield
+        finally:
+            for parent, name, layer in self._layers:
+                setattr(parent, name, layer)
+
+    def save(self, folder: Path) -> None:
+        """A PEFT adapter folder that `peft.PeftModel.from_pretrained` loads."""
+        self.model.save_pretrained(folder)
+
+    def _chosen(self, round_number: int) -> dict[str, torch.nn.Parameter]:
+        wanted = tuple(f"lora_{letter}" for letter in self.factors(round_number))
+        return {name: p for name, p in self._parameters.items() if any(part in name for part in wanted)}
+
+
+def attach(base: BaseModel, settings: Adapter, seed: int) -> Policy:
+    """A policy with fresh factors: A uniform as PEFT draws it, but from `seed` alone; B zero.
+
+    With `init_from` the factors of that PEFT folder. Raises ModelError if the model has none of the target modules.
+    """
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT divides by the rank: any number will do
+        target_modules=list(settings.targets),
+        lora_dropout=0.0,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        model: PeftModel = get_peft_model(base.model, config)
+    except ValueError:
+        raise ModelError(f"adapter.targets {list(settings.targets)} names no module of this model") from None
+    model.eval()
+    policy = Policy(base, model, settings.factors)
+    policy.load_full_state(_initial(policy, seed))
+    if settings.init_from is not None:
+        policy.load_full_state(_read(settings.init_from))
+    return policy
+
+
+def _initial(policy: Policy, seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    state = policy.full_state()
+    for name in sorted(state):
+        if "lora_A" in name:
+            bound = state[name].shape[1] ** -0.5
+            fresh = torch.empty(state[name].shape).uniform_(-bound, bound, generator=generator)
+            state[name] = fresh.to(state[name])
+        else:
+            state[name] = torch.zeros_like(state[name])
+    return state
+
+
+def _read(folder: str) -> dict[str, torch.Tensor]:
+    path = Path(folder) / "adapter_model.safetensors"
+    if not path.is_file():
+        raise ModelError(f"adapter.init_from {folder!r} is not a PEFT adapter folder: it has no {path.name}")
+    return {
+        name.replace("lora_A.weight", "lora_A.default.weight").replace("lora_B.weight", "lora_B.default.weight"): tensor
+        for name, tensor in load_file(path).items()
+    }

@@ -1,0 +1,28 @@
+"""The command line, `fgrpo`. Exit codes: 0 done, 1 a check failed (a budget, an engine), 2 unusable input."""
+
+import sys
+
+import typer
+
+from fgrpo_secure.cli.demo import demo
+from fgrpo_secure.cli.plan import plan
+from fgrpo_secure.cli.run import run
+
+app = typer.Typer(
+    name="fgrpo",
+    help="Federated GRPO with secure aggregation and differential privacy.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command()(run)
+app.command()(plan)
+app.command()(demo)
+
+
+def main() -> None:
+    """Entry point of the `fgrpo` script."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit("interrupted; continue with `fgrpo run --resume DIR`")

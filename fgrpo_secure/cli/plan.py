@@ -1,0 +1,29 @@
+"""`fgrpo plan`: what a configuration costs, and whether it can learn, before anything runs."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from fgrpo_secure import adapters, config_file, models, run_plan
+from fgrpo_secure.cli.errors import one_sentence
+
+
+def plan(
+    config: Annotated[str, typer.Argument(help="Preset name or TOML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say what a run would cost and guarantee. Exit 2 if it cannot be, naming the nearest that can."""
+    with one_sentence():
+        loaded = config_file.load(config, overrides or [])
+        policy = adapters.attach(models.load(loaded.model), loaded.adapter, loaded.run.seed)
+        facts = run_plan.plan(loaded, policy.dimension(0)).facts()
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2, allow_nan=False))
+        return
+    width = max(map(len, facts))
+    for key, value in facts.items():
+        typer.echo(f"{key:{width}}  {'-' if value is None or value == [] else value}")

@@ -1,0 +1,38 @@
+"""`fgrpo run`: a whole federation, from a configuration to a run directory."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fgrpo_secure import config_file, training
+from fgrpo_secure.cli.errors import one_sentence
+from fgrpo_secure.cli.progress import Progress
+from fgrpo_secure.config_file import ConfigError
+from fgrpo_secure.run_directory import RunDirectory
+
+RESUME_KEEPS = "a resumed run keeps its own configuration; drop CONFIG, --set and --out"
+
+
+def run(
+    config: Annotated[str | None, typer.Argument(help="Preset name or TOML file. Default: quickstart.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/<run.name>.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue the run in this directory.")] = None,
+) -> None:
+    """Train one adapter over all clients of a configuration."""
+    with one_sentence(), Progress(Console(stderr=True)) as progress:
+        if resume is not None:
+            if config is not None or overrides or out is not None:
+                raise ConfigError(RESUME_KEEPS)
+            directory = RunDirectory(resume)
+            directory.require()
+            training.resume(directory, progress)
+        else:
+            loaded = config_file.load(config or "quickstart", overrides or [])
+            directory = RunDirectory(out or Path("runs") / loaded.run.name)
+            training.start(loaded, directory, progress)
+    typer.echo(f"{directory.root}: adapter/, summary.json, metrics.jsonl, ledger.sqlite")

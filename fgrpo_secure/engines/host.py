@@ -1,0 +1,120 @@
+"""A host: some owners of a federation, their model and their stores, in one process.
+
+Answers the engine's requests. What a message says is between an owner's seat and the server; the host commits a
+chunk of owners' durable state before any of their replies leaves.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load
+
+from fgrpo_secure import adapters, enrolment, entropy, models, run_plan
+from fgrpo_secure.adapters import Policy
+from fgrpo_secure.config import Config
+from fgrpo_secure.engines.frames import Answer, Begin, Costs, Finish, Recover, Recovered, Reply, Request
+from fgrpo_secure.engines.frames import Step as StepRequest
+from fgrpo_secure.engines.seat import Book, Seat
+from fgrpo_secure.engines.signatures import SharedVerifier
+from fgrpo_secure.models import BaseModel
+from fgrpo_secure.owner import make_owners
+from fgrpo_secure.run_directory import RunDirectory
+from protocols.errors import ProtocolError, Refused
+from protocols.identity import Identity
+from protocols.member import Member
+from protocols.wire import Step
+
+CHUNK = 16  # owners per commit: few commits, and uploads still leave as they are made
+
+
+class Host:
+    """The owners of one process. `handle` is its only way in once it is open."""
+
+    def __init__(self, base: BaseModel, policy: Policy, book: Book) -> None:
+        self._base = base
+        self._policy = policy
+        self._book = book
+        self._seats: dict[int, Seat] = {}
+        self._context: dict[str, bytes] = {}
+        self._verify = SharedVerifier()
+
+    @staticmethod
+    def open(directory: RunDirectory, config: Config, index: int, count: int) -> "Host":
+        """Host `index` of `count`: loads the model, the roster and the stores of its owners."""
+        torch.set_num_threads(1)  # tiny models lose more to threads than they gain
+        base = models.load(config.model)
+        policy = adapters.attach(base, config.adapter, config.run.seed)
+        host = Host(base, policy, Book.open(directory, index))
+        ids = set(range(index, config.clients_total, count))
+        host._seat_owners(directory, config, ids, directory.owners / f"host-{index}")
+        return host
+
+    def close(self) -> None:
+        """Close the stores."""
+        self._book.close()
+
+    def handle(self, request: Request) -> Iterator[Reply]:
+        """Answer one request of the engine."""
+        match request:
+            case Begin():
+                self._begin(request)
+            case StepRequest():
+                yield from self._step(Step(request.step), request.messages)
+            case Finish():
+                yield self._costs()
+            case Recover():
+                with self._book.transaction():
+                    masked = sum(seat.recover(request.sessions) for seat in self._seats.values())
+                yield Recovered(masked)
+
+    def _seat_owners(self, directory: RunDirectory, config: Config, ids: set[int], folder: Path) -> None:
+        roster, pins = enrolment.roster(directory), enrolment.pins(directory)
+        plan = run_plan.plan(config, self._policy.dimension(0))
+        source = entropy.from_kind(config.run.entropy, config.run.seed).child("owners")
+        demands = run_plan.demands(config, plan)
+        for owner in make_owners(config.client, config.run.seed, ids, folder).values():
+            identity = Identity.from_seed(self._book.store.identity_seed(owner.id))
+            member = Member(owner.id, identity, roster, pins.server, demands.limits(-1), self._verify)
+            self._seats[owner.id] = Seat(
+                owner,
+                demands,
+                member,
+                self._book,
+                None if plan.claim is None else plan.claim.budget,
+                source.child(owner.id),
+                self._verify,
+                lambda: self._context,
+            )
+
+    def _begin(self, request: Begin) -> None:
+        self._policy.load_full_state(load(request.adapter))
+        self._context = run_plan.context(self._base, self._policy)
+        self._verify.forget()
+        with self._book.transaction():
+            for seat in self._seats.values():
+                seat.begin(request.attempt)
+
+    def _step(self, step: Step, messages: Mapping[int, bytes]) -> Iterator[Answer]:
+        clients = sorted(messages)
+        for start in range(0, len(clients), CHUNK):
+            chunk = clients[start : start + CHUNK]
+            with self._book.transaction():
+                answers = [self._answer(step, client, messages[client]) for client in chunk]
+            yield from (answer for answer in answers if answer is not None)
+
+    def _answer(self, step: Step, client: int, message: bytes) -> Answer | None:
+        """One owner's answer; None where it keeps silent because somebody cheated."""
+        try:
+            return Answer(client, self._seats[client].handle(step, message, self._policy))
+        except Refused as refusal:
+            return Answer(client, None, refusal.reason)
+        except ProtocolError as problem:
+            self._seats[client].complain(problem)
+            return None
+
+    def _costs(self) -> Costs:
+        seats = self._seats.values()
+        training, privacy = [s.training_seconds for s in seats], [s.privacy_seconds for s in seats]
+        rollouts = sum(seat.rollouts_seconds for seat in seats)
+        return Costs(rollouts, sum(training), max(training), sum(privacy), max(privacy))

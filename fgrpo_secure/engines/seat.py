@@ -1,0 +1,164 @@
+"""One owner's place in a host: its protocol client, its policy, its ledger, and the order in which they act.
+
+announce: the plan is admitted and charged before any noise of the round is drawn.
+mask:     the owner trains and contributes; the vector goes into the mask.
+unmask:   a quorum has signed who survived; the charge settles at the noise those really added.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+
+from fgrpo_secure import client_policy, client_round, entropy
+from fgrpo_secure.adapters import Policy
+from fgrpo_secure.client_policy import Admitted, ClientPolicy
+from fgrpo_secure.client_round import Contribution
+from fgrpo_secure.engines.signatures import SharedVerifier
+from fgrpo_secure.enrolment import owner_store
+from fgrpo_secure.entropy import Entropy
+from fgrpo_secure.owner import Owner
+from fgrpo_secure.owner_store import OwnerStore
+from fgrpo_secure.privacy.accounting import BudgetExceeded
+from fgrpo_secure.privacy.encode import IntArray
+from fgrpo_secure.privacy.ledger import Ledger, Ledgers
+from fgrpo_secure.run_directory import RunDirectory
+from protocols import wire
+from protocols.drive import ClientDriver
+from protocols.errors import ProtocolError, Refused
+from protocols.member import Member
+from protocols.wire import RoundPlan, SignedPlan, Step
+
+
+@dataclass(frozen=True)
+class Book:
+    """The durable files of one host's owners: protocol state and budget ledgers."""
+
+    store: OwnerStore
+    ledgers: Ledgers
+
+    @staticmethod
+    def open(directory: RunDirectory, host: int) -> "Book":
+        """The files of host number `host`."""
+        path = owner_store(directory, host)
+        return Book(OwnerStore(path), Ledgers(path.with_name("ledgers.sqlite")))
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Everything written inside is on disk afterwards. Ledgers first: a crash between the two over-charges."""
+        with self.store.transaction(), self.ledgers.transaction():
+            yield
+
+    def close(self) -> None:
+        """Close both files."""
+        self.store.close()
+        self.ledgers.close()
+
+
+class Seat:
+    """See the module. One seat serves its owner for a whole run; `budget` is None without differential privacy."""
+
+    def __init__(
+        self,
+        owner: Owner,
+        policy: ClientPolicy,
+        member: Member,
+        book: Book,
+        budget: Fraction | None,
+        source: Entropy,
+        verify: SharedVerifier,
+        context: Callable[[], Mapping[str, bytes]],
+    ) -> None:
+        self._owner = owner
+        self._policy = policy
+        self._identity = member.identity.public
+        self._store = book.store
+        self._ledger: Ledger | None = None if budget is None else book.ledgers.open(owner.id, budget)
+        self._source = source
+        self._verify = verify
+        self._driver = ClientDriver(member, book.store, self._random, context)
+        self._reset(0)
+
+    def begin(self, attempt: int) -> None:
+        """Forget the round before; `attempt` numbers the session that comes."""
+        self._store.forget_sessions(self._identity)
+        self._reset(attempt)
+
+    def _reset(self, attempt: int) -> None:
+        self._attempt, self._calls = attempt, 0
+        self._plan: RoundPlan | None = None
+        self._admitted: Admitted | None = None
+        self._contribution: Contribution | None = None
+        self.rollouts_seconds = 0.0
+        self.training_seconds = 0.0
+        self.privacy_seconds = 0.0
+
+    def handle(self, step: Step, message: bytes, policy: Policy) -> bytes:
+        """The owner's answer to one message. Raises Refused (public reasons) or blames somebody."""
+        started, trained = entropy.processor_time(), self.training_seconds
+        reply = self._driver.handle(step, message, lambda plan: self._contribute(plan, policy))
+        if step is Step.ANNOUNCE:
+            self._accept(wire.decode(SignedPlan, message, wire.MAX_PLAN).plan, policy)
+        elif step is Step.UNMASK:
+            self._settle()
+        elapsed = entropy.processor_time() - started - (self.training_seconds - trained)
+        self.privacy_seconds += elapsed + self._verify.saved_seconds()
+        return reply
+
+    def complain(self, problem: ProtocolError) -> None:
+        """Note in the owner's own log why it keeps silent."""
+        self._owner.write_log(f"session {self._attempt}: {problem}")
+
+    def recover(self, sessions: Sequence[bytes]) -> bool:
+        """Close what a crash left open: refunded unless a masked vector may have left.
+
+        Whether one may have left in any of the server's open `sessions`, settled here or not.
+        """
+        if self._ledger is not None:
+            for session in self._ledger.open_sessions():
+                self._ledger.abort(session, refund=not self._masked(session))
+        return any(self._masked(session) for session in sessions)
+
+    def _masked(self, session: bytes) -> bool:
+        return self._store.reply(self._identity, session, Step.MASK) is not None
+
+    def _accept(self, plan: RoundPlan, policy: Policy) -> None:
+        """The driver has checked signature, roster and thresholds; here the privacy side agrees, and pays."""
+        dimension = policy.dimension(client_policy.training_round(plan))
+        admitted = self._policy.admit(plan, dimension)
+        session = wire.session_of(plan)
+        if self._ledger is not None and not self._ledger.is_open(session):
+            try:
+                self._ledger.intent(session, plan.round, admitted.charge)
+            except BudgetExceeded:
+                raise Refused("the privacy budget does not cover this round") from None
+        self._plan, self._admitted = plan, admitted
+
+    def _contribute(self, plan: RoundPlan, policy: Policy) -> Mapping[str, IntArray]:
+        admitted = self._admitted
+        if admitted is None or plan != self._plan:
+            raise Refused("no plan was accepted for this session")
+        training_round = admitted.settings.training_round
+        past = self._store.baseline_before(self._owner.id, training_round)
+        source = self._source.child("session", plan.round)
+        contribution = client_round.contribute(policy, self._owner, admitted.settings, admitted.lattice, past, source)
+        self._contribution = contribution
+        self.rollouts_seconds += contribution.seconds_rollouts
+        self.training_seconds += contribution.seconds_training
+        return client_policy.vectors(contribution.vector, admitted.lattice.dimension)
+
+    def _settle(self) -> None:
+        """A quorum signed who survived: only now may the charge go down to the noise that is really there."""
+        settled, admitted, contribution = self._driver.settled, self._admitted, self._contribution
+        if settled is None or admitted is None or contribution is None:
+            return
+        survivors = len(settled.survivors)
+        if self._ledger is not None and self._ledger.is_open(settled.session):
+            self._ledger.settle(settled.session, survivors, admitted.settled(survivors))
+        self._store.put_baseline(self._owner.id, admitted.settings.training_round, contribution.baseline)
+        self._contribution = None
+
+    def _random(self, count: int) -> bytes:
+        """Fresh bytes for the protocol; every call has a label of its own."""
+        self._calls += 1
+        return self._source.bytes(count, "protocol", self._attempt, self._calls)

@@ -1,0 +1,108 @@
+"""Local training: a few optimiser steps on fresh rollouts, and what they changed.
+
+A plain loop of our own, so that nothing outside a step's groups enters its gradient. The policy comes back as it was.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fgrpo_secure.adapters import Policy
+from fgrpo_secure.config import Grpo
+from fgrpo_secure.grpo.advantages import group_advantages
+from fgrpo_secure.grpo.objective import objective
+from fgrpo_secure.grpo.rollouts import Rollouts
+
+
+@dataclass(frozen=True)
+class PromptGroups:
+    """Rollouts with their rewards, shape (prompts, completions). Secret."""
+
+    rollouts: Rollouts = field(repr=False)
+    rewards: NDArray[np.float64] = field(repr=False)
+
+
+def run(
+    policy: Policy,
+    next_groups: Callable[[int], PromptGroups],
+    settings: Grpo,
+    round_number: int,
+    local_steps: int,
+) -> NDArray[np.float64]:
+    """The change of the round's factors, shape (dimension,), after `local_steps` steps from the model as received.
+
+    `next_groups(step)` samples with the policy as it is then. The optimiser starts afresh in every round.
+    """
+    received = policy.get_vector(round_number)
+    parameters = policy.trainable(round_number)
+    optimizer = _optimizer(parameters, settings)
+    try:
+        for step in range(local_steps):
+            _learn(policy, parameters, optimizer, next_groups(step), settings)
+        return policy.get_vector(round_number) - received
+    finally:
+        policy.set_vector(round_number, received)
+        for parameter in parameters:
+            parameter.grad = None
+
+
+def completion_logp(policy: Policy, rollouts: Rollouts, temperature: float) -> torch.Tensor:
+    """Log-probability of every completion token at `temperature`, shape (sequences, tokens)."""
+    width = rollouts.ids.shape[1]
+    attention = torch.cat([rollouts.prompt_mask, rollouts.mask], dim=1)
+    logits = policy.network(
+        input_ids=torch.cat([rollouts.prompt_ids, rollouts.ids], dim=1),
+        attention_mask=attention,
+        position_ids=(attention.cumsum(1) - 1).clamp(min=0),
+        use_cache=False,
+        logits_to_keep=width + 1,
+    ).logits[:, -(width + 1) : -1]
+    scaled = logits.float() / temperature
+    chosen = scaled.gather(-1, rollouts.ids.unsqueeze(-1)).squeeze(-1)
+    logp: torch.Tensor = chosen - scaled.logsumexp(dim=-1)
+    return logp
+
+
+def _learn(
+    policy: Policy,
+    parameters: list[torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    groups: PromptGroups,
+    settings: Grpo,
+) -> None:
+    rollouts = groups.rollouts
+    rewards = torch.from_numpy(groups.rewards)
+    advantages = group_advantages(rewards, settings.scale_rewards).reshape(-1).float().to(rollouts.ids.device)
+    mask = rollouts.mask.float()
+    if settings.mask_truncated_completions:
+        mask = mask * (~rollouts.truncated).unsqueeze(1)
+    old, reference = _fixed_logp(policy, rollouts, settings)
+    for _ in range(settings.num_iterations):
+        logp = completion_logp(policy, rollouts, settings.temperature)
+        loss = objective(logp, logp.detach() if old is None else old, reference, advantages, mask, settings)
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = gradient
+        if settings.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+        optimizer.step()
+
+
+def _fixed_logp(policy: Policy, rollouts: Rollouts, settings: Grpo) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """(old log-probabilities if several iterations need them, reference ones if there is a KL term)."""
+    old = reference = None
+    with torch.no_grad():
+        if settings.num_iterations > 1:
+            old = completion_logp(policy, rollouts, settings.temperature)
+        if settings.beta > 0:
+            with policy.without_adapter():
+                reference = completion_logp(policy, rollouts, settings.temperature)
+    return old, reference
+
+
+def _optimizer(parameters: list[torch.nn.Parameter], settings: Grpo) -> torch.optim.Optimizer:
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=settings.learning_rate)
+    return torch.optim.Adam(parameters, lr=settings.learning_rate)

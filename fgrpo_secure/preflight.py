@@ -1,0 +1,30 @@
+"""What can be refused before a run is refused here: data, rewards, prompts that do not fit, plans that cannot be.
+
+After a client has accepted a round, a failure that depends on its data must not show; so this is the time to see it.
+"""
+
+from fgrpo_secure import run_plan
+from fgrpo_secure.adapters import Policy
+from fgrpo_secure.config import Config
+from fgrpo_secure.examination import Examination
+from fgrpo_secure.grpo.rollouts import check_prompts
+from fgrpo_secure.tasks import TASKS, UnusableData, open_source, reward_of
+from fgrpo_secure.tasks.sources import FileSource
+
+SAMPLED_PROMPTS = 64  # of a procedural task, whose prompts are all alike
+
+
+def check(config: Config, policy: Policy, examination: Examination) -> None:
+    """Raises UnusableData, RewardError, PromptTooLong, Infeasible or InfeasiblePlan."""
+    run_plan.plan(config, policy.dimension(0))
+    length = config.grpo.max_completion_length
+    for client in config.client:
+        if client.task is not None and client.task not in TASKS:
+            raise UnusableData(f"client {client.name!r} has task {client.task!r}; allowed are {', '.join(TASKS)}")
+        for spec in (client.reward,) if client.reward is None or isinstance(client.reward, str) else client.reward:
+            reward_of(client, spec)
+        source = open_source(client, config.run.seed, 0)
+        rows = source.rows if isinstance(source, FileSource) else source.batch(0, 0, SAMPLED_PROMPTS)
+        check_prompts(policy, [str(row["prompt"]) for row in rows], length)
+    for rows in examination.problems.values():
+        check_prompts(policy, [str(row["prompt"]) for row in rows], length)

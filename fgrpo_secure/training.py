@@ -1,0 +1,106 @@
+"""A whole run at the server: open the federation, conduct its rounds, keep what they released, sum up.
+
+`start` and `resume` are the two ways in. Everything that outlives a crash is in the run directory: after round r the
+checkpoint holds the adapter, and the ledger what was charged, open sessions included.
+"""
+
+from contextlib import closing
+from typing import Protocol
+
+from fgrpo_secure import adapters, checkpoint, config_file, enrolment, entropy, models, owner, preflight
+from fgrpo_secure.config import Config
+from fgrpo_secure.engines.embedded import Embedded
+from fgrpo_secure.examination import Examination
+from fgrpo_secure.federation import Federation, RoundResult, SessionFailed
+from fgrpo_secure.privacy.accounting import BudgetExceeded
+from fgrpo_secure.run_directory import RoundMetrics, RunDirectory
+from fgrpo_secure.run_record import RunRecord
+
+ATTEMPTS = 3  # sessions that one training round may take before the run stops
+
+
+class RunStopped(RuntimeError):
+    """The run cannot go on; what it finished so far is in its directory."""
+
+
+class Observer(Protocol):
+    """Who watches a run: a terminal, or nobody."""
+
+    def say(self, line: str) -> None: ...
+
+    def started(self, name: str, rounds: int, done: int) -> None: ...
+
+    def step(self, step: str, done: int, total: int) -> None: ...
+
+    def finished_round(self, metrics: RoundMetrics) -> None: ...
+
+
+def start(config: Config, directory: RunDirectory, observer: Observer) -> None:
+    """Run `config` from the beginning into `directory`. Everything that can be refused is refused before round one.
+
+    Raises the errors of unusable input (see `fgrpo_secure.cli.errors`), BudgetExceeded or RunStopped.
+    """
+    base = models.load(config.model)
+    policy = adapters.attach(base, config.adapter, config.run.seed)
+    examination = Examination.prepare(config)
+    preflight.check(config, policy, examination)
+    source = entropy.from_kind(config.run.entropy, config.run.seed)
+    directory.create(config_file.dump(config))
+    enrolment.enrol(directory, config, owner.names(config.client), source.child("enrolment"))
+    with closing(Embedded.start(directory, config)) as engine:
+        _run(Federation.open(config, directory, base, policy, engine), examination, RunRecord(), observer)
+
+
+def resume(directory: RunDirectory, observer: Observer) -> None:
+    """Continue the run in `directory` after its newest checkpoint. An open round is lost, and paid for if it leaked."""
+    config = config_file.load(str(directory.config))
+    base = models.load(config.model)
+    policy = adapters.attach(base, config.adapter, config.run.seed)
+    examination = Examination.prepare(config)
+    with closing(Embedded.start(directory, config)) as engine:
+        federation = Federation.open(config, directory, base, policy, engine)
+        federation.recover()
+        record = RunRecord()
+        found = checkpoint.latest(directory.checkpoints)
+        if found is not None:
+            policy.load_full_state(found.adapter)
+            federation.optimizer.load(found.optimizer)
+            record = RunRecord.load(found.progress)
+        directory.drop_metrics_after(record.rounds_done)
+        _run(federation, examination, record, observer)
+
+
+def _run(federation: Federation, examination: Examination, record: RunRecord, observer: Observer) -> None:
+    config, directory = federation.config, federation.directory
+    observer.started(config.run.name, config.federation.rounds, record.rounds_done)
+    if record.initial is None:
+        record.initial = examination.take(federation.policy)
+        observer.say(f"before training: {record.initial.describe()}")
+    while record.rounds_done < config.federation.rounds:
+        started = entropy.stopwatch()
+        try:
+            result, failed = _conduct(federation, record.rounds_done, observer)
+        except BudgetExceeded as refusal:
+            observer.say(f"stopped after round {record.rounds_done}: {refusal}")
+            record.stopped = "budget spent"
+            break
+        record.rounds_done += 1
+        exam = examination.take(federation.policy) if examination.due(record.rounds_done) else None
+        metrics = record.add(result, failed, exam, federation.epsilon_spent(), entropy.stopwatch() - started)
+        directory.append_metrics(metrics)
+        checkpoint.save(directory.checkpoints, record.checkpoint(federation.policy, federation.optimizer))
+        observer.finished_round(metrics)
+    if record.final is None or record.stopped:
+        record.final = examination.take(federation.policy)
+    federation.policy.save(directory.adapter)
+    directory.write_summary(record.summary(federation))
+
+
+def _conduct(federation: Federation, training_round: int, observer: Observer) -> tuple[RoundResult, int]:
+    """The result of a round and how many of its sessions failed before."""
+    for failed in range(ATTEMPTS):
+        try:
+            return federation.conduct(training_round, observer.step), failed
+        except SessionFailed as problem:
+            observer.say(f"round {training_round + 1}: a session failed: {problem}")
+    raise RunStopped(f"round {training_round + 1} failed {ATTEMPTS} times; continue later with --resume")
