@@ -53,9 +53,7 @@ class Filter:
     def of_mu(mu_budget: float | Fraction) -> "Filter":
         """The filter for a total of `mu_budget`, whose square is taken exactly."""
         if not 0 < mu_budget <= LARGEST_MU:
-            raise ValueError(
-                f"a mu budget is {float(mu_budget):g}; it must be above 0 and at most {LARGEST_MU:g}"
-            )
+            raise ValueError(f"a mu budget is {float(mu_budget):g}; it must be above 0 and at most {LARGEST_MU:g}")
         return Filter(Fraction(mu_budget) ** 2)
 
     def charge(self, mu_squared: Fraction, owner: str = "this client") -> "Filter":

@@ -92,9 +92,7 @@ def sample(gaussian: AliasTable, count: int, key: bytes) -> IntArray:
     return samples
 
 
-def pick(
-    gaussian: AliasTable, words: NDArray[np.uint32], coins: NDArray[np.uint64], ties: Keystream
-) -> IntArray:
+def pick(gaussian: AliasTable, words: NDArray[np.uint32], coins: NDArray[np.uint64], ties: Keystream) -> IntArray:
     """The samples of these words and coins; a coin equal to its threshold's top asks `ties` for the rest."""
     cell = (words & np.uint32((1 << gaussian.cell_bits) - 1)).astype(np.int64)
     top = gaussian.top[cell]

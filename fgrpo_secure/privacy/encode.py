@@ -104,9 +104,7 @@ def rounded_norm_bound(radius: float, length: int) -> int:
     return math.ceil(min(always, usually))
 
 
-def to_ring(
-    clipped: ClippedUpdate, scores: Sequence[Score], lattice: Lattice, rounding: Entropy
-) -> EncodedVector:
+def to_ring(clipped: ClippedUpdate, scores: Sequence[Score], lattice: Lattice, rounding: Entropy) -> EncodedVector:
     """The update and its scores as integers, rounded up or down at random so that the mean is exact.
 
     **Claim** L2 sensitivity at most `lattice.integer_bound` under replace-with-zero, over all coordinates
@@ -133,9 +131,7 @@ def to_ring(
     return EncodedVector(truncated if within(truncated, bound) else np.zeros_like(truncated), bound)
 
 
-def from_ring(
-    total: IntArray, lattice: Lattice, score_ranges: Sequence[tuple[float, float]], count: int
-) -> DecodedSum:
+def from_ring(total: IntArray, lattice: Lattice, score_ranges: Sequence[tuple[float, float]], count: int) -> DecodedSum:
     """The sums over `count` clients, from the sum of their encoded vectors, shape (d + scores,)."""
     if total.shape != (lattice.length,) or len(score_ranges) != lattice.scores:
         raise ValueError("the sum or the score ranges do not have this lattice's length")
@@ -191,9 +187,7 @@ def required_ring_bits(lattice: Lattice, cohort: int, largest_noise: int) -> int
     largest = cohort * (lattice.integer_bound + largest_noise)
     bits = max(MIN_RING_BITS, largest.bit_length() + 1)  # largest < 2^(bits - 1)
     if bits > MAX_RING_BITS:
-        raise ValueError(
-            f"the sum of {cohort} vectors needs {bits} ring bits; at most {MAX_RING_BITS} are allowed"
-        )
+        raise ValueError(f"the sum of {cohort} vectors needs {bits} ring bits; at most {MAX_RING_BITS} are allowed")
     return bits
 
 

@@ -79,9 +79,7 @@ class Row:
     def load(columns: tuple[str, int, str, int, bytes, str, str, bytes]) -> "Row":
         """The inverse of `dump`."""
         owner, position, session, phase, content, budget, spent, nodes = columns
-        frontier = tuple(
-            nodes[start : start + merkle.HASH_BYTES] for start in range(0, len(nodes), merkle.HASH_BYTES)
-        )
+        frontier = tuple(nodes[start : start + merkle.HASH_BYTES] for start in range(0, len(nodes), merkle.HASH_BYTES))
         sums = Filter(Fraction(budget), Fraction(spent))
         return Row(owner, position, session, Phase(phase), content, sums, frontier)
 
@@ -89,9 +87,7 @@ class Row:
 def budget(owner: str, before: Row | None, amount: Fraction) -> Row:
     """The row that sets the budget: the first one, or a change of it."""
     spent = Fraction(0) if before is None else before.filter.spent
-    return _row(
-        owner, before, "", Phase.NONE, {"kind": "budget", "budget": _text(amount)}, Filter(amount, spent)
-    )
+    return _row(owner, before, "", Phase.NONE, {"kind": "budget", "budget": _text(amount)}, Filter(amount, spent))
 
 
 def intent(before: Row, session: bytes, round_number: int, charge: Fraction, facts: Facts) -> Row:
@@ -104,9 +100,7 @@ def intent(before: Row, session: bytes, round_number: int, charge: Fraction, fac
 def settled(before: Row, opened: Row, survivors: int, charge: Fraction, facts: Facts) -> Row:
     """The row that lowers a session's charge to what it really cost; ValueError if not within it."""
     if not 0 < charge <= opened.charge:
-        raise ValueError(
-            f"a session settles at {charge}; it must be above 0 and at most the {opened.charge} charged"
-        )
+        raise ValueError(f"a session settles at {charge}; it must be above 0 and at most the {opened.charge} charged")
     if survivors < 1:
         raise ValueError(f"survivors is {survivors}; a settled session has at least 1")
     fields = {"kind": "settled", "session": opened.session, "survivors": survivors, "charge": _text(charge)}
@@ -131,9 +125,7 @@ def replay(owner: str, before: Row | None, intents: MutableMapping[str, Row], co
     if before is None:
         raise ValueError("the first entry sets no budget")
     if kind == "intent":
-        row = intent(
-            before, bytes.fromhex(entry["session"]), entry["round"], Fraction(entry["charge"]), entry["facts"]
-        )
+        row = intent(before, bytes.fromhex(entry["session"]), entry["round"], Fraction(entry["charge"]), entry["facts"])
         if intents.setdefault(entry["session"], row) is not row:
             raise ValueError("a session is charged twice")
         return row
@@ -149,9 +141,7 @@ def canonical(entry: Mapping[str, object]) -> bytes:
     return json.dumps(entry, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
 
-def _row(
-    owner: str, before: Row | None, session: str, phase: Phase, fields: Mapping[str, object], sums: Filter
-) -> Row:
+def _row(owner: str, before: Row | None, session: str, phase: Phase, fields: Mapping[str, object], sums: Filter) -> Row:
     position = 0 if before is None else before.position + 1
     content = canonical({"version": VERSION, "owner": owner, "position": position, **fields})
     frontier = _extended(() if before is None else before.frontier, position, merkle.leaf_hash(content))

@@ -174,9 +174,7 @@ def _check_schedule(rounds: int, clients: int, cohort: int, busiest: int, most: 
         )
 
 
-def _parameters(
-    adversary: Adversary, clients: int, cohort: int, corrupt: float, dropout: float
-) -> Parameters:
+def _parameters(adversary: Adversary, clients: int, cohort: int, corrupt: float, dropout: float) -> Parameters:
     try:
         return params.derive(adversary, clients, cohort, corrupt, dropout)
     except params.Infeasible as error:
@@ -208,9 +206,7 @@ class _Sizing:
             raise ValueError(f"epsilon is {epsilon:g}; it must be above 0 and finite")
         largest = self._largest_epsilon()
         if epsilon > largest:
-            raise InfeasiblePlan(
-                f"epsilon = {epsilon:g} cannot be stated at this delta", f"epsilon = {largest:g}"
-            )
+            raise InfeasiblePlan(f"epsilon = {epsilon:g} cannot be stated at this delta", f"epsilon = {largest:g}")
         mu = self.slack.mu(epsilon, self.delta)
         noise = self._noise(math.sqrt(self.participations) / mu * (1 + 1e-12))
         return noise, self._claim(noise, Fraction(mu) ** 2)

@@ -46,9 +46,7 @@ def test_an_update_that_is_not_finite_anywhere_becomes_zero(bad):
     assert not to_norm(Update(np.array([1.0, bad, 0.1])), 1.0).values.any()
 
 
-@pytest.mark.parametrize(
-    ("size", "clip_norm"), [(1.7e308, 1.0), (5e-324, 1.0), (1e-320, 1e-100), (1e300, 1e-100)]
-)
+@pytest.mark.parametrize(("size", "clip_norm"), [(1.7e308, 1.0), (5e-324, 1.0), (1e-320, 1e-100), (1e300, 1e-100)])
 def test_huge_and_denormal_updates_neither_overflow_nor_vanish(size, clip_norm):
     clipped = to_norm(Update(np.full(3, size)), clip_norm).values
     expected = min(size, clip_norm / 3**0.5)

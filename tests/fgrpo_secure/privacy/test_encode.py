@@ -34,11 +34,7 @@ def test_the_bound_is_that_of_the_joint_vector_and_ignores_the_clip_norm(dimensi
     usually = math.sqrt(
         radius**2 + length / 4 + math.sqrt(2 * math.log(math.e**0.5)) * (radius + math.sqrt(length) / 2)
     )
-    assert (
-        Lattice.build(dimension, 1.0).integer_bound
-        == bound
-        == math.ceil(min(usually, radius + math.sqrt(length)))
-    )
+    assert Lattice.build(dimension, 1.0).integer_bound == bound == math.ceil(min(usually, radius + math.sqrt(length)))
     assert Lattice.build(dimension, 37.5).integer_bound == bound
 
 
@@ -128,9 +124,7 @@ def test_two_long_updates_contribute_in_the_ratio_of_their_weights(entropy):
     lattice = Lattice.build(1000, 1.0)
     update = Update(np.random.default_rng(5).normal(size=1000))
     light, heavy = (
-        to_ring(clip.to_norm(update, 1.0).times(weight), scores(weight), lattice, entropy(weight)).values[
-            :1000
-        ]
+        to_ring(clip.to_norm(update, 1.0).times(weight), scores(weight), lattice, entropy(weight)).values[:1000]
         for weight in (0.5, 1.0)
     )
     assert np.dot(light, heavy) / np.dot(heavy, heavy) == pytest.approx(0.5, abs=0.01)
@@ -197,9 +191,7 @@ def test_without_noise_the_sum_bound_is_the_clients_bounds_added_up():
     assert encode.sum_bound(lattice, 7, 0) == 7 * lattice.integer_bound
 
 
-@pytest.mark.parametrize(
-    ("cohort", "dimension", "variance"), [(8, 1, 16), (256, 1024, 527), (1000, 10**7, 16_000_000)]
-)
+@pytest.mark.parametrize(("cohort", "dimension", "variance"), [(8, 1, 16), (256, 1024, 527), (1000, 10**7, 16_000_000)])
 def test_no_sum_of_honest_vectors_wraps_and_one_bit_less_might(cohort, dimension, variance):
     lattice = Lattice.build(dimension, 1.0)
     noise = discrete_gaussian.largest_sample(variance)
@@ -238,9 +230,7 @@ def test_vectors_that_do_not_belong_to_the_lattice_are_refused(entropy):
 @pytest.mark.parametrize(("low", "high"), [(1.0, 0.0), (math.nan, 1.0), (0.0, math.inf)])
 def test_a_score_range_that_is_no_range_is_refused(low, high, entropy):
     with pytest.raises(ValueError, match="finite and ascending"):
-        to_ring(
-            ClippedUpdate(np.zeros(1), 1.0), [Score(0.5, low, high)], Lattice.build(1, 1.0, 1), entropy(1)
-        )
+        to_ring(ClippedUpdate(np.zeros(1), 1.0), [Score(0.5, low, high)], Lattice.build(1, 1.0, 1), entropy(1))
 
 
 def test_encoded_values_and_scores_do_not_print(entropy):
