@@ -1,9 +1,8 @@
 """What noise is worth: Gaussian differential privacy (GDP), its (epsilon, delta), and a filter on it.
 
 A round whose sum carries discrete Gaussian noise of total variance V, with integer L2 sensitivity B, is
-charged as a Gaussian mechanism of variance V - 4: mu^2 = B^2 / (V - 4), an exact fraction. The price of
-that step, of adding up shares and of the sampler's table is a `Slack` in (epsilon, delta); it is below
-1e-20 for every size allowed here.
+charged as a Gaussian mechanism of variance V - 4: mu^2 = B^2 / (V - 4), an exact fraction. What that
+step, the adding up of shares and the sampler's table cost beyond it is a `Slack` in (epsilon, delta).
 
 **Lemma** (docs/explanation/privacy) Y = x + N_Z(0, V)^d is within a factor exp(+-d theta) of a
 post-processing of x + N(0, V - s^2)^d, with theta = 4 exp(-2 pi^2 s^2), for every s^2 >= 1: draw the real
@@ -142,7 +141,7 @@ class Slack:
         """
         checked_delta(delta)
         epsilon = epsilon_of(mu, delta)
-        for _ in range(8):  # exp(epsilon) * t is tiny wherever a claim means something: one turn does
+        for _ in range(100):  # exp(epsilon) * t is tiny wherever a claim means something: one turn does
             left = self._left(epsilon, delta)
             if left <= 0:
                 break
@@ -153,12 +152,12 @@ class Slack:
         return math.inf
 
     def mu(self, epsilon: float, delta: float) -> float:
-        """The largest mu, but for 10^-12 of it, whose claim is within (epsilon, delta); else ValueError."""
+        """The largest mu, but for 10^-11 of it, whose claim is within (epsilon, delta); else ValueError."""
         checked_delta(delta)
         left = self._left(epsilon, delta)
         if left <= 0:
             raise ValueError(f"epsilon is {epsilon:g}; the sampler's table supports no claim that large")
-        return mu_of(epsilon - 2 * self.log_ratio, left) * (1 - 1e-12)
+        return mu_of(epsilon - 2 * self.log_ratio, left) * (1 - 1e-11)
 
     def _left(self, epsilon: float, delta: float) -> float:
         if epsilon > 700:  # exp would overflow; the distance term is above any delta long before
