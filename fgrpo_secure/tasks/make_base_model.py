@@ -195,7 +195,8 @@ def main() -> None:
         for loss in train(model, tokenizer, options.seed, options.steps):
             bar.update(progress, advance=1, description=f"training the base model, loss {loss:.3f}")
     for name in TASKS:
-        console.print(f"{name:7}" + "   ".join(_line(model, tokenizer, name, level) for level in DIFFICULTIES))
+        for level in DIFFICULTIES:
+            console.print(_line(model, tokenizer, name, level))
     save(model, tokenizer, options.out)
     console.print(f"written to {options.out}")
 
@@ -204,8 +205,8 @@ def _line(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, name: str
     asked = problems(name, level, "evaluation", 0, 200)
     house, other = (competence(model, tokenizer, asked, convention) for convention in ("answer", "other"))
     return (
-        f"level {level}: house {house.sampled:.2f} sampled {house.greedy:.2f} greedy, "
-        f"other {other.sampled:.2f} {other.greedy:.2f}"
+        f"{name:7} level {level}: house {house.sampled:.2f} sampled, {house.greedy:.2f} greedy; "
+        f"other {other.sampled:.2f} and {other.greedy:.2f}"
     )
 
 
