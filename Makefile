@@ -35,7 +35,7 @@ quick: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy $(PACKAGES) tests
+	$(BIN)/mypy $(PACKAGES)
 	$(BIN)/lint-imports
 
 format: $(VENV)/.installed-dev
