@@ -4,6 +4,7 @@
 the products. 'alternate' trains B in even rounds and A in odd ones, 'full' both at once.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers.pytorch_utils import Conv1D
 
 from fgrpo_secure.config import Adapter
 from fgrpo_secure.models import BaseModel, ModelError, state_digest
@@ -98,27 +101,36 @@ class Policy:
     @contextmanager
     def without_adapter(self) -> Iterator[None]:
         """The base model alone: the reference of the KL term."""
-        with self._unwrapped():
+        with self._plain_layers():
             yield
 
     @contextmanager
     def merged(self) -> Iterator[None]:
         """The same function with the factors added into the weights: faster where no gradient is needed.
 
-        The weights are put aside and put back, not subtracted from: nothing drifts.
+        The weights are put aside and put back, not subtracted from: nothing drifts. In half precision nothing is
+        merged: the sum would lose the factors' small digits.
         """
-        kept = [(layer.base_layer.weight, layer.base_layer.weight.data) for _, _, layer in self._layers]
+        weights = [layer.base_layer.weight for _, _, layer in self._layers]
+        if any(weight.dtype != torch.float32 for weight in weights):
+            yield
+            return
+        kept = [weight.data for weight in weights]
         try:
-            for (weight, data), (_, _, layer) in zip(kept, self._layers, strict=True):
-                weight.data = data + layer.get_delta_weight(layer.active_adapters[0])
-            with self._unwrapped():
+            for weight, (_, _, layer) in zip(weights, self._layers, strict=True):
+                weight.data = weight.data + layer.get_delta_weight(layer.active_adapters[0])
+            with self._plain_layers():
                 yield
         finally:
-            for weight, data in kept:
+            for weight, data in zip(weights, kept, strict=True):
                 weight.data = data
 
+    def save(self, folder: Path) -> None:
+        """A PEFT adapter folder that `peft.PeftModel.from_pretrained` loads."""
+        self.model.save_pretrained(folder, save_embedding_layers=False)  # "auto" would ask the model hub
+
     @contextmanager
-    def _unwrapped(self) -> Iterator[None]:
+    def _plain_layers(self) -> Iterator[None]:
         """Plain layers in place of LoRA layers. PEFT's own switch would also turn gradients on for frozen factors."""
         try:
             for parent, name, layer in self._layers:
@@ -128,10 +140,6 @@ class Policy:
             for parent, name, layer in self._layers:
                 setattr(parent, name, layer)
 
-    def save(self, folder: Path) -> None:
-        """A PEFT adapter folder that `peft.PeftModel.from_pretrained` loads."""
-        self.model.save_pretrained(folder)
-
     def _chosen(self, round_number: int) -> dict[str, torch.nn.Parameter]:
         wanted = tuple(f"lora_{letter}" for letter in self.factors(round_number))
         return {name: p for name, p in self._parameters.items() if any(part in name for part in wanted)}
@@ -140,25 +148,44 @@ class Policy:
 def attach(base: BaseModel, settings: Adapter, seed: int) -> Policy:
     """A policy with fresh factors: A uniform as PEFT draws it, but from `seed` alone; B zero.
 
-    With `init_from` the factors of that PEFT folder. Raises ModelError if the model has none of the target modules.
+    With `init_from` the factors of that PEFT folder. The base's layers are replaced in place: one policy per loaded
+    base. Raises ModelError if a target is no linear layer of this model, or the folder holds another kind of adapter.
     """
+    linear = _check_targets(base, settings)
     config = LoraConfig(
         r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT divides by the rank: any number will do
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT says int and divides
         target_modules=list(settings.targets),
+        fan_in_fan_out=not linear,
         lora_dropout=0.0,
         task_type="CAUSAL_LM",
     )
-    try:
-        model: PeftModel = get_peft_model(base.model, config)
-    except ValueError:
-        raise ModelError(f"adapter.targets {list(settings.targets)} names no module of this model") from None
+    model = get_peft_model(base.model, config)
     model.eval()
     policy = Policy(base, model, settings.factors)
     policy.load_full_state(_initial(policy, seed))
     if settings.init_from is not None:
-        policy.load_full_state(_read(settings.init_from))
+        _load_folder(policy, settings)
     return policy
+
+
+def _check_targets(base: BaseModel, settings: Adapter) -> bool:
+    """Whether the targets are `Linear`; otherwise they are GPT-2's `Conv1D`, a linear layer stored transposed."""
+    found = {
+        target: [m for name, m in base.model.named_modules() if name == target or name.endswith("." + target)]
+        for target in settings.targets
+    }
+    for target, modules in found.items():
+        if not modules:
+            raise ModelError(f"adapter.targets names {target!r}, but the model has no module of that name")
+        if not all(isinstance(module, torch.nn.Linear | Conv1D) for module in modules):
+            raise ModelError(f"adapter.targets names {target!r}, which is not a linear layer of this model")
+        if any(module.weight is base.model.get_input_embeddings().weight for module in modules):
+            raise ModelError(f"adapter.targets names {target!r}, whose weight the model shares with its embedding")
+    kinds = {type(module) is Conv1D for modules in found.values() for module in modules}
+    if len(kinds) > 1:
+        raise ModelError("adapter.targets mixes ordinary and transposed linear layers; name only one kind")
+    return not kinds.pop()
 
 
 def _initial(policy: Policy, seed: int) -> dict[str, torch.Tensor]:
@@ -174,11 +201,25 @@ def _initial(policy: Policy, seed: int) -> dict[str, torch.Tensor]:
     return state
 
 
-def _read(folder: str) -> dict[str, torch.Tensor]:
-    path = Path(folder) / "adapter_model.safetensors"
-    if not path.is_file():
-        raise ModelError(f"adapter.init_from {folder!r} is not a PEFT adapter folder: it has no {path.name}")
-    return {
-        name.replace("lora_A.weight", "lora_A.default.weight").replace("lora_B.weight", "lora_B.default.weight"): tensor
-        for name, tensor in load_file(path).items()
-    }
+def _load_folder(policy: Policy, settings: Adapter) -> None:
+    """Read `init_from` into the policy. ModelError unless it is plain LoRA of the same rank, alpha and targets."""
+    where = f"adapter.init_from {settings.init_from!r}"
+    folder = Path(settings.init_from or "")
+    weights, about = folder / "adapter_model.safetensors", folder / "adapter_config.json"
+    if not weights.is_file() or not about.is_file():
+        raise ModelError(f"{where} is not a PEFT adapter folder with {about.name} and {weights.name}")
+    try:
+        stated = json.loads(about.read_bytes())
+        saved = load_file(weights)
+    except (OSError, ValueError, SafetensorError):
+        raise ModelError(f"{where} holds files that cannot be read") from None
+    same = {"peft_type": "LORA", "r": settings.rank, "lora_alpha": settings.alpha}
+    for key, wanted in same.items():
+        if stated.get(key) != wanted:
+            raise ModelError(f"{where} has {key} {stated.get(key)!r}, but this run's adapter has {wanted!r}")
+    if stated.get("use_rslora") or stated.get("use_dora"):
+        raise ModelError(f"{where} is a variant of LoRA; only plain LoRA is supported")
+    try:
+        policy.load_full_state({name.replace(".weight", ".default.weight"): saved[name] for name in saved})
+    except ValueError:
+        raise ModelError(f"{where} was made for other targets or another model") from None

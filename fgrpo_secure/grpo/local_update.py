@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from fgrpo_secure.adapters import Policy
 from fgrpo_secure.config import Grpo
 from fgrpo_secure.grpo.advantages import group_advantages
+from fgrpo_secure.grpo.forward import Reading
 from fgrpo_secure.grpo.objective import objective
 from fgrpo_secure.grpo.rollouts import Rollouts
 
@@ -51,19 +53,15 @@ def run(
 
 def completion_logp(policy: Policy, rollouts: Rollouts, temperature: float) -> torch.Tensor:
     """Log-probability of every completion token at `temperature`, shape (sequences, tokens)."""
-    width = rollouts.ids.shape[1]
-    attention = torch.cat([rollouts.prompt_mask, rollouts.mask], dim=1)
-    logits = policy.network(
-        input_ids=torch.cat([rollouts.prompt_ids, rollouts.ids], dim=1),
-        attention_mask=attention,
-        position_ids=(attention.cumsum(1) - 1).clamp(min=0),
-        use_cache=False,
-        logits_to_keep=width + 1,
-    ).logits[:, -(width + 1) : -1]
+    ids = rollouts.ids
+    reading = Reading(
+        policy.network, rollouts.prompt_ids, rollouts.prompt_mask, ids.shape[0] // rollouts.prompt_ids.shape[0]
+    )
+    logits = reading.next_logits.unsqueeze(1)
+    if ids.shape[1] > 1:
+        logits = torch.cat([logits, reading.feed(ids[:, :-1])], dim=1)
     scaled = logits.float() / temperature
-    chosen = scaled.gather(-1, rollouts.ids.unsqueeze(-1)).squeeze(-1)
-    logp: torch.Tensor = chosen - scaled.logsumexp(dim=-1)
-    return logp
+    return -functional.cross_entropy(scaled.flatten(0, 1), ids.flatten(), reduction="none").view(ids.shape)
 
 
 def _learn(
@@ -75,14 +73,16 @@ def _learn(
 ) -> None:
     rollouts = groups.rollouts
     rewards = torch.from_numpy(groups.rewards)
-    advantages = group_advantages(rewards, settings.scale_rewards).reshape(-1).float().to(rollouts.ids.device)
+    advantages = group_advantages(rewards, settings.scale_rewards).flatten().float().to(rollouts.ids.device)
     mask = rollouts.mask.float()
     if settings.mask_truncated_completions:
         mask = mask * (~rollouts.truncated).unsqueeze(1)
-    old, reference = _fixed_logp(policy, rollouts, settings)
+    reference = _reference_logp(policy, rollouts, settings)
+    old: torch.Tensor | None = None
     for _ in range(settings.num_iterations):
         logp = completion_logp(policy, rollouts, settings.temperature)
-        loss = objective(logp, logp.detach() if old is None else old, reference, advantages, mask, settings)
+        old = logp.detach() if old is None else old  # the first iteration's policy is the one that sampled
+        loss = objective(logp, old, reference, advantages, mask, settings)
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             parameter.grad = gradient
         if settings.max_grad_norm is not None:
@@ -90,16 +90,12 @@ def _learn(
         optimizer.step()
 
 
-def _fixed_logp(policy: Policy, rollouts: Rollouts, settings: Grpo) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """(old log-probabilities if several iterations need them, reference ones if there is a KL term)."""
-    old = reference = None
-    with torch.no_grad():
-        if settings.num_iterations > 1:
-            old = completion_logp(policy, rollouts, settings.temperature)
-        if settings.beta > 0:
-            with policy.without_adapter():
-                reference = completion_logp(policy, rollouts, settings.temperature)
-    return old, reference
+def _reference_logp(policy: Policy, rollouts: Rollouts, settings: Grpo) -> torch.Tensor | None:
+    """Log-probabilities under the model without adapter, if there is a KL term."""
+    if settings.beta == 0:
+        return None
+    with torch.no_grad(), policy.without_adapter():
+        return completion_logp(policy, rollouts, settings.temperature)
 
 
 def _optimizer(parameters: list[torch.nn.Parameter], settings: Grpo) -> torch.optim.Optimizer:

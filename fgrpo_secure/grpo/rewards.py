@@ -77,9 +77,12 @@ def _call(function: RewardFunction, arguments: Mapping[str, Any], count: int) ->
         returned = function(**arguments)
     except Exception as problem:  # noqa: BLE001 - a user's function may raise anything, and none of it may show
         raise RewardError(f"{name} raised {type(problem).__name__}") from None
-    listed: object = returned  # the annotation is a request; a user's function returns what it likes
-    if not isinstance(listed, (Sequence, np.ndarray)) or len(listed) != count:
-        raise RewardError(f"{name} must return one reward for each of {count} completions")
+    try:
+        listed = list(returned)
+    except TypeError:
+        raise RewardError(f"{name} must return a list of rewards") from None
+    if len(listed) != count:
+        raise RewardError(f"{name} returned {len(listed)} rewards for {count} completions")
     values = [np.nan if value is None else _number(value, name) for value in listed]
     return np.array(values, dtype=np.float64)
 
@@ -87,7 +90,7 @@ def _call(function: RewardFunction, arguments: Mapping[str, Any], count: int) ->
 def _number(value: object, name: str) -> float:
     try:
         number = float(value)  # type: ignore[arg-type]  # whatever is no number is refused below
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise RewardError(f"{name} returned something that is not a number") from None
     if not np.isfinite(number):
         raise RewardError(f"{name} returned a number that is not finite")

@@ -3,14 +3,16 @@
 Works on any Hugging Face causal model. Randomness comes from the generator that is passed in, and nothing else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
 from fgrpo_secure.adapters import Policy
 from fgrpo_secure.config import Grpo
+from fgrpo_secure.grpo.forward import Reading
+
+Draw = Callable[[torch.Tensor], torch.Tensor]  # logits (sequences, vocabulary) -> tokens (sequences,)
 
 
 class PromptTooLong(ValueError):
@@ -19,10 +21,11 @@ class PromptTooLong(ValueError):
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Prompts and G completions of each, completions of a prompt together. Secret.
+    """P prompts and G completions of each, completions of a prompt together. Secret.
 
-    Token tensors have one row per completion; prompts are padded on the left, completions on the right. `mask` is 1
-    on completion tokens up to and including the end-of-sequence token, `truncated` true where there is none.
+    `prompt_ids` and `prompt_mask` have shape (P, prompt tokens), padded on the left; `ids` and `mask` (P * G,
+    completion tokens), padded on the right. `mask` is 1 on tokens up to and including the end-of-sequence token;
+    `truncated`, shape (P * G,), is true where there is none. Texts and `completion_ids` end with their completion.
     """
 
     prompt_ids: torch.Tensor = field(repr=False)
@@ -30,12 +33,8 @@ class Rollouts:
     ids: torch.Tensor = field(repr=False)
     mask: torch.Tensor = field(repr=False)
     truncated: torch.Tensor = field(repr=False)
+    completion_ids: list[list[int]] = field(repr=False)
     completions: list[str] = field(repr=False)
-
-    @property
-    def completion_ids(self) -> list[list[int]]:
-        """Each completion's tokens, as reward functions get them."""
-        return [row[: int(kept)].tolist() for row, kept in zip(self.ids, self.mask.sum(1), strict=True)]
 
 
 def sample(policy: Policy, prompts: Sequence[str], settings: Grpo, generator: torch.Generator) -> Rollouts:
@@ -45,7 +44,8 @@ def sample(policy: Policy, prompts: Sequence[str], settings: Grpo, generator: to
         probabilities = torch.softmax(logits.float() / settings.temperature, dim=-1)
         if settings.top_p < 1:
             probabilities = _nucleus(probabilities, settings.top_p)
-        return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+        drawn = torch.multinomial(probabilities.to(generator.device), 1, generator=generator)
+        return drawn.squeeze(1).to(logits.device)
 
     return _generate(policy, prompts, settings.num_generations, settings.max_completion_length, draw)
 
@@ -76,62 +76,43 @@ def _nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
     return torch.zeros_like(probabilities).scatter(-1, order, ordered.masked_fill(outside, 0.0))
 
 
-def _generate(policy: Policy, prompts: Sequence[str], group: int, length: int, draw: Any) -> Rollouts:
-    tokenizer, model = policy.base.tokenizer, policy.network
-    encoded = tokenizer(list(prompts), padding=True, return_tensors="pt").to(model.device)
-    _check_length(policy, encoded["input_ids"].shape[1], length)
-    prompt_ids = encoded["input_ids"].repeat_interleave(group, dim=0)
-    prompt_mask = encoded["attention_mask"].repeat_interleave(group, dim=0)
-    with policy.merged(), torch.inference_mode():
-        drawn = _decode(model, encoded, group, length, draw, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    ids, finished_at = (tensor.clone() for tensor in drawn)  # usable in training: inference tensors are not
-    mask = (torch.arange(ids.shape[1], device=ids.device) <= finished_at.unsqueeze(1)).to(prompt_mask.dtype)
+def _generate(policy: Policy, prompts: Sequence[str], group: int, length: int, draw: Draw) -> Rollouts:
+    tokenizer = policy.base.tokenizer
+    encoded = tokenizer(list(prompts), padding=True, return_tensors="pt").to(policy.network.device)
+    prompt_ids, prompt_mask = encoded["input_ids"], encoded["attention_mask"]
+    _check_length(policy, prompt_ids.shape[1], length)
+    with policy.merged(), torch.no_grad():
+        reading = Reading(policy.network, prompt_ids, prompt_mask, group)
+        ids, ends = _decode(reading, length, draw, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    width = int(ends.max())
+    ids = ids[:, :width]
+    mask = (torch.arange(width, device=ids.device) < ends.unsqueeze(1)).to(prompt_mask.dtype)
+    rows = zip(ids.tolist(), ends.tolist(), strict=True)
+    completion_ids = [row[:end] for row, end in rows]
     return Rollouts(
         prompt_ids,
         prompt_mask,
         ids,
         mask,
-        finished_at >= ids.shape[1],
-        tokenizer.batch_decode(ids * mask + tokenizer.pad_token_id * (1 - mask), skip_special_tokens=True),
+        (ids.gather(1, ends.unsqueeze(1) - 1) != tokenizer.eos_token_id).squeeze(1),
+        completion_ids,
+        tokenizer.batch_decode(completion_ids, skip_special_tokens=True),
     )
 
 
-def _decode(
-    model: Any, encoded: Any, group: int, length: int, draw: Any, eos: int, pad: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(tokens, position of the end-of-sequence token or `length`), one row per completion."""
-    attention = encoded["attention_mask"]
-    positions = (attention.cumsum(1) - 1).clamp(min=0)
-    out = model(
-        input_ids=encoded["input_ids"],
-        attention_mask=attention,
-        position_ids=positions,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    cache = out.past_key_values
-    cache.batch_repeat_interleave(group)
-    logits = out.logits[:, -1].repeat_interleave(group, dim=0)
-    attention = attention.repeat_interleave(group, dim=0)
-    next_position = positions[:, -1:].repeat_interleave(group, dim=0) + 1
-    rows = logits.shape[0]
-    ids = torch.full((rows, length), pad, dtype=torch.long, device=logits.device)
-    finished_at = torch.full((rows,), length, dtype=torch.long, device=logits.device)
+def _decode(reading: Reading, length: int, draw: Draw, eos: int, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(tokens, number of tokens that count), one row per completion; stops once all have ended."""
+    logits = reading.next_logits
+    ids = torch.full((logits.shape[0], length), pad, device=logits.device)
+    ends = torch.full((logits.shape[0],), length, device=logits.device)
+    alive = torch.ones_like(ends, dtype=torch.bool)
     for index in range(length):
-        token = draw(logits)
-        alive = finished_at == length
-        ids[:, index] = torch.where(alive, token, pad)
-        finished_at = torch.where(alive & (token == eos), index, finished_at)
-        if index + 1 == length or bool((finished_at < length).all()):
+        token = torch.where(alive, draw(logits), pad)
+        ids[:, index] = token
+        ended = alive & (token == eos)
+        ends[ended] = index + 1
+        alive = alive & ~ended
+        if index + 1 == length or not alive.any():
             break
-        attention = torch.cat([attention, attention.new_ones(rows, 1)], dim=1)
-        out = model(
-            input_ids=ids[:, index : index + 1],
-            attention_mask=attention,
-            position_ids=next_position + index,
-            past_key_values=cache,
-            use_cache=True,
-        )
-        logits = out.logits[:, -1]
-    used = min(length, int(finished_at.max()) + 1)
-    return ids[:, :used], finished_at.clamp(max=used) if used < length else finished_at
+        logits = reading.feed(token.unsqueeze(1))[:, -1]
+    return ids, ends
