@@ -168,17 +168,13 @@ def _check_announcements(member: Member, state: Announced, message: wire.Announc
     for entry in message.entries:
         payload = wire.announcement_payload(state.session, entry)
         try:
-            member.verify(
-                member.roster.public(entry.client), labels.SIGN_ANNOUNCEMENT, payload, entry.signature
-            )
+            member.verify(member.roster.public(entry.client), labels.SIGN_ANNOUNCEMENT, payload, entry.signature)
         except BadSignature:
             raise FaultyServer(f"sent an announcement that client {entry.client} did not sign") from None
     return announcers
 
 
-def _agree_sealing(
-    state: Announced, message: wire.Announcements, holders: tuple[int, ...]
-) -> tuple[Peer, ...]:
+def _agree_sealing(state: Announced, message: wire.Announcements, holders: tuple[int, ...]) -> tuple[Peer, ...]:
     """The holders of this client's shares, itself too, each with its X25519 secret for sealing."""
     by_client = {entry.client: entry for entry in message.entries}
     peers = []

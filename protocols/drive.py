@@ -150,9 +150,7 @@ class ClientDriver:
         self._note_settled(step, session)
         return answer
 
-    def _answer(
-        self, step: Step, session: bytes, incoming: bytes, contribute: Contribute
-    ) -> tuple[State, bytes]:
+    def _answer(self, step: Step, session: bytes, incoming: bytes, contribute: Contribute) -> tuple[State, bytes]:
         if step is Step.ANNOUNCE:
             return self._announce(incoming)
         state = self._state(session)

@@ -84,9 +84,7 @@ class Seal:
     _cipher: ChaCha20Poly1305 = field(repr=False)
 
     @classmethod
-    def between(
-        cls, shared: bytes, s1: bytes, dealer: int, holder: int, commitments: tuple[bytes, bytes]
-    ) -> Seal:
+    def between(cls, shared: bytes, s1: bytes, dealer: int, holder: int, commitments: tuple[bytes, bytes]) -> Seal:
         """`shared` is their X25519 secret, `commitments` those of the seed share and the mask key share."""
         key = labels.derive(shared, labels.KEY_SEAL, s1, dealer, holder, *commitments)
         return cls(s1, dealer, holder, ChaCha20Poly1305(key))

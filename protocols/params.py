@@ -57,9 +57,7 @@ class Parameters:
 
 
 @lru_cache(maxsize=256)
-def derive(
-    adversary: Adversary, roster_size: int, cohort: int, max_corrupt: float, max_dropout: float
-) -> Parameters:
+def derive(adversary: Adversary, roster_size: int, cohort: int, max_corrupt: float, max_dropout: float) -> Parameters:
     """The parameters for a cohort drawn from a roster in which a share `max_corrupt` colludes.
 
     `max_dropout` is the share of the cohort that may vanish at any steps. Shares are read as the

@@ -34,9 +34,7 @@ class _RosterBody(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     members: tuple[Entry, ...]
 
 
-class _SignedRoster(
-    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="signed roster"
-):
+class _SignedRoster(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="signed roster"):
     body: bytes
     signature: wire.Bytes64
 

@@ -213,9 +213,7 @@ class AwaitingUploads:
         """Shows the survivors to the survivors, or raises TooFewClients."""
         collector = self._collector
         collector.need(self.step, len(self._entries), collector.plan.floor)
-        return AwaitingAgreements(
-            collector, self._s2, self._announced, self._openings, self._entries, self._sums
-        )
+        return AwaitingAgreements(collector, self._s2, self._announced, self._openings, self._entries, self._sums)
 
     def _unpacked(self, client: int, upload: wire.Upload) -> dict[str, ring.Lanes]:
         plan = self._collector.plan

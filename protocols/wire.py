@@ -94,9 +94,7 @@ class SignedPlan(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     signature: Bytes64
 
 
-class Announcement(
-    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="announcement"
-):
+class Announcement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="announcement"):
     """A client's X25519 keys of this session."""
 
     client: Id
@@ -105,9 +103,7 @@ class Announcement(
     signature: Bytes64
 
 
-class Announcements(
-    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="announcements"
-):
+class Announcements(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="announcements"):
     """All announcements, by ascending client."""
 
     session: Bytes32
@@ -173,9 +169,7 @@ class Upload(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     signature: Bytes64
 
 
-class UploadDigest(
-    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="upload digest"
-):
+class UploadDigest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="upload digest"):
     """That a client uploaded, and what, without the vectors."""
 
     client: Id

@@ -79,6 +79,14 @@ class World:
     def run(self, link=None, **kwargs):
         return conduct(self.server, self.plan, self.roster, link or Link(self), self.verify, **kwargs)
 
+    def run_quietly(self, link):
+        """Runs as far as it goes; the error that ends it, if any."""
+        try:
+            self.run(link)
+        except ProtocolError as error:
+            return error
+        return None
+
     def plain_sum(self, survivors):
         return {
             name: sum((self.values[i][name] for i in survivors), np.zeros(length, np.int64))
@@ -163,13 +171,9 @@ def build_world(
     values = {i: {name: rng.integers(-reach, reach, length) for name, length in vectors} for i in ids}
     limits = Limits(adversary, max_corrupt, max_dropout, n, p.floor, 0)
     verify = remembering(verify_signature)
-    world = World(
-        adversary, ids, authority, server, identities, roster, plan, limits, context, values, verify
-    )
+    world = World(adversary, ids, authority, server, identities, roster, plan, limits, context, values, verify)
     for i in ids:
-        world.drivers[i] = ClientDriver(
-            world.member(i), MemoryStore(), _entropy(seed, i), lambda: world.context
-        )
+        world.drivers[i] = ClientDriver(world.member(i), MemoryStore(), _entropy(seed, i), lambda: world.context)
     return world
 
 

@@ -29,9 +29,7 @@ def test_a_signature_holds_for_its_own_label_and_payload_only(label, payload, fl
         verify_signature(identity.public, label, payload, signature)
 
 
-@pytest.mark.parametrize(
-    ("public", "signature"), [(b"short", bytes(64)), (bytes(32), bytes(63)), (bytes(32), b"")]
-)
+@pytest.mark.parametrize(("public", "signature"), [(b"short", bytes(64)), (bytes(32), bytes(63)), (bytes(32), b"")])
 def test_ill_sized_keys_and_signatures_are_bad_signatures(public, signature):
     with pytest.raises(BadSignature):
         verify_signature(public, "sign plan", b"", signature)

@@ -123,10 +123,6 @@ def test_other_shares_are_sealed_under_another_key():
 
 
 def test_no_label_is_used_twice():
-    words = [
-        value
-        for name, value in vars(labels).items()
-        if name.split("_")[0] in {"SIGN", "HASH", "KEY", "COMMIT"}
-    ]
+    words = [value for name, value in vars(labels).items() if name.split("_")[0] in {"SIGN", "HASH", "KEY", "COMMIT"}]
     words.append(labels.SEALED_SHARE)
     assert len(words) == len(set(words)) > 20

@@ -27,9 +27,7 @@ def test_hashes_and_keys_are_the_standard_functions():
     info = labels.encode("x", 1, "y", b"z")
     assert labels.digest("x", 1, "y", b"z") == hashlib.sha256(info).digest()
     extracted = hmac.digest(bytes(32), b"secret", "sha256")
-    assert labels.derive(b"secret", "x", 1, "y", b"z") == HKDFExpand(hashes.SHA256(), 32, info).derive(
-        extracted
-    )
+    assert labels.derive(b"secret", "x", 1, "y", b"z") == HKDFExpand(hashes.SHA256(), 32, info).derive(extracted)
 
 
 def test_the_version_is_part_of_every_encoding():

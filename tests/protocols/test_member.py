@@ -70,9 +70,7 @@ def test_a_plan_below_the_clients_policy_is_refused(world, fields):
 
 def test_a_small_cohort_is_refused_even_if_its_thresholds_fit(world):
     p = params.derive(Adversary.LYING_SERVER, 8, 6, 0.1, 0.1)
-    small = changed(
-        world, cohort=world.ids[:6], quorum=p.quorum, threshold=p.threshold, floor=p.floor, neighbours=5
-    )
+    small = changed(world, cohort=world.ids[:6], quorum=p.quorum, threshold=p.threshold, floor=p.floor, neighbours=5)
     with pytest.raises(Refused, match="cohort of 6"):
         opened(world, small)
     opened(world, small, member=world.member(world.ids[0], min_cohort=6, min_survivors=6))

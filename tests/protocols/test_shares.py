@@ -72,9 +72,7 @@ def test_a_long_polynomial_is_evaluated_without_losing_digits():
     assert shares.rebuild(points[20:170], dealt[20:170]) == secret
 
 
-@pytest.mark.parametrize(
-    "bad", [b"", bytes(32), bytes(34), b"\xff" * 33, shares.PRIME.to_bytes(33, "little")]
-)
+@pytest.mark.parametrize("bad", [b"", bytes(32), bytes(34), b"\xff" * 33, shares.PRIME.to_bytes(33, "little")])
 def test_what_is_no_field_element_is_no_share(bad):
     with pytest.raises(Malformed):
         shares.parse(bad)
@@ -86,9 +84,7 @@ def test_shares_that_rebuild_more_than_32_bytes_are_refused():
         shares.rebuild([1, 2], [2**256, 2**256])
 
 
-@pytest.mark.parametrize(
-    ("points", "threshold"), [([1, 2], 3), ([1, 1], 2), ([0, 1], 2), ([1, 2], 1), ([1, 2, 2], 2)]
-)
+@pytest.mark.parametrize(("points", "threshold"), [([1, 2], 3), ([1, 1], 2), ([0, 1], 2), ([1, 2], 1), ([1, 2, 2], 2)])
 def test_misuse_is_refused(points, threshold):
     with pytest.raises(ValueError, match="points"):
         shares.split(bytes(32), points, threshold, bytes(32))

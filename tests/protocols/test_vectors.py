@@ -38,9 +38,7 @@ def test_encoding_hashing_and_derivation_agree(vectors):
 
 def test_key_agreement_and_mask_keys_agree(vectors):
     v = vectors["primitives"]
-    assert (
-        keys.agree(of_hex(v["x25519"]["secret"]), of_hex(v["x25519"]["public"])).hex() == v["x25519"]["out"]
-    )
+    assert keys.agree(of_hex(v["x25519"]["secret"]), of_hex(v["x25519"]["public"])).hex() == v["x25519"]["out"]
     p = v["pair key"]
     for one, other in ((p["low"], p["high"]), (p["high"], p["low"])):
         assert keys.pair_key(of_hex(p["shared"]), of_hex(p["s2"]), one, other, p["vector"]).hex() == p["out"]
@@ -120,9 +118,7 @@ def test_a_whole_session_of_clients_agrees(session):
         for step in Step:
             if name not in session["answers"][step.value]:
                 break
-            state, answer = act(
-                session, member, state, step.value, of_hex(session["requests"][step.value][name])
-            )
+            state, answer = act(session, member, state, step.value, of_hex(session["requests"][step.value][name]))
             assert answer.hex() == session["answers"][step.value][name]
             state = client.decode_state(client.encode_state(state))
 

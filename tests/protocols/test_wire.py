@@ -19,9 +19,7 @@ MESSAGES = [
 @pytest.fixture(scope="module")
 def recorded(vectors):
     """Every message of one session, as bytes with their kind."""
-    up = dict(
-        zip(Step, (wire.Announcement, wire.Deal, wire.Upload, wire.Agreement, wire.Opening), strict=True)
-    )
+    up = dict(zip(Step, (wire.Announcement, wire.Deal, wire.Upload, wire.Agreement, wire.Opening), strict=True))
     down = dict(
         zip(
             Step,
@@ -80,12 +78,8 @@ def test_real_messages_stay_within_their_limits(make_world):
                 yield client, answer
 
     world.run(Listening())
-    up = dict(
-        zip(Step, (wire.Announcement, wire.Deal, wire.Upload, wire.Agreement, wire.Opening), strict=True)
-    )
-    down = dict(
-        zip(list(Step)[1:], (wire.Announcements, wire.Deliveries, wire.Uploads, wire.Quorum), strict=True)
-    )
+    up = dict(zip(Step, (wire.Announcement, wire.Deal, wire.Upload, wire.Agreement, wire.Opening), strict=True))
+    down = dict(zip(list(Step)[1:], (wire.Announcements, wire.Deliveries, wire.Uploads, wire.Quorum), strict=True))
     for step, request, answer in seen:
         assert len(answer) <= wire.limit(up[step], world.plan)
         if step in down:

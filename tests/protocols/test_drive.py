@@ -1,0 +1,231 @@
+import numpy as np
+import pytest
+
+from protocols.drive import ClientDriver, MemoryStore, Traffic
+from protocols.errors import FaultyServer, Refused, TooFewClients
+from protocols.states import Settled
+from protocols.wire import Step
+
+
+@pytest.fixture
+def recorded(make_world):
+    """A world after a whole session, with every request and answer of its clients."""
+    world = make_world()
+    seen = {}
+
+    class Recording:
+        def exchange(self, step, outgoing):
+            for client in outgoing:
+                request = outgoing[client]
+                answer = world.answer(client, step, request)
+                seen[client, step] = (request, answer)
+                yield client, answer
+
+    world.run(Recording())
+    return world, seen
+
+
+def test_a_repeated_request_gets_the_same_bytes_and_asks_for_no_new_contribution(recorded):
+    world, seen = recorded
+
+    def forbidden(plan):
+        raise AssertionError("contributed twice")
+
+    for (client, step), (request, answer) in seen.items():
+        assert world.drivers[client].handle(step, request, forbidden) == answer
+
+
+@pytest.mark.parametrize("step", list(Step)[1:])
+def test_a_different_request_for_an_answered_step_is_refused(step, recorded):
+    world, seen = recorded
+    request, _ = seen[world.ids[0], step]
+    with pytest.raises(FaultyServer, match="second, different answer"):
+        world.answer(world.ids[0], step, request[:-1] + bytes([request[-1] ^ 1]))
+
+
+@pytest.mark.parametrize("step", list(Step)[1:])
+def test_a_step_of_a_session_never_begun_is_refused(step, recorded, make_world):
+    _, seen = recorded
+    world = make_world()
+    with pytest.raises(FaultyServer, match="did not begin"):
+        world.answer(world.ids[0], step, seen[world.ids[0], step][0])
+
+
+def test_steps_out_of_order_are_refused(recorded, make_world):
+    _, seen = recorded
+    order = list(Step)
+    for done in range(1, 5):
+        for asked in order[1:]:
+            world = make_world()
+            me = world.ids[0]
+            for step in order[:done]:
+                world.answer(me, step, seen[me, step][0])
+            if asked is not order[done] and asked not in order[:done]:
+                with pytest.raises(FaultyServer, match="out of order"):
+                    world.answer(me, asked, seen[me, asked][0])
+
+
+@pytest.mark.parametrize("step", list(Step))
+def test_bytes_that_are_no_message_are_the_servers_fault(step, make_world):
+    world = make_world()
+    for data in (b"", b"\x93", bytes(100)):
+        with pytest.raises(FaultyServer, match="malformed"):
+            world.answer(world.ids[0], step, data)
+
+
+def test_the_round_counter_only_grows_whatever_the_session(recorded):
+    world, _ = recorded
+    world.change_plan(settings=b"[]")
+    with pytest.raises(Refused, match="does not come after"):
+        world.answer(world.ids[0], Step.ANNOUNCE, world.signed(world.plan))
+    world.change_plan(round=2)
+    world.answer(world.ids[0], Step.ANNOUNCE, world.signed(world.plan))
+    assert world.drivers[world.ids[0]]._store.last_round(world.identities[world.ids[0]].public) == 2
+
+
+def test_the_owners_own_last_round_counts_as_well(make_world):
+    world = make_world(round_number=5)
+    driver = world.drivers[world.ids[0]]
+    driver.member = world.member(world.ids[0], last_round=5)
+    with pytest.raises(Refused, match="does not come after round 5"):
+        world.answer(world.ids[0], Step.ANNOUNCE, world.signed(world.plan))
+
+
+def test_a_refused_plan_leaves_no_trace(make_world):
+    world = make_world()
+    me = world.ids[0]
+    good = world.plan
+    world.change_plan(quorum=1, round=9)
+    with pytest.raises(Refused):
+        world.answer(me, Step.ANNOUNCE, world.signed(world.plan))
+    world.plan = good
+    world.answer(me, Step.ANNOUNCE, world.signed(world.plan))
+
+
+def test_nothing_is_answered_that_could_not_be_stored(make_world):
+    world = make_world()
+    driver = world.drivers[world.ids[0]]
+
+    class Full(MemoryStore):
+        def put(self, *arguments):
+            raise OSError("disk full")
+
+    driver._store = Full()
+    with pytest.raises(OSError, match="disk full"):
+        world.answer(world.ids[0], Step.ANNOUNCE, world.signed(world.plan))
+
+
+def test_after_a_restart_a_driver_goes_on_from_its_store(recorded, make_world):
+    """A new driver over the same store, at every step, ends in the same sum."""
+    world = make_world()
+
+    class Restarting:
+        def exchange(self, step, outgoing):
+            for client in outgoing:
+                old = world.drivers[client]
+                world.drivers[client] = ClientDriver(old.member, old._store, old._entropy, old._context)
+                yield client, world.answer(client, step, outgoing[client])
+
+    result, _ = world.run(Restarting())
+    for name, total in world.plain_sum(world.ids).items():
+        assert np.array_equal(result.totals[name], total)
+    assert all(world.drivers[i].settled is not None for i in world.ids)
+
+
+def test_settled_is_known_after_unmask_and_not_before(make_world, make_link):
+    world = make_world()
+    me, gone = world.ids[0], world.ids[5]
+    seen = []
+
+    def tamper(step, who, up, data):
+        if who == me:
+            seen.append((step, up, world.drivers[me].settled))
+        return data
+
+    world.run(make_link(world, {Step.MASK: {gone}}, tamper))
+    assert all(settled is None for step, up, settled in seen if (step, up) != (Step.UNMASK, True))
+    settled = world.drivers[me].settled
+    assert isinstance(settled, Settled)
+    assert settled.survivors == world.ids[:5]
+    assert settled.dropped == (gone,)
+    assert world.drivers[gone].settled is None
+
+
+def test_settled_is_given_again_when_the_answer_is_repeated(recorded):
+    world, seen = recorded
+    me = world.ids[0]
+    world.drivers[me].settled = None
+    world.answer(me, Step.UNMASK, seen[me, Step.UNMASK][0])
+    assert world.drivers[me].settled.survivors == world.ids
+
+
+def test_traffic_counts_bytes_and_clients_per_step(make_world, make_link):
+    world = make_world()
+    link = make_link(world, {Step.MASK: {world.ids[0]}})
+    told = []
+    _, traffic = world.run(link, on_step=lambda step, asked, answered: told.append((step, asked, answered)))
+    assert told == [
+        (Step.ANNOUNCE, 6, 6),
+        (Step.SHARE, 6, 6),
+        (Step.MASK, 6, 5),
+        (Step.AGREE, 5, 5),
+        (Step.UNMASK, 5, 5),
+    ]
+    assert isinstance(traffic, Traffic)
+    assert sum(traffic.up.values()) == sum(map(len, link.wire_up))
+    assert sum(traffic.down.values()) == sum(map(len, link.wire_down))
+
+
+def test_after_a_bad_answer_nothing_more_of_that_client_counts_in_the_step(make_world):
+    """Not even a right one: whoever garbles first could choose what to be judged by."""
+    world = make_world()
+    culprit = world.ids[0]
+
+    class Twice:
+        def exchange(self, step, outgoing):
+            for client in outgoing:
+                answer = world.answer(client, step, outgoing[client])
+                if client == culprit and step is Step.MASK:
+                    yield client, b"garbage"
+                yield client, answer
+
+    recovered, _ = world.run(Twice())
+    assert culprit not in recovered.survivors
+    assert set(recovered.blamed) == {culprit}
+
+
+def test_answers_of_strangers_are_not_counted(make_world):
+    world = make_world()
+
+    class Strangers:
+        def exchange(self, step, outgoing):
+            yield 999, b"hello"
+            for client in outgoing:
+                yield client, world.answer(client, step, outgoing[client])
+
+    recovered, traffic = world.run(Strangers())
+    assert set(recovered.blamed) == {999}
+    assert traffic.answered[Step.MASK] == 6
+
+
+def test_an_ended_session_says_who_was_blamed(make_world, make_link):
+    world = make_world()
+    bad = set(world.ids[:3])
+    link = make_link(world, tamper=lambda s, who, up, data: b"x" if up and who in bad else data)
+    with pytest.raises(TooFewClients) as caught:
+        world.run(link)
+    assert set(caught.value.blamed) == bad
+
+
+def test_the_store_swaps_only_what_it_expects():
+    store = MemoryStore()
+    assert store.last_round(b"i") == -1
+    store.advance(b"i", 0)
+    with pytest.raises(ValueError, match="only grows"):
+        store.advance(b"i", 0)
+    store.put(b"i", b"s", Step.SHARE, b"d", b"state", b"reply")
+    assert store.reply(b"i", b"s", Step.SHARE) == (b"d", b"reply")
+    assert store.state(b"i", b"s") == b"state"
+    with pytest.raises(ValueError, match="already answered"):
+        store.put(b"i", b"s", Step.SHARE, b"d", b"state", b"reply")
+    assert store.reply(b"j", b"s", Step.SHARE) is None
