@@ -143,10 +143,10 @@ class Embedded:
 
     def exchange(self, step: str, outgoing: Mapping[int, bytes]) -> Iterator[tuple[int, bytes]]:
         """Deliver one step's messages and yield the replies as they come; a lost one is simply missing."""
-        requests = [
-            frames.Step(step, {client: data for client, data in outgoing.items() if client % len(self.hosts) == index})
-            for index in range(len(self.hosts))
-        ]
+        batches: list[dict[int, bytes]] = [{} for _ in self.hosts]
+        for client in outgoing:  # each message is made when it is asked for: ask once
+            batches[client % len(batches)][client] = outgoing[client]
+        requests = [frames.Step(step, batch) for batch in batches]
         for reply in self._ask(requests):
             if not isinstance(reply, Answer):
                 raise EngineError(f"a host answered a protocol step with {type(reply).__name__}")

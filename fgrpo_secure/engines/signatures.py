@@ -5,8 +5,6 @@ checked once; what the repetitions would have cost an owner on its own machine i
 leave that saving out.
 """
 
-import hashlib
-
 from fgrpo_secure import entropy
 from protocols.identity import verify_signature
 
@@ -15,17 +13,13 @@ class SharedVerifier:
     """A `protocols.identity.Verify` that remembers what it found good. Bad signatures are never remembered."""
 
     def __init__(self) -> None:
-        self._good: set[bytes] = set()
+        self._good: set[tuple[bytes, str, bytes, bytes]] = set()
         self._checks = 0
         self._seconds = 0.0
         self._saved = 0
 
     def __call__(self, public: bytes, label: str, payload: bytes, signature: bytes) -> None:
-        key = hashlib.blake2b(
-            payload,
-            digest_size=32,
-            key=hashlib.sha256(b"/".join((public, label.encode(), signature))).digest(),
-        ).digest()
+        key = (public, label, payload, signature)
         if key in self._good:
             self._saved += 1
             return

@@ -64,9 +64,13 @@ def test_a_transaction_that_fails_leaves_nothing(store):
     assert store.reply(ONE, SESSION, Step.SHARE) is None
 
 
-def test_identity_is_drawn_once(store):
-    assert store.identity_seed(0, b"a" * 32) == b"a" * 32
-    assert store.identity_seed(0, b"b" * 32) == b"a" * 32
+def test_an_identity_is_stored_once(store):
+    store.enrol(0, b"a" * 32)
+    with pytest.raises(AnswerConflict):
+        store.enrol(0, b"b" * 32)
+    assert store.identity_seed(0) == b"a" * 32
+    with pytest.raises(KeyError):
+        store.identity_seed(1)
 
 
 def test_a_repeated_training_round_replaces_its_own_observation(store):
