@@ -85,8 +85,7 @@ def primitives():
             "out": ref.split(secret, [1, 2, 5, 9, 1000], 3, key),
         },
         "masks": [
-            {"key": key, "length": 9, "bits": bits, "out": ref.mask(key, 9, bits)}
-            for bits in (8, 20, 32, 33, 62)
+            {"key": key, "length": 9, "bits": bits, "out": ref.mask(key, 9, bits)} for bits in (8, 20, 32, 33, 62)
         ],
         "packing": [
             {
@@ -193,9 +192,7 @@ class Session:
         quorum = ref.relay_agreements(session, answers["agree"], plan[13])
         self.step("unmask", sorted(answers["agree"]), lambda id: quorum, lambda c, m: c.unmask(m))
         one = clients[IDS[0]]
-        self.totals = ref.total(
-            plan, one.s2, answers["mask"], answers["unmask"], one.announced, lambda id: IDS
-        )
+        self.totals = ref.total(plan, one.s2, answers["mask"], answers["unmask"], one.announced, lambda id: IDS)
         return self
 
     def step(self, name, ids, request, answer):
@@ -284,9 +281,7 @@ def errors():
     case("cohort out of order", "announce", plan_with(6, IDS[::-1]))
     case("cohort without this client", "announce", plan_with(6, IDS[1:]))
     case("unknown member", "announce", plan_with(6, [1, 2, *IDS[1:]]))
-    case(
-        "announcement replaced", "share", changed("share", lambda v: v[2][1].__setitem__(2, bytes_of("mitm")))
-    )
+    case("announcement replaced", "share", changed("share", lambda v: v[2][1].__setitem__(2, bytes_of("mitm"))))
     case("own announcement missing", "share", changed("share", lambda v: v[2].pop(0)))
     case("announcement twice", "share", changed("share", lambda v: v[2].insert(1, v[2][1])))
     case("below the floor", "share", changed("share", lambda v: v.__setitem__(2, v[2][:3])))

@@ -116,10 +116,7 @@ def split(secret, points, t, key):
     coefficients = [int.from_bytes(data[48 * i : 48 * i + 48], "little") % P for i in range(t - 1)]
     coefficients.append(int.from_bytes(secret, "little"))
     degree = len(coefficients) - 1
-    return [
-        (sum(c * x ** (degree - i) for i, c in enumerate(coefficients)) % P).to_bytes(33, "little")
-        for x in points
-    ]
+    return [(sum(c * x ** (degree - i) for i, c in enumerate(coefficients)) % P).to_bytes(33, "little") for x in points]
 
 
 def rebuild(points, shares):
@@ -418,9 +415,7 @@ class Client:
             _, _, seed_hash, seed_box, key_hash, key_box = unmsgpack(leaf, "dealer")
             key = derive(self.sealing[dealer], "key seal", self.s1, dealer, self.id, seed_hash, key_hash)
             parts = []
-            for at, (kind, box, right) in enumerate(
-                (("seed", seed_box, seed_hash), ("mask key", key_box, key_hash))
-            ):
+            for at, (kind, box, right) in enumerate((("seed", seed_box, seed_hash), ("mask key", key_box, key_hash))):
                 place = encode("sealed share", self.s1, dealer, self.id, kind)
                 part = crypto_aead_chacha20poly1305_ietf_decrypt(box, place, bytes(11) + bytes([at]), key)
                 check(digest_of("commit share", self.s1, dealer, self.id, kind, part) == right, "dealer")
@@ -440,9 +435,7 @@ class Client:
             verify(self.roster["keys"][id], "sign upload", payload, signature, "either")
         dropped = [j for j in self.sharers if j not in self.survivors]
         alive = b"".join(upload[1].to_bytes(8, "big") + upload[2] for upload in uploads)
-        self.outcome = digest_of(
-            "hash list", 1, self.s2, alive, b"".join(j.to_bytes(8, "big") for j in dropped)
-        )
+        self.outcome = digest_of("hash list", 1, self.s2, alive, b"".join(j.to_bytes(8, "big") for j in dropped))
         payload = self.outcome + self.id.to_bytes(8, "big")
         return msgpack(["agreement", self.id, sign(self.seed, "sign agreement", payload)])
 
@@ -470,11 +463,7 @@ def climb(node, index, size, path):
     half = 1
     while 2 * half < size:
         half *= 2
-    inside = (
-        climb(node, index, half, path[:-1])
-        if index < half
-        else climb(node, index - half, size - half, path[:-1])
-    )
+    inside = climb(node, index, half, path[:-1]) if index < half else climb(node, index - half, size - half, path[:-1])
     if inside is None:
         return None
     pair = inside + path[-1] if index < half else path[-1] + inside
