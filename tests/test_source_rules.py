@@ -120,9 +120,7 @@ def ambient(source: str) -> set[str]:
         library, _, last = name.partition(".")[0], *name.rpartition(".")[1:]
         if library in KEY_LIBRARIES and last in KEY_MAKERS:
             found.add(name)
-        if "generator" not in given and (
-            (library == "torch" and last in SAMPLERS) or last in SAMPLING_METHODS
-        ):
+        if "generator" not in given and ((library == "torch" and last in SAMPLERS) or last in SAMPLING_METHODS):
             found.add(f"{name} without generator=")
     return found
 
@@ -144,10 +142,7 @@ def unsafe(source: str) -> set[str]:
             found.add("torch.load without weights_only=")
         found |= {f"{keyword.arg} is not False" for keyword in node.keywords if dangerous(keyword)}
     return found | {
-        text
-        for handler in ast.walk(tree)
-        if isinstance(handler, ast.ExceptHandler)
-        for text in blind(handler)
+        text for handler in ast.walk(tree) if isinstance(handler, ast.ExceptHandler) for text in blind(handler)
     }
 
 

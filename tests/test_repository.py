@@ -1,0 +1,172 @@
+"""Promises about the repository itself: sizes, names, versions, dependencies, documents, and what the wheel carries."""
+
+import ast
+import importlib.metadata
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+PACKAGES = [name for name in ("fgrpo_secure", "protocols", "threat_model") if (ROOT / name).is_dir()]
+FOLDERS = [name for name in (*PACKAGES, "tests", "examples", "benchmarks", "docs") if (ROOT / name).is_dir()]
+SHIPPED = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+PYTHON = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+PAGES = sorted([*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))])
+ADRS = sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))
+# Where it is not the distribution's own name.
+IMPORTED_AS = {"pynacl": {"nacl"}, "pydantic": {"pydantic", "pydantic_core"}, "dp-accounting": {"dp_accounting"}}
+UNFINISHED = re.compile(r"\b(T[O]DO|F[I]XME|X{3}|H[A]CK|raise NotImplemented[E]rror)\b")
+NAMELESS = {"utils.py", "util.py", "helpers.py", "helper.py", "common.py", "misc.py"}
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def requirements(extra: str | None = None) -> list[Requirement]:
+    project = SETTINGS["project"]
+    lines = project["optional-dependencies"][extra] if extra else project["dependencies"]
+    return [Requirement(line) for line in lines]
+
+
+def constraints() -> dict[str, Requirement]:
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    found = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(entry.name): entry for entry in found}
+
+
+def package_version() -> str:
+    found = re.search(r'^__version__ = "(.+)"$', (ROOT / "fgrpo_secure" / "__init__.py").read_text("utf-8"), re.M)
+    assert found
+    return found[1]
+
+
+def outside_imports(path: Path) -> Iterator[str]:
+    """Top-level names of everything a file imports that is neither ours nor the standard library's."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        modules: list[str] = []
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules = [node.module]
+        for module in modules:
+            top = module.partition(".")[0]
+            if top not in PACKAGES and top not in sys.stdlib_module_names:
+                yield top
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=relative)
+def test_a_file_has_at_most_400_lines_and_a_function_at_most_50(path: Path) -> None:
+    source = path.read_text("utf-8")
+    assert len(source.splitlines()) <= 400
+    functions = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    long = {n.name: size for n in functions if (size := (n.end_lineno or n.lineno) - n.lineno + 1) > 50}
+    assert long == {}
+
+
+def test_every_module_has_a_name_that_says_what_it_is_for() -> None:
+    assert [relative(path) for path in PYTHON if path.name in NAMELESS] == []
+
+
+def test_nothing_is_left_unfinished() -> None:
+    texts = [*PYTHON, *PAGES, ROOT / "Makefile", ROOT / "pyproject.toml", ROOT / ".ci" / "run"]
+    assert [relative(path) for path in texts if UNFINISHED.search(path.read_text("utf-8"))] == []
+
+
+def test_every_package_is_typed_and_under_the_import_contracts() -> None:
+    contracts = SETTINGS["tool"]["importlinter"]
+    layers = next(entry["layers"] for entry in contracts["contracts"] if entry["type"] == "layers")
+    assert all((ROOT / package / "py.typed").is_file() for package in PACKAGES)
+    assert sorted(contracts["root_packages"]) == sorted(PACKAGES)
+    assert sorted(layers) == sorted(PACKAGES)
+
+
+def test_the_version_has_one_source_and_an_entry_in_the_changelog() -> None:
+    assert SETTINGS["project"]["dynamic"] == ["version"]
+    assert SETTINGS["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "fgrpo_secure.__version__"}
+    assert f"## {package_version()}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_the_installed_distribution_has_the_version_of_the_source() -> None:
+    try:
+        installed = importlib.metadata.version("fgrpo-secure")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("the project is not installed here")
+    assert installed == package_version()
+
+
+def test_every_declared_dependency_is_pinned_inside_its_range() -> None:
+    pinned = constraints()
+    for wanted in (*requirements(), *requirements("dev")):
+        (pin,) = pinned[canonicalize_name(wanted.name)].specifier
+        assert pin.operator == "==", wanted
+        assert "+" not in pin.version, "a local version tag is not installable everywhere"
+        assert wanted.specifier.contains(pin.version), wanted
+
+
+def test_what_the_packages_import_is_a_declared_dependency() -> None:
+    names = {canonicalize_name(entry.name) for entry in requirements()}
+    declared = {module for name in names for module in IMPORTED_AS.get(name, {name})}
+    missing = {top for path in SHIPPED for top in outside_imports(path)} - declared
+    assert missing == set()
+
+
+def test_the_test_command_of_the_readme_is_the_one_that_continuous_integration_runs() -> None:
+    commands = re.findall(r"^make \w+", (ROOT / "README.md").read_text("utf-8"), re.M)
+    assert {"make demo", "make test"} <= set(commands)
+    assert "make test" in (ROOT / ".ci" / "run").read_text("utf-8")
+
+
+def test_every_decision_record_is_numbered_complete_and_listed() -> None:
+    index = (ROOT / "docs" / "adr" / "README.md").read_text("utf-8")
+    assert [int(path.name[:4]) for path in ADRS] == list(range(1, len(ADRS) + 1))
+    for path in ADRS:
+        text = path.read_text("utf-8")
+        headings = re.findall(r"^## (\w+)", text, re.M)
+        assert headings == ["Context", "Options", "Choice", "Price"], path.name
+        assert len(text.splitlines()) <= 60, f"{path.name} is longer than a page"
+        assert f"]({path.name})" in index, path.name
+    assert len(re.findall(r"\]\(\d{4}", index)) == len(ADRS)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_every_link_and_every_test_that_a_page_names_exists(page: Path) -> None:
+    text = page.read_text("utf-8")
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    assert [link for link in links if link and not (page.parent / link).exists()] == []
+    for name, test in re.findall(r"`(tests/[\w/.-]+?\.py)(?:::(\w+))?`", text):
+        assert (ROOT / name).is_file(), name
+        assert not test or f"def {test}(" in (ROOT / name).read_text("utf-8"), test
+
+
+@pytest.mark.slow
+def test_the_wheel_carries_the_packages_their_data_and_nothing_else(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for folder in FOLDERS:
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*command, "--wheel-dir", str(tmp_path), str(source)], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    carried = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    code = {relative(path) for path in SHIPPED}
+    data = {
+        relative(path)
+        for pattern in ("presets/*.toml", "tasks/base_model/*")
+        for path in ROOT.glob(f"fgrpo_secure/{pattern}")
+    }
+    marks = {f"{package}/py.typed" for package in PACKAGES} | {"protocols/SPEC.md"}
+    assert wheel.name.startswith(f"fgrpo_secure-{package_version()}-")
+    assert carried == code | data | marks
