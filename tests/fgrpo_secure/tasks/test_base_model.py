@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fgrpo_secure.tasks import TASKS, make_base_model, problems
 from fgrpo_secure.tasks.make_base_model import CHARACTERS, END, Competence, competence, make_model, make_tokenizer
@@ -21,7 +21,7 @@ FIRST_LOSSES = [4.25689, 4.24603, 4.12965, 3.98929, 3.84178, 3.68101]
 @dataclass(frozen=True)
 class Shipped:
     model: Any  # transformers declares `generate` for a type that no model has
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: Any  # AutoTokenizer says only what it might be
 
     def mean(self, level: int, convention: str, count: int = 100) -> Competence:
         """All tasks counted equally, on problems the model never saw."""
