@@ -59,6 +59,12 @@ def test_a_note_that_was_touched_is_refused(note):
         verify(note, "clinic.example", PUBLIC)
 
 
+def test_a_signature_under_another_key_id_is_refused():
+    blob = base64.b64encode(bytes(4) + KEY.sign(CHECKPOINT.text.encode()).signature).decode()
+    with pytest.raises(BadCheckpoint):
+        verify(f"{CHECKPOINT.text}\n\u2014 clinic.example {blob}\n", "clinic.example", PUBLIC)
+
+
 def test_another_key_of_the_same_name_is_refused():
     with pytest.raises(BadCheckpoint):
         verify(NOTE, "clinic.example", SigningKey(bytes(32)).verify_key.encode())

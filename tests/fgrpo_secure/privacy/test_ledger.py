@@ -288,6 +288,21 @@ def test_processes_that_race_never_pass_the_budget_together(path):
     ledger.verify()
 
 
+def test_a_transaction_locks_writers_out_before_it_reads_the_sums(path):
+    store, other = Ledgers(path), sqlite3.connect(path, timeout=0, isolation_level=None)
+    store.open(0, Fraction(1))
+    with store.transaction(), pytest.raises(sqlite3.OperationalError, match="locked"):
+        other.execute("BEGIN IMMEDIATE")
+    other.close()
+
+
+def test_every_commit_waits_for_the_disk(ledger):
+    """Power loss cannot be tried here; the settings that survive it can be read."""
+    database = ledger._store._db
+    assert database.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
 def test_a_reader_sees_the_committed_state_while_another_writes(path):
     writer, reader = Ledgers(path), Ledgers(path)
     ledger = writer.open(0, Fraction(1))
