@@ -5,6 +5,7 @@ the products. 'alternate' trains B in even rounds and A in odd ones, 'full' both
 """
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -160,7 +161,9 @@ def attach(base: BaseModel, settings: Adapter, seed: int) -> Policy:
         lora_dropout=0.0,
         task_type="CAUSAL_LM",
     )
-    model = get_peft_model(base.model, config)
+    with warnings.catch_warnings():  # PEFT 0.21 asks Transformers 5 for a property by its old name
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        model = get_peft_model(base.model, config)
     model.eval()
     policy = Policy(base, model, settings.factors)
     policy.load_full_state(_initial(policy, seed))

@@ -51,7 +51,8 @@ def load(settings: Model) -> BaseModel:
     source = _source(settings.path)
     tokenizer = _load_tokenizer(source, settings.path)
     model = _load_network(source, settings)
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+    largest = max(tokenizer.vocab_size - 1, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    if largest >= model.get_input_embeddings().num_embeddings:
         raise ModelError(f"model.path {settings.path!r}: its tokenizer knows more tokens than the model embeds")
     digest = state_digest(model.state_dict(), _function_of(model.config))
     model.eval().requires_grad_(False).to(settings.device)
