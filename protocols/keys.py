@@ -37,12 +37,9 @@ def public_key(secret: bytes) -> bytes:
 def agree(secret: bytes, peer: bytes) -> bytes:
     """The raw 32-byte X25519 secret; derive keys from it, never use it. LowOrderPoint if it would be zero."""
     try:
-        shared = crypto_scalarmult(secret, peer)
-    except CryptoError:
+        return crypto_scalarmult(secret, peer)
+    except CryptoError:  # libsodium's answer to an all-zero result
         raise LowOrderPoint("public key of small order") from None
-    if not any(shared):
-        raise LowOrderPoint("public key of small order")
-    return shared
 
 
 def refuse_low_order(public: bytes) -> None:

@@ -330,3 +330,43 @@ def test_a_signature_check_that_is_replaced_is_really_used(stopped):
         act(Step.AGREE, member, state, request, world)
     assert asked == [labels.SIGN_UPLOAD]
     assert isinstance(world.drivers[world.ids[0]]._store, MemoryStore)
+
+
+def test_a_root_of_someone_who_did_not_announce_does_not_count(make_world, make_link):
+    """A colluder could sign one for the server, which would fill the floor with clients who hold no share."""
+    world = make_world()
+    me, absent = world.ids[0], world.ids[-1]
+
+    def tamper(step, who, up, data):
+        if (step, who, up) != (Step.MASK, me, False):
+            return data
+        s1 = client.decode_state(world.drivers[me]._store.state(world.identities[me].public, session)).s1
+        blank = wire.SignedRoot(absent, bytes(32), bytes(32), bytes(64))
+        signature = world.identities[absent].sign(labels.SIGN_DEAL, wire.root_payload(s1, blank))
+        invented = msgspec.structs.replace(blank, signature=signature)
+        return deliveries_with(data, roots=lambda entries: (*entries, invented))
+
+    session = wire.session_of(world.plan)
+    link = make_link(world, {Step.ANNOUNCE: {absent}}, tamper)
+    world.run(link)
+    assert "distinct announcers" in str(link.refusals[me])
+
+
+def test_an_upload_of_someone_who_did_not_deal_does_not_count(make_world, make_link):
+    """A colluder could sign one for the server, which would fill the floor of survivors."""
+    world = make_world()
+    me, absent = world.ids[0], world.ids[-1]
+
+    def tamper(step, who, up, data):
+        if (step, who, up) != (Step.AGREE, me, False):
+            return data
+        state = client.decode_state(world.drivers[me]._store.state(world.identities[me].public, session))
+        blank = wire.UploadDigest(absent, bytes(32), bytes(64))
+        signature = world.identities[absent].sign(labels.SIGN_UPLOAD, wire.upload_payload(state.s2, blank))
+        entries = wire.decode(wire.Uploads, data, 1 << 20).entries
+        return replaced(Step.AGREE, data, entries=(*entries, msgspec.structs.replace(blank, signature=signature)))
+
+    session = wire.session_of(world.plan)
+    link = make_link(world, {Step.SHARE: {absent}}, tamper)
+    world.run(link)
+    assert "distinct clients that dealt" in str(link.refusals[me])

@@ -186,6 +186,15 @@ def test_leaves_that_do_not_open_for_a_few_do_no_harm(world, make_link):
     assert_sum(world, recovered)
 
 
+def test_a_holder_of_what_is_no_field_element_cannot_be_framed_with_it(world, make_link):
+    """The dealer commits to it; whoever opened it would be blamed. An honest holder has nothing to open instead."""
+    framed = 5
+    dealer = Dealer(world, world.ids[2], lambda kind, position, share: b"\xff" * 33 if position == framed else share)
+    recovered, _ = world.run(make_link(world, tamper=dealer.tamper))
+    assert recovered.blamed == {}
+    assert_sum(world, recovered)
+
+
 def test_c_false_complaints_blame_nobody(world, make_link):
     """With exactly t holders left, one liar can end the session but frame no dealer."""
     liar, gone = world.ids[0], set(world.ids[5:])
