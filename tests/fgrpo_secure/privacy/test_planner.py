@@ -49,7 +49,8 @@ def test_the_epsilon_that_is_reported_never_exceeds_the_one_that_was_asked(epsil
     assert result.claim.epsilon <= epsilon
     assert result.claim.epsilon > 0.98 * epsilon or result.noise.share_variance < 100  # integer shares are coarse
     assert result.claim.mu == pytest.approx(math.sqrt(rounds * result.noise.charge))
-    assert result.claim.epsilon == pytest.approx(epsilon_of(result.claim.mu, delta), rel=1e-9)
+    plain = epsilon_of(result.claim.mu, delta)
+    assert plain <= result.claim.epsilon <= plain * 1.001  # the slack shows only near the largest epsilon
 
 
 @pytest.mark.parametrize("asked", [{"epsilon": 8.0}, {"epsilon": None, "noise_multiplier": 2.25}])
