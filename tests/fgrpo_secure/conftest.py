@@ -1,5 +1,7 @@
 """Small random models of three families, saved as Hugging Face folders with a tokenizer of single characters."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -22,7 +24,7 @@ from fgrpo_secure.config import Adapter, Model
 
 CHARACTERS = "0123456789+-=ab "
 CONTEXT = 48
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "vocab_size": len(CHARACTERS) + 2,
     "hidden_size": 16,
     "num_hidden_layers": 2,
@@ -48,7 +50,7 @@ def make_network(family):
     torch.manual_seed(5)
     if family == "gpt2":
         return GPT2LMHeadModel(GPT2Config(**SHAPE))
-    sizes = {"intermediate_size": 24, "num_key_value_heads": 1}
+    sizes: dict[str, Any] = {"intermediate_size": 24, "num_key_value_heads": 1}
     if family == "llama":
         return LlamaForCausalLM(LlamaConfig(**SHAPE, **sizes, tie_word_embeddings=True))
     return Qwen2ForCausalLM(Qwen2Config(**SHAPE, **sizes))

@@ -17,7 +17,7 @@ def generator(seed=0):
 def sequence_probabilities(policy, prompt, tokens, temperature):
     """Probability of every continuation of `prompt` by `tokens` tokens that does not end early, as a vector."""
     ids = torch.tensor(policy.base.tokenizer(prompt)["input_ids"])
-    probabilities = {(): 1.0}
+    probabilities: dict[tuple[int, ...], float] = {(): 1.0}
     for _ in range(tokens):
         longer = {}
         for path, weight in probabilities.items():
