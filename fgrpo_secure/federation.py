@@ -78,7 +78,7 @@ class Federation:
         config: Config, directory: RunDirectory, base: BaseModel, policy: Policy, engine: Embedded
     ) -> "Federation":
         """The server of the run in `directory`."""
-        privacy = run_plan.plan(config, policy.dimension(0))
+        privacy = run_plan.plan(config, policy)
         ledgers = Ledgers(directory.ledger)
         return Federation(
             config,

@@ -16,7 +16,7 @@ SAMPLED_PROMPTS = 64  # of a procedural task, whose prompts are all alike
 
 def check(config: Config, policy: Policy, examination: Examination) -> None:
     """Raises UnusableData, RewardError, PromptTooLong, Infeasible or InfeasiblePlan."""
-    run_plan.plan(config, policy.dimension(0))
+    run_plan.plan(config, policy)
     length = config.grpo.max_completion_length
     for client in config.client:
         if client.task is not None and client.task not in TASKS:

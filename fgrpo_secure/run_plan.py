@@ -6,24 +6,37 @@
 import hashlib
 from collections.abc import Mapping
 
+from safetensors.torch import save
+
 from fgrpo_secure import client_policy, gain, round_settings, schedule
 from fgrpo_secure.adapters import Policy
 from fgrpo_secure.client_policy import ClientPolicy
 from fgrpo_secure.config import Config
 from fgrpo_secure.models import BaseModel
 from fgrpo_secure.privacy import planner
+from fgrpo_secure.privacy.discrete_gaussian import largest_sample
+from fgrpo_secure.privacy.encode import Lattice, required_ring_bits
+from fgrpo_secure.privacy.noise import NoisePlan
 from fgrpo_secure.privacy.planner import PrivacyPlan
 from protocols import labels
 from protocols.params import Adversary
 from protocols.roster import Roster
 from protocols.wire import RoundPlan
 
+ID_BYTES = 5  # of a client id on the wire, at most
 
-def plan(config: Config, dimension: int) -> PrivacyPlan:
-    """The plan of a run whose rounds send `dimension` adapter coordinates.
 
+def plan(config: Config, policy: Policy) -> PrivacyPlan:
+    """The plan of a run that trains `policy`'s adapter.
+
+    Where rounds differ in length ('alternate') it is the plan of the kind of round that costs more.
     Raises Infeasible or InfeasiblePlan, naming the nearest feasible setting.
     """
+    plans = [_plan(config, policy, dimension) for dimension in {policy.dimension(0), policy.dimension(1)}]
+    return max(plans, key=lambda found: (found.noise.charge if found.noise else 0, found.ring_bits))
+
+
+def _plan(config: Config, policy: Policy, dimension: int) -> PrivacyPlan:
     return planner.plan(
         rounds=config.federation.rounds,
         clients=config.clients_total,
@@ -32,15 +45,22 @@ def plan(config: Config, dimension: int) -> PrivacyPlan:
         max_rounds_per_client=config.federation.max_rounds_per_client,
         dimension=dimension,
         unit=config.privacy.unit,
-        epsilon=config.privacy.epsilon,
-        noise_multiplier=config.privacy.noise_multiplier,
+        epsilon=config.privacy.epsilon if config.privacy.unit == "client" else None,
+        noise_multiplier=config.privacy.noise_multiplier if config.privacy.unit == "client" else None,
         delta=config.privacy.delta,
         clip_norm=config.privacy.clip_norm,
         adversary=Adversary(config.aggregation.adversary),
         max_corrupt=config.aggregation.max_corrupt,
         max_dropout=config.aggregation.max_dropout,
         mean_weight=gain.reference_weight(config.weighting),
+        broadcast_bytes=_broadcast_bytes(config, policy),
     )
+
+
+def _broadcast_bytes(config: Config, policy: Policy) -> int:
+    """What every client of a round is sent besides the protocol's later messages: the round plan and the adapter."""
+    settings = round_settings.for_round(config, 0, 0).encode()
+    return len(save(policy.full_state())) + len(settings) + ID_BYTES * config.cohort
 
 
 def demands(config: Config, privacy: PrivacyPlan) -> ClientPolicy:
@@ -75,8 +95,11 @@ def open_round(
     dimension: int,
 ) -> RoundPlan:
     """The plan of one session: the public facts of training round `training_round`."""
-    settings = round_settings.for_round(config, training_round, privacy.share_variance)
     parameters = privacy.parameters
+    lattice = Lattice.build(dimension, config.privacy.clip_norm, client_policy.SCORES)
+    variance = _share_variance(privacy, lattice)
+    largest_noise = largest_sample(variance) if variance else 0
+    settings = round_settings.for_round(config, training_round, variance)
     return RoundPlan(
         version=labels.VERSION,
         run=hashlib.sha256(roster.digest).digest()[:16],
@@ -87,7 +110,7 @@ def open_round(
         context=tuple(sorted(loaded.items())),
         settings=settings.encode(),
         vectors=(("update", dimension), ("scores", client_policy.SCORES)),
-        ring_bits=privacy.ring_bits,
+        ring_bits=required_ring_bits(lattice, parameters.cohort, largest_noise),
         adversary=parameters.adversary,
         colluders=parameters.colluders,
         quorum=parameters.quorum,
@@ -95,3 +118,13 @@ def open_round(
         floor=parameters.floor,
         neighbours=parameters.neighbours,
     )
+
+
+def _share_variance(privacy: PrivacyPlan, lattice: Lattice) -> int:
+    """The noise share of a round with this lattice: the plan's noise multiplier, whatever the round's length."""
+    if privacy.claim is None or privacy.noise is None:
+        return 0
+    if lattice == privacy.lattice:
+        return privacy.noise.share_variance
+    floor, colluders = privacy.parameters.floor, privacy.parameters.colluders
+    return NoisePlan.build(lattice, privacy.claim.noise_multiplier, floor, colluders).share_variance

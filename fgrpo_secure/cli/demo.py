@@ -41,21 +41,29 @@ def story(private: dict[str, Any], twin: dict[str, Any], out: Path) -> list[str]
     share = private["seconds.aggregation"] / hours
     return [
         "",
-        f"Learned     {private['clients']} clients, {private['rounds']} rounds, problems nobody trained on: "
-        f"{_rates(private)}.",
-        f"Protected   The server saw sums over at least {private['aggregation.minimum_survivors']} clients, never one "
-        f"client's update, weight, gain or reward. Whatever it does with them, it can tell whether one client's data "
-        f"was used at all at most as well as (epsilon = {private['privacy.epsilon_server']:.2f}, "
-        f"delta = {private['privacy.delta']:g}) allows: odds shift by at most a factor "
-        f"e^{private['privacy.epsilon_server']:.2f}, but for a chance of {private['privacy.delta']:g}. "
-        f"Spent: {private['privacy.epsilon_spent']:.2f}.",
-        f"Cost        {private['seconds.total']:.0f} s; {share:.0%} of all processor time went into privacy and "
-        f"aggregation; {private['bytes.up_per_client_per_round'] / 1e3:.1f} kB up and "
-        f"{private['bytes.down_per_client_per_round'] / 1e3:.1f} kB down per client and round. Without differential "
-        f"privacy the same run reached: {_rates(twin)}.",
-        f"Not shown   All clients ran in this process on one machine. The server was assumed "
-        f"{private['aggregation.adversary'].replace('_', ' ')}, with up to {private['aggregation.colluders']} clients "
-        f"on its side.",
+        (
+            f"Learned     {private['clients']} clients, {private['rounds']} rounds, problems nobody trained on: "
+            f"{_rates(private)}."
+        ),
+        (
+            f"Protected   The server saw sums over at least {private['aggregation.minimum_survivors']} clients, never one "
+            f"client's update, weight, gain or reward. Whatever it does with them, it can tell whether one client's data "
+            f"was used at all at most as well as (epsilon = {private['privacy.epsilon_server']:.2f}, "
+            f"delta = {private['privacy.delta']:g}) allows: odds shift by at most a factor "
+            f"e^{private['privacy.epsilon_server']:.2f}, but for a chance of {private['privacy.delta']:g}. "
+            f"Spent: {private['privacy.epsilon_spent']:.2f}."
+        ),
+        (
+            f"Cost        {private['seconds.total']:.0f} s; {share:.0%} of all processor time went into privacy and "
+            f"aggregation; {private['bytes.up_per_client_per_round'] / 1e3:.1f} kB up and "
+            f"{private['bytes.down_per_client_per_round'] / 1e3:.1f} kB down per client and round. Without differential "
+            f"privacy the same run reached: {_rates(twin)}."
+        ),
+        (
+            f"Not shown   All clients ran in this process on one machine. The server was assumed "
+            f"{private['aggregation.adversary'].replace('_', ' ')}, with up to {private['aggregation.colluders']} clients "
+            f"on its side."
+        ),
         "Next        fgrpo plan quickstart --set privacy.epsilon=2",
         f"            fgrpo run silos --out {out.parent / 'silos'}",
     ]

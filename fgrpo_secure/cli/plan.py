@@ -20,7 +20,7 @@ def plan(
     with one_sentence():
         loaded = config_file.load(config, overrides or [])
         policy = adapters.attach(models.load(loaded.model), loaded.adapter, loaded.run.seed)
-        facts = run_plan.plan(loaded, policy.dimension(0)).facts()
+        facts = run_plan.plan(loaded, policy).facts()
     if as_json:
         typer.echo(json.dumps(facts, indent=2, allow_nan=False))
         return

@@ -70,7 +70,7 @@ class Host:
 
     def _seat_owners(self, directory: RunDirectory, config: Config, ids: set[int], folder: Path) -> None:
         roster, pins = enrolment.roster(directory), enrolment.pins(directory)
-        plan = run_plan.plan(config, self._policy.dimension(0))
+        plan = run_plan.plan(config, self._policy)
         source = entropy.from_kind(config.run.entropy, config.run.seed).child("owners")
         demands = run_plan.demands(config, plan)
         for owner in make_owners(config.client, config.run.seed, ids, folder).values():

@@ -23,9 +23,9 @@ class SharedVerifier:
         if key in self._good:
             self._saved += 1
             return
-        started = entropy.processor_time()
+        started = entropy.stopwatch()
         verify_signature(public, label, payload, signature)
-        self._seconds += entropy.processor_time() - started
+        self._seconds += entropy.stopwatch() - started
         self._checks += 1
         self._good.add(key)
 
