@@ -30,7 +30,7 @@ test: lint
 	$(PYTEST)
 
 quick: $(VENV)/.installed-dev
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow" --hypothesis-profile=quick
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
