@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -49,7 +50,7 @@ def run(preset: str, seed: int, folder: Path, overrides: list[str]) -> dict[str,
         problems_file = folder / f"{Path(preset).stem}-held-out.jsonl"
         settings = [f"run.seed={seed}", f"evaluation.data={problems_file}", "engine.processes=1", *overrides]
         for leftover in (out, out.with_name(out.name + ".owners")):
-            subprocess.run(["rm", "-rf", str(leftover)], check=True)
+            shutil.rmtree(leftover, ignore_errors=True)
         command = [sys.executable, "-m", "fgrpo_secure", "run", preset, "--out", str(out)]
         for setting in settings:
             command += ["--set", setting]

@@ -37,36 +37,48 @@ def demo(
 
 def story(private: dict[str, Any], twin: dict[str, Any], out: Path) -> list[str]:
     """The closing lines, made from the two summaries and nothing else."""
-    hours = private["seconds.training"] + private["seconds.rollouts"] + private["seconds.aggregation"]
-    share = private["seconds.aggregation"] / hours
     return [
         "",
-        (
-            f"Learned     {private['clients']} clients, {private['rounds']} rounds, problems nobody trained on: "
-            f"{_rates(private)}."
-        ),
-        (
-            f"Protected   The server saw sums over at least {private['aggregation.minimum_survivors']} clients, never one "
-            f"client's update, weight, gain or reward. Whatever it does with them, it can tell whether one client's data "
-            f"was used at all at most as well as (epsilon = {private['privacy.epsilon_server']:.2f}, "
-            f"delta = {private['privacy.delta']:g}) allows: odds shift by at most a factor "
-            f"e^{private['privacy.epsilon_server']:.2f}, but for a chance of {private['privacy.delta']:g}. "
-            f"Spent: {private['privacy.epsilon_spent']:.2f}."
-        ),
-        (
-            f"Cost        {private['seconds.total']:.0f} s; {share:.0%} of all processor time went into privacy and "
-            f"aggregation; {private['bytes.up_per_client_per_round'] / 1e3:.1f} kB up and "
-            f"{private['bytes.down_per_client_per_round'] / 1e3:.1f} kB down per client and round. Without differential "
-            f"privacy the same run reached: {_rates(twin)}."
-        ),
-        (
-            f"Not shown   All clients ran in this process on one machine. The server was assumed "
-            f"{private['aggregation.adversary'].replace('_', ' ')}, with up to {private['aggregation.colluders']} clients "
-            f"on its side."
-        ),
+        f"Learned     {_learned(private)}",
+        f"Protected   {_protected(private)}",
+        f"Cost        {_cost(private, twin)}",
+        f"Not shown   {_not_shown(private)}",
         "Next        fgrpo plan quickstart --set privacy.epsilon=2",
         f"            fgrpo run silos --out {out.parent / 'silos'}",
     ]
+
+
+def _learned(private: dict[str, Any]) -> str:
+    who = f"{private['clients']} clients in {private['rounds']} rounds"
+    return f"{who}, measured on problems that nobody trains on: {_rates(private)}."
+
+
+def _protected(private: dict[str, Any]) -> str:
+    epsilon, delta = private["privacy.epsilon_spent"], private["privacy.delta"]
+    saw = f"the server saw sums over at least {private['aggregation.minimum_survivors']} clients, never one client's"
+    odds = f"shift the odds of any guess about one client by more than a factor of e^{epsilon:.2f}"
+    return (
+        f"{saw} update, weight, gain or reward. Nothing it does with them can {odds} (epsilon = {epsilon:.2f} spent of "
+        f"{private['privacy.epsilon_server']:.2f}), but for a chance of {delta:g} (delta)."
+    )
+
+
+def _cost(private: dict[str, Any], twin: dict[str, Any]) -> str:
+    everything = private["seconds.training"] + private["seconds.rollouts"] + private["seconds.aggregation"]
+    share = private["seconds.aggregation"] / everything
+    up, down = private["bytes.up_per_client_per_round"] / 1e3, private["bytes.down_per_client_per_round"] / 1e3
+    return (
+        f"{private['seconds.total']:.0f} s, {share:.0%} of the processor time for privacy and aggregation; {up:.0f} kB "
+        f"up and {down:.0f} kB down per client and round. Without differential privacy the twin reached {_rates(twin)}."
+    )
+
+
+def _not_shown(private: dict[str, Any]) -> str:
+    server = private["aggregation.adversary"].replace("_", " ")
+    return (
+        f"all clients ran on this machine, where whoever runs it can read everything. The server was assumed {server}, "
+        f"with up to {private['aggregation.colluders']} clients on its side."
+    )
 
 
 def _rates(summary: dict[str, Any]) -> str:
