@@ -229,3 +229,13 @@ def test_the_store_swaps_only_what_it_expects():
     with pytest.raises(ValueError, match="already answered"):
         store.put(b"i", b"s", Step.SHARE, b"d", b"state", b"reply")
     assert store.reply(b"j", b"s", Step.SHARE) is None
+
+
+def test_the_next_round_forgets_what_was_settled(recorded):
+    """Else a ledger could settle a round on the survivors of the one before."""
+    world, _ = recorded
+    me = world.ids[0]
+    assert world.drivers[me].settled is not None
+    world.change_plan(round=2)
+    world.answer(me, Step.ANNOUNCE, world.signed(world.plan))
+    assert world.drivers[me].settled is None
