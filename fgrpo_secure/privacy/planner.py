@@ -136,11 +136,7 @@ def plan(
     if unit == "client":
         sizing = _Sizing(lattice, parameters, rounds_per_client, checked_delta(delta))
         noise, claim = sizing.solve(epsilon, noise_multiplier)
-    variance = 0 if noise is None else noise.share_variance
-    try:
-        bits = required_ring_bits(lattice, clients_per_round, discrete_gaussian.largest_sample(variance))
-    except ValueError as error:
-        raise InfeasiblePlan(str(error), "fewer clients per round, or less noise") from None
+    bits = _ring_bits(lattice, clients_per_round, noise)
     useful = None if noise is None else _useful_dimension(noise, rounds, clients_per_round, mean_weight)
     return PrivacyPlan(
         rounds=rounds,
@@ -155,6 +151,14 @@ def plan(
         verdict=_verdict(dimension, useful, claim),
         warnings=_warnings(clients, claim),
     )
+
+
+def _ring_bits(lattice: Lattice, cohort: int, noise: NoisePlan | None) -> int:
+    variance = 0 if noise is None else noise.share_variance
+    try:
+        return required_ring_bits(lattice, cohort, discrete_gaussian.largest_sample(variance))
+    except ValueError as error:
+        raise InfeasiblePlan(str(error), "fewer clients per round, or less noise") from None
 
 
 def _check_schedule(rounds: int, clients: int, cohort: int, busiest: int, most: int | None) -> None:
