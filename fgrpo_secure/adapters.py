@@ -118,8 +118,9 @@ class Policy:
             return
         kept = [weight.data for weight in weights]
         try:
-            for weight, (_, _, layer) in zip(weights, self._layers, strict=True):
-                weight.data = weight.data + layer.get_delta_weight(layer.active_adapters[0])
+            with torch.no_grad():
+                for weight, (_, _, layer) in zip(weights, self._layers, strict=True):
+                    weight.data = weight.data + layer.get_delta_weight(layer.active_adapters[0])
             with self._plain_layers():
                 yield
         finally:

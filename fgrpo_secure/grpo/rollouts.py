@@ -81,11 +81,11 @@ def _generate(policy: Policy, prompts: Sequence[str], group: int, length: int, d
     encoded = tokenizer(list(prompts), padding=True, return_tensors="pt").to(policy.network.device)
     prompt_ids, prompt_mask = encoded["input_ids"], encoded["attention_mask"]
     _check_length(policy, prompt_ids.shape[1], length)
-    with policy.merged(), torch.no_grad():
+    with policy.merged(), torch.inference_mode():
         reading = Reading(policy.network, prompt_ids, prompt_mask, group)
-        ids, ends = _decode(reading, length, draw, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        drawn, ends = _decode(reading, length, draw, tokenizer.eos_token_id, tokenizer.pad_token_id)
     width = int(ends.max())
-    ids = ids[:, :width]
+    ids = drawn[:, :width].clone()  # a tensor made in inference mode cannot be trained on
     mask = (torch.arange(width, device=ids.device) < ends.unsqueeze(1)).to(prompt_mask.dtype)
     rows = zip(ids.tolist(), ends.tolist(), strict=True)
     completion_ids = [row[:end] for row, end in rows]

@@ -166,6 +166,13 @@ def test_peft_loads_the_saved_folder_and_computes_the_same(make_policy, model_fo
     torch.testing.assert_close(logits(merged), logits(policy.network), atol=1e-4, rtol=1e-4)
 
 
+def test_saving_does_not_ask_the_model_hub(make_policy, tmp_path):
+    policy = make_policy()
+    policy.model.peft_config["default"].base_model_name_or_path = "some/model"
+    policy.save(tmp_path)  # asking in vain is a warning, and a warning is an error here
+    assert (tmp_path / "adapter_model.safetensors").is_file()
+
+
 def test_a_run_starts_from_a_saved_folder(make_policy, model_folders, tmp_path):
     policy = make_policy("llama")
     policy.save(tmp_path)

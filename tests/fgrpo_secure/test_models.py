@@ -124,6 +124,8 @@ def test_pickled_weights_are_not_read(folder):
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     assert "no *.safetensors file" in refusal(folder)
+    save_file({"unrelated": torch.zeros(1)}, folder / "unrelated.safetensors")
+    assert "is not a causal language model that loads" in refusal(folder)
 
 
 def test_a_damaged_weight_file_is_refused(folder):

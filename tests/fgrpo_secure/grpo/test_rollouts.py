@@ -152,9 +152,9 @@ def test_a_prompt_that_does_not_fit_the_context_is_refused_with_both_lengths(mak
 def test_rollouts_can_be_trained_on(make_policy, prompts, settings):
     policy = make_policy()
     drawn = rollouts.sample(policy, prompts, settings, generator())
-    embedded = policy.network.get_input_embeddings()(drawn.ids)
-    embedded.requires_grad_()
-    (embedded.sum(-1) * drawn.mask).sum().backward()
+    logits = torch.zeros(*drawn.ids.shape, 18, requires_grad=True)
+    (logits.gather(2, drawn.ids.unsqueeze(2)).squeeze(2) * drawn.mask).sum().backward()
+    assert logits.grad.sum() == drawn.mask.sum()
 
 
 def test_showing_rollouts_prints_no_prompt_and_no_completion(make_policy, settings):
