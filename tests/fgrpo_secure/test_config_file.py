@@ -17,7 +17,10 @@ def write(tmp_path, text):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (MINIMAL + "[grpo]\nnum_generation = 8\n", "grpo.num_generation is not a known key; did you mean 'num_generations'"),
+        (
+            MINIMAL + "[grpo]\nnum_generation = 8\n",
+            "grpo.num_generation is not a known key; did you mean 'num_generations'",
+        ),
         (MINIMAL + "[gpro]\nx = 8\n", "gpro is not a known key; did you mean 'grpo'"),
         (MINIMAL + "[federation]\nrounds = 'ten'\n", "federation.rounds: input should be a valid integer"),
         (MINIMAL + "[privacy]\nepsilon = -1\n", "privacy.epsilon: input should be greater than 0, not -1"),
@@ -41,7 +44,7 @@ def test_unusable_configurations_are_refused_in_one_sentence_that_names_file_and
 
 
 def test_a_name_that_is_neither_file_nor_preset_lists_the_presets():
-    with pytest.raises(ConfigError, match="one of the presets .*quickstart"):
+    with pytest.raises(ConfigError, match=r"one of the presets .*quickstart"):
         config_file.load("quikstart")
 
 
