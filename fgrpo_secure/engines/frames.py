@@ -51,7 +51,8 @@ class Recovered(msgspec.Struct, tag="recovered", array_like=True, frozen=True):
 
 class Costs(msgspec.Struct, tag="costs", array_like=True, frozen=True):
     """Processor seconds of a round: sums and maxima over this host's owners. Training includes rollouts; `privacy` is
-    everything else, with the signature checks that the process shared among its owners counted for each of them."""
+    everything else. `privacy_slowest` is what the slowest owner would have spent on a machine of its own: the signature
+    checks that the owners of a process share are counted for each of them."""
 
     rollouts_total: float = 0.0
     training_total: float = 0.0

@@ -116,5 +116,6 @@ class Host:
     def _costs(self) -> Costs:
         seats = self._seats.values()
         training, privacy = [s.training_seconds for s in seats], [s.privacy_seconds for s in seats]
+        alone = max(s.privacy_seconds + s.saved_seconds for s in seats)
         rollouts = sum(seat.rollouts_seconds for seat in seats)
-        return Costs(rollouts, sum(training), max(training), sum(privacy), max(privacy))
+        return Costs(rollouts, sum(training), max(training), sum(privacy), alone)

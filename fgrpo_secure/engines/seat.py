@@ -92,6 +92,7 @@ class Seat:
         self.rollouts_seconds = 0.0
         self.training_seconds = 0.0
         self.privacy_seconds = 0.0
+        self.saved_seconds = 0.0
 
     def handle(self, step: Step, message: bytes, policy: Policy) -> bytes:
         """The owner's answer to one message. Raises Refused (public reasons) or blames somebody."""
@@ -102,7 +103,8 @@ class Seat:
         elif step is Step.UNMASK:
             self._settle()
         elapsed = entropy.processor_time() - started - (self.training_seconds - trained)
-        self.privacy_seconds += elapsed + self._verify.saved_seconds()
+        self.privacy_seconds += elapsed
+        self.saved_seconds += self._verify.saved_seconds()
         return reply
 
     def complain(self, problem: ProtocolError) -> None:
