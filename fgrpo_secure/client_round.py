@@ -61,14 +61,15 @@ class Learned:
 
 
 def _learn(policy: Policy, owner: Owner, settings: RoundSettings, past: Baseline) -> Learned:
-    """Local training and the relative gain; nothing at all, with the weight of no gain, if the data is unusable."""
+    """Local training and the relative gain; what encodes to zero everywhere if the data is unusable."""
     weighting = settings.weighting
     try:
         trained = owner.train(policy, settings)
     except UnusableRound as reason:
         owner.note(settings, reason)
         zero = Update.zero(policy.dimension(settings.training_round))
-        return Learned(zero, 0.0, gain.reference_weight(weighting), past, 0.0)
+        (low, high), _ = score_ranges(settings)
+        return Learned(zero, 0.0, low / 2 + high / 2, past, 0.0)  # the middle of a range encodes to zero
     relative = gain.relative_gain(trained.observation, past, weighting)
     baseline = past.updated(trained.observation, weighting.baseline_decay)
     weight = gain.weight(relative, weighting)
