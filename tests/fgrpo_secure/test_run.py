@@ -81,8 +81,7 @@ def wire(monkeypatch):
     original = Embedded.exchange
 
     def recorded(self, step, outgoing):
-        for client in outgoing:
-            seen.append(outgoing[client])
+        seen.extend(outgoing[client] for client in outgoing)
         for client, payload in original(self, step, outgoing):
             seen.append(payload)
             yield client, payload
