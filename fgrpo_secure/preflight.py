@@ -14,15 +14,23 @@ from fgrpo_secure.tasks.sources import FileSource
 SAMPLED_PROMPTS = 64  # of a procedural task, whose prompts are all alike
 
 
-def check(config: Config, policy: Policy, examination: Examination) -> None:
-    """Raises UnusableData, RewardError, PromptTooLong, Infeasible or InfeasiblePlan."""
-    run_plan.plan(config, policy)
-    length = config.grpo.max_completion_length
+def check_clients(config: Config) -> None:
+    """Tasks that do not exist, rewards that cannot be found. Raises UnusableData or RewardError."""
     for client in config.client:
         if client.task is not None and client.task not in TASKS:
             raise UnusableData(f"client {client.name!r} has task {client.task!r}; allowed are {', '.join(TASKS)}")
         for spec in (client.reward,) if client.reward is None or isinstance(client.reward, str) else client.reward:
             reward_of(client, spec)
+
+
+def check(config: Config, policy: Policy, examination: Examination) -> None:
+    """Plans that cannot be, data that cannot be read, prompts that do not fit.
+
+    Raises Infeasible, InfeasiblePlan, UnusableData or PromptTooLong.
+    """
+    run_plan.plan(config, policy)
+    length = config.grpo.max_completion_length
+    for client in config.client:
         source = open_source(client, config.run.seed, 0)
         rows = source.rows if isinstance(source, FileSource) else source.batch(0, 0, SAMPLED_PROMPTS)
         check_prompts(policy, [str(row["prompt"]) for row in rows], length)

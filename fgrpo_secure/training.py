@@ -40,9 +40,10 @@ def start(config: Config, directory: RunDirectory, observer: Observer) -> None:
 
     Raises the errors of unusable input (see `fgrpo_secure.cli.errors`), BudgetExceeded or RunStopped.
     """
+    preflight.check_clients(config)
+    examination = Examination.prepare(config)
     base = models.load(config.model)
     policy = adapters.attach(base, config.adapter, config.run.seed)
-    examination = Examination.prepare(config)
     preflight.check(config, policy, examination)
     source = entropy.from_kind(config.run.entropy, config.run.seed)
     directory.create(config_file.dump(config))
