@@ -30,6 +30,8 @@ from fgrpo_secure.tasks.sources import row_of
 FIGURES = ("sampled", "greedy", "sampled_gain", "greedy_gain")
 TUNED_ON = 100  # problems per task that presets are looked at with while they are made: left out here
 HELD_OUT = 100
+HERE = Path(__file__).parent  # where settings find `pure_noise`
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])}
 
 
 def held_out(preset: str, path: Path) -> None:
@@ -55,7 +57,7 @@ def run(preset: str, seed: int, folder: Path, overrides: list[str]) -> dict[str,
         for setting in settings:
             command += ["--set", setting]
         with (folder / f"{out.name}.log").open("w") as log:
-            subprocess.run(command, check=True, stderr=log, stdout=log, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            subprocess.run(command, check=True, stderr=log, stdout=log, env=os.environ | ENVIRONMENT)
     summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
     return summary
 

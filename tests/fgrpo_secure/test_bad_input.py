@@ -127,10 +127,29 @@ def test_a_finished_run_leaves_every_promised_file_and_figure(fgrpo, tmp_path):
     left = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"config.toml", "metrics.jsonl", "summary.json", "adapter", "ledger.sqlite", "checkpoints"} <= left
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    for key in (
-        "rounds clients reward.initial reward.final pass_rate.initial pass_rate.final pass_rate.greedy_initial "
-        "pass_rate.greedy_final privacy.unit privacy.epsilon_server privacy.epsilon_release privacy.delta weighting.rule "
-        "aggregation.adversary aggregation.neighbours aggregation.threshold aggregation.ring_bits "
-        "bytes.up_per_client_per_round dropouts seconds.total seconds.rollouts seconds.training seconds.aggregation"
-    ).split():
+    for key in [
+        "rounds",
+        "clients",
+        "reward.initial",
+        "reward.final",
+        "pass_rate.initial",
+        "pass_rate.final",
+        "pass_rate.greedy_initial",
+        "pass_rate.greedy_final",
+        "privacy.unit",
+        "privacy.epsilon_server",
+        "privacy.epsilon_release",
+        "privacy.delta",
+        "weighting.rule",
+        "aggregation.adversary",
+        "aggregation.neighbours",
+        "aggregation.threshold",
+        "aggregation.ring_bits",
+        "bytes.up_per_client_per_round",
+        "dropouts",
+        "seconds.total",
+        "seconds.rollouts",
+        "seconds.training",
+        "seconds.aggregation",
+    ]:
         assert summary[key] is not None, key
