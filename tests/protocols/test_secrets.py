@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.pretty import pretty_repr
 
-from protocols import identity, keys, recovery, ring, wire
+from protocols import identity, keys, recovery, ring, states, wire
 from protocols.errors import ProtocolError
 from protocols.server import open_session
 from protocols.states import Agreed, Announced, Held, Masked, Peer, Settled, Shared, decode_state, encode_state
@@ -67,6 +67,13 @@ def test_states_survive_their_store(plan):
 @pytest.mark.parametrize("data", [b"", b"\x00", b"\x93\xa9announced\x00\x00"])
 def test_bytes_that_are_no_state_are_refused(data):
     with pytest.raises(ValueError, match="state"):
+        decode_state(data)
+
+
+def test_a_state_above_its_bound_is_refused_before_it_is_read(plan, monkeypatch):
+    data = encode_state(all_states(plan)[0])
+    monkeypatch.setattr(states, "MAX_BYTES", len(data) - 1)
+    with pytest.raises(ValueError, match="too large"):
         decode_state(data)
 
 
