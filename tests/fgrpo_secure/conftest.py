@@ -1,5 +1,6 @@
-"""Small random models of three families, saved as Hugging Face folders with a tokenizer of single characters."""
+"""Small random models of three families with a tokenizer of single characters; small federations that are watched."""
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,11 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from fgrpo_secure import adapters, models
+from fgrpo_secure import adapters, client_round, config_file, enrolment, entropy, models, owner, training
 from fgrpo_secure.config import Adapter, Model
+from fgrpo_secure.engines.embedded import Embedded
+from fgrpo_secure.federation import Federation
+from fgrpo_secure.run_directory import RunDirectory
 
 CHARACTERS = "0123456789+-=ab "
 CONTEXT = 48
@@ -93,3 +97,152 @@ def family(request):
 @pytest.fixture
 def rng():
     return np.random.default_rng(7)
+
+
+# ------------------------------------------------------------------------------------------------- whole federations
+
+TASKS = ("add", "sub", "mul", "sort", "rev", "cnt", "mod", "minmax")
+SMALL = "".join(f'[[client]]\nname = "{task}"\ntask = "{task}"\n' for task in TASKS) + (
+    '[run]\nentropy = "seeded"\n[adapter]\nrank = 1\n[federation]\nrounds = 2\n'
+    "[grpo]\nnum_generations = 4\nprompts_per_step = 2\n[evaluation]\nprompts = 4\nsamples = 1\nevery = 0\n"
+    '[privacy]\nepsilon = 60.0\n[aggregation]\nadversary = "lying_server"\nmax_dropout = 0.25\n'
+)
+
+
+@dataclass
+class Session:
+    """What one session did inside its clients, by client, and on the wire, by (step, client)."""
+
+    learned: dict[int, Any] = field(default_factory=dict)
+    encoded: dict[int, Any] = field(default_factory=dict)
+    noised: dict[int, Any] = field(default_factory=dict)
+    down: dict[tuple[str, int], bytes] = field(default_factory=dict)
+    up: dict[tuple[str, int], bytes] = field(default_factory=dict)
+    refusals: dict[int, str] = field(default_factory=dict)
+    result: Any = None
+
+    @property
+    def messages(self):
+        return [*self.down.values(), *self.up.values()]
+
+    @property
+    def total(self):
+        """Update and scores of the recovered sum, in one vector."""
+        return np.concatenate([self.result.recovered.totals[name] for name in ("update", "scores")])
+
+
+def watched(original, watching):
+    return lambda *arguments: watching(original, *arguments)
+
+
+class Trial:
+    """Small federations in this process, whose every stage and message is written down in `sessions`.
+
+    `lost` maps a step to clients that are gone from then on. Observes a run, too: `lines` is what a user would see.
+    """
+
+    def __init__(self, folder, monkeypatch):
+        self.folder = folder
+        self.sessions: list[Session] = []
+        self.lines: list[str] = []
+        self.lost: dict[str, set[int]] = {}
+        self.gone: set[int] = set()
+        self.engines: list[Embedded] = []
+        self._owner = -1
+        for place, name, watching in (
+            (Federation, "conduct", self._conduct),
+            (Embedded, "exchange", self._exchange),
+            (client_round, "_learn", self._learn),
+            (client_round, "_noised", self._noised),
+        ):
+            monkeypatch.setattr(place, name, watched(getattr(place, name), watching))
+
+    def configure(self, *overrides, text=SMALL, name="run"):
+        path = self.folder / f"{name}.toml"
+        path.write_text(text)
+        return config_file.load(str(path), overrides), RunDirectory(self.folder / name)
+
+    def run(self, *overrides, **where):
+        """A whole run, from the start; gives its directory."""
+        config, directory = self.configure(*overrides, **where)
+        training.start(config, directory, self)
+        return directory
+
+    def federation(self, *overrides, **where):
+        """A federation that is ready for its first round, with no check of its data before."""
+        config, directory = self.configure(*overrides, **where)
+        base = models.load(config.model)
+        policy = adapters.attach(base, config.adapter, config.run.seed)
+        directory.create(config_file.dump(config))
+        source = entropy.from_kind(config.run.entropy, config.run.seed)
+        enrolment.enrol(directory, config, owner.names(config.client), source.child("enrolment"))
+        self.engines.append(Embedded.start(directory, config))
+        return Federation.open(config, directory, base, policy, self.engines[-1])
+
+    def conduct(self, federation, training_round=0, lost=None):
+        """One session; gives its record."""
+        self.lost = lost or {}
+        federation.conduct(training_round, lambda *_: None)
+        return self.sessions[-1]
+
+    def say(self, line):
+        self.lines.append(line)
+
+    def started(self, *_):
+        pass
+
+    def step(self, *_):
+        pass
+
+    def finished_round(self, _):
+        pass
+
+    def _conduct(self, original, federation, *arguments):
+        self.sessions.append(Session())
+        self.gone = set()
+        try:
+            self.sessions[-1].result = original(federation, *arguments)
+            return self.sessions[-1].result
+        finally:
+            self.sessions[-1].refusals = dict(federation.engine.refusals)
+
+    def _exchange(self, original, engine, step, outgoing):
+        session = self.sessions[-1]
+        self.gone |= self.lost.get(step, set())
+        reached = {client: outgoing[client] for client in outgoing if client not in self.gone}
+        session.down |= {(step, client): message for client, message in reached.items()}
+        for client, message in original(engine, step, reached):
+            session.up[step, client] = message
+            yield client, message
+
+    def _learn(self, original, policy, owner, *rest):
+        self._owner = owner.id
+        learned = original(policy, owner, *rest)
+        self.sessions[-1].learned[owner.id] = learned
+        return learned
+
+    def _noised(self, original, encoded, *rest):
+        noised = original(encoded, *rest)
+        self.sessions[-1].encoded[self._owner] = encoded
+        self.sessions[-1].noised[self._owner] = noised
+        return noised
+
+
+@pytest.fixture
+def trial(tmp_path, monkeypatch):
+    made = Trial(tmp_path, monkeypatch)
+    yield made
+    for engine in made.engines:
+        engine.close()
+
+
+@pytest.fixture(scope="session")
+def make_trial():
+    """The class itself, for fixtures that live longer than one test."""
+    return Trial
+
+
+@pytest.fixture(scope="session")
+def small():
+    """The configuration that `trial` runs unless it is told otherwise, and the names of its eight clients."""
+    return SMALL, TASKS
