@@ -125,10 +125,7 @@ def plan(
     "none". `rounds_per_client` is how often the schedule takes its busiest client. `mean_weight` is the
     public weight of an average client. Raises InfeasiblePlan, or ValueError for numbers that mean nothing.
     """
-    if unit not in ("client", "none"):
-        raise ValueError(f"unit is {unit!r}; allowed are 'client' and 'none'")
-    if not 0 < mean_weight <= 1:
-        raise ValueError(f"mean_weight is {mean_weight:g}; it must be above 0 and at most 1")
+    _check_unit(unit, mean_weight)
     _check_schedule(rounds, clients, clients_per_round, rounds_per_client, max_rounds_per_client)
     lattice = Lattice.build(dimension, clip_norm, scores)
     parameters = _parameters(adversary, clients, clients_per_round, max_corrupt, max_dropout)
@@ -151,6 +148,13 @@ def plan(
         verdict=_verdict(dimension, useful, claim),
         warnings=_warnings(clients, claim),
     )
+
+
+def _check_unit(unit: str, mean_weight: float) -> None:
+    if unit not in ("client", "none"):
+        raise ValueError(f"unit is {unit!r}; allowed are 'client' and 'none'")
+    if not 0 < mean_weight <= 1:
+        raise ValueError(f"mean_weight is {mean_weight:g}; it must be above 0 and at most 1")
 
 
 def _ring_bits(lattice: Lattice, cohort: int, noise: NoisePlan | None) -> int:
