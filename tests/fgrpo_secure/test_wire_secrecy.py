@@ -1,0 +1,226 @@
+"""Nothing that leaves a client shows it: every message and file is searched for what one client did.
+
+What is searched for is long: eight coordinates in a row, or a number with all its digits. A single small integer
+stands in any message by chance and says nothing about where it comes from. Each pattern has at least eight bytes, of
+which random bytes hold one with probability 2^-64 per place. The searches run again over uploads whose masks were
+left out, where they must find every client: a search that finds nothing there would prove nothing here.
+"""
+
+import json
+
+import msgspec
+import numpy as np
+import pytest
+
+from protocols import masks, ring, wire
+
+RUN = 8  # coordinates in a row
+INTEGERS = [order + kind for kind in ("i1", "i2", "i4", "i8") for order in "<>"]
+FLOATS = [order + kind for kind in ("f2", "f4", "f8") for order in "<>"]
+SEPARATORS = (", ", ",", " ", "\n")
+RICH = ("privacy.clip_norm=0.05", "grpo.optimizer=sgd", "grpo.learning_rate=20.0")  # updates of all sizes, and clipped
+
+
+class Haystack:
+    """Bytes in which many patterns of at least eight bytes are looked up at once, by their first eight."""
+
+    def __init__(self, parts):
+        self.data = b"\0".join(parts)
+        windows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(self.data, np.uint8), 8)
+        self._windows = np.unique(np.ascontiguousarray(windows).view("<u8"))
+
+    def found(self, patterns):
+        """Those patterns that stand in the bytes."""
+        patterns = list(patterns)
+        assert patterns, "a search for nothing finds nothing"
+        assert min(map(len, patterns)) >= 8
+        heads = np.frombuffer(b"".join(pattern[:8] for pattern in patterns), "<u8")
+        places = np.minimum(np.searchsorted(self._windows, heads), len(self._windows) - 1)
+        candidates = np.flatnonzero(self._windows[places] == heads)
+        return [patterns[place] for place in candidates if patterns[place] in self.data]
+
+
+def runs(values):
+    """Stretches of eight coordinates that differ enough to be told from padding."""
+    for start in range(0, len(values) - RUN + 1, RUN):
+        part = values[start : start + RUN]
+        if len(set(part.tolist())) >= RUN // 2:
+            yield start, part
+
+
+def telling(vectors):
+    """Those of the vectors that say something: a client whose completions were all paid alike learned nothing."""
+    return {client: values for client, values in vectors.items() if np.count_nonzero(values) > len(values) / 2}
+
+
+def as_text(part):
+    numbers = [[str(value) for value in part.tolist()], [f"{value:.6g}" for value in part.tolist()]]
+    return {separator.join(number).encode() for number in numbers for separator in SEPARATORS}
+
+
+def integer_patterns(values, ring_bits):
+    """Every stretch of an integer vector in each width and order, packed, as MessagePack and as text.
+
+    Packed stretches start at multiples of eight coordinates, where they fall on whole bytes.
+    """
+    for _, part in runs(values):
+        for kind in INTEGERS:
+            cast = part.astype(kind)
+            if (cast == part).all():
+                yield cast.tobytes()
+        yield ring.pack(ring.to_ring(part, ring_bits), ring_bits)
+        yield msgspec.msgpack.encode(part.tolist())[1:]
+        yield from (text for text in as_text(part) if len(text) >= 8)
+        yield from float_patterns(part.astype(np.float64))
+
+
+def float_patterns(values):
+    for _, part in runs(values):
+        yield from (part.astype(kind).tobytes() for kind in FLOATS)
+        yield msgspec.msgpack.encode(part.tolist())[1:]
+        yield from as_text(part)
+
+
+def number_patterns(value):
+    """One telling number: whole, and in the decimals in which somebody might print it."""
+    yield from (np.array(value, kind).tobytes() for kind in ("<f8", ">f8"))
+    yield from (text.encode() for text in {repr(value), f"{value:.8f}", f"{value:.8e}"})
+
+
+def pair_patterns(one, other):
+    """Two numbers side by side, such as a weight and a gain, in floats too short to be told alone."""
+    for pair in ((one, other), (other, one)):
+        yield from (np.array(pair, kind).tobytes() for kind in ("<f4", ">f4"))
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory, make_trial):
+    """A run of four rounds with differential privacy, all of it written down."""
+    with pytest.MonkeyPatch.context() as patch:
+        trial = make_trial(tmp_path_factory.mktemp("masked"), patch)
+        trial.directory = trial.run(*RICH, "federation.rounds=4", "privacy.epsilon=80.0")
+    return trial
+
+
+@pytest.fixture(scope="module")
+def unmasked(tmp_path_factory, make_trial):
+    """The same without masks: the control. Without noise too, so that what is uploaded is what was learned."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masks, "add_mask", lambda *_: None)
+        trial = make_trial(tmp_path_factory.mktemp("unmasked"), patch)
+        trial.directory = trial.run(*RICH, "federation.rounds=4", "privacy.unit=none")
+    return trial
+
+
+def files_of(directory):
+    """What the server keeps, the ledger's open journal included."""
+    return [path.read_bytes() for path in sorted(directory.root.rglob("*")) if path.is_file()]
+
+
+def haystack_of(trial):
+    messages = [message for session in trial.sessions for message in session.messages]
+    return Haystack([*messages, *files_of(trial.directory), "\n".join(trial.lines).encode()])
+
+
+def plan_of(session):
+    """The round plan as the clients got it."""
+    return wire.decode(wire.SignedPlan, session.down["announce", 0], wire.MAX_PLAN).plan
+
+
+def uploaded(session, client):
+    """The ring elements of one client's upload, update and scores in one vector."""
+    plan = plan_of(session)
+    upload = wire.decode(wire.Upload, session.up["mask", client], wire.limit(wire.Upload, plan))
+    return np.concatenate(
+        [
+            ring.unpack(data, length, plan.ring_bits)
+            for (_, length), data in zip(plan.vectors, upload.vectors, strict=True)
+        ]
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- vectors
+
+
+def test_no_stretch_of_any_clients_vector_is_in_a_message_or_a_file_in_any_integer_form(seen):
+    haystack = haystack_of(seen)
+    for session in seen.sessions:
+        bits = plan_of(session).ring_bits
+        noised = {client: vector.values for client, vector in session.noised.items()}
+        encoded = telling({client: vector.values for client, vector in session.encoded.items()})
+        assert len(noised) == 8
+        assert len(encoded) >= 4
+        for secrets in (noised, encoded, {client: noised[client] - values for client, values in encoded.items()}):
+            for values in secrets.values():
+                assert haystack.found(integer_patterns(values, bits)) == []
+
+
+def test_no_stretch_of_any_clients_update_is_in_a_message_or_a_file_in_any_float_form(seen):
+    haystack = haystack_of(seen)
+    for session in seen.sessions:
+        raw = telling({client: learned.update.values for client, learned in session.learned.items()})
+        assert len(raw) >= 4
+        for client, update in raw.items():
+            weight, clipped = session.learned[client].weight, update / max(1.0, np.linalg.norm(update) / 0.05)
+            for secret in (update, clipped, weight * update, weight * clipped):
+                assert haystack.found(float_patterns(secret)) == []
+
+
+def test_without_masks_the_same_search_finds_every_clients_vector(unmasked):
+    haystack = haystack_of(unmasked)
+    for session in unmasked.sessions:
+        bits = plan_of(session).ring_bits
+        uploads = telling({client: vector.values for client, vector in session.noised.items()})
+        assert len(uploads) >= 4
+        for values in uploads.values():
+            assert haystack.found(integer_patterns(values, bits))
+
+
+@pytest.mark.parametrize("kind", [*INTEGERS, *FLOATS])
+def test_the_search_finds_a_vector_that_is_hidden_in_a_message_in_any_width_and_order(seen, kind):
+    session = seen.sessions[0]
+    values = session.noised[0].values.astype(kind)
+    message = session.up["mask", 0]
+    planted = Haystack([*session.messages, message[:50] + values.tobytes() + message[50:]])
+    assert planted.found(integer_patterns(values.astype(np.int64), plan_of(session).ring_bits))
+
+
+def test_the_search_finds_a_vector_that_is_hidden_as_text(seen):
+    session = seen.sessions[0]
+    update = next(learned.update.values for learned in session.learned.values() if learned.update.values.any())
+    for text in (
+        json.dumps(update.tolist()),
+        repr(update.tolist()),
+        str([f"{v:.6g}" for v in update]).replace("'", ""),
+    ):
+        assert Haystack([text.encode()]).found(float_patterns(update))
+
+
+def test_an_upload_agrees_with_its_clients_vector_no_more_often_than_by_chance(seen):
+    """A masked coordinate is uniform: it equals the true one with probability 2^-bits, here a few in all."""
+    for session in seen.sessions:
+        bits = plan_of(session).ring_bits
+        for client, noised in session.noised.items():
+            for secret in (noised.values, session.encoded[client].values):
+                same = uploaded(session, client) == ring.to_ring(secret, bits)
+                assert same.sum() <= 6, f"{same.size} coordinates of {bits} bits"
+
+
+def test_without_masks_an_upload_is_its_clients_vector(unmasked):
+    for session in unmasked.sessions:
+        bits = plan_of(session).ring_bits
+        for client, noised in session.noised.items():
+            np.testing.assert_array_equal(uploaded(session, client), ring.to_ring(noised.values, bits))
+
+
+def test_masked_coordinates_are_spread_evenly_over_the_ring_and_unmasked_ones_are_not(seen, unmasked):
+    """Chi-squared over 16 equal parts of the ring, about 8,000 coordinates: mean 15, deviation 5.5 if uniform."""
+    statistics = []
+    for trial in (seen, unmasked):
+        session = trial.sessions[-1]
+        bits = plan_of(session).ring_bits
+        elements = np.concatenate([uploaded(session, client) for client in session.noised])
+        counts = np.bincount(elements.astype(np.int64) >> (bits - 4), minlength=16)
+        expected = elements.size / 16
+        statistics.append(float(((counts - expected) ** 2 / expected).sum()))
+    assert statistics[0] < 50 < 1000 < statistics[1]
