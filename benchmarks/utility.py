@@ -20,37 +20,51 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import stats
 
-from fgrpo_secure import __version__, config_file
+from fgrpo_secure import __version__, adapters, config_file, models
+from fgrpo_secure.evaluation import Score, evaluate, overall
 from fgrpo_secure.tasks.evaluation import evaluation_set
+from fgrpo_secure.tasks.files import Row
 from fgrpo_secure.tasks.procedural import problems
+from fgrpo_secure.tasks.rewards import exact
 from fgrpo_secure.tasks.sources import row_of
 
 FIGURES = ("sampled", "greedy", "sampled_gain", "greedy_gain")
 TUNED_ON = 100  # problems per task that presets are looked at with while they are made: left out here
 HELD_OUT = 100
+SAMPLES = 4
 HERE = Path(__file__).parent  # where settings find `pure_noise`
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])}
 
 
-def held_out(preset: str, path: Path) -> None:
-    """Evaluation problems of the preset's tasks beyond those that the presets show, tasks in equal numbers."""
-    rows = []
+def held_out(preset: str) -> dict[str, list[Row]]:
+    """Evaluation problems of the preset's tasks beyond those that the presets show, by task and difficulty."""
     levels = sorted({(client.task, client.difficulty) for client in config_file.load(preset).client if client.task})
+    rows = {}
     for task, level in levels:
         shown = {row["prompt"] for row in evaluation_set(task, level, TUNED_ON)}
-        fresh = [row_of(problem) for problem in problems(task, level, "evaluation", 1, TUNED_ON + HELD_OUT)]
-        rows += [row for row in fresh if row["prompt"] not in shown][:HELD_OUT]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        fresh = (row_of(problem) for problem in problems(task, level, "evaluation", 1, TUNED_ON + HELD_OUT))
+        rows[f"{task}-{level}"] = [row for row in fresh if row["prompt"] not in shown][:HELD_OUT]
+    return rows
+
+
+def score(preset: str, adapter: Path | None, seed: int) -> Score:
+    """How a preset's model does on its held-out problems, tasks counted equally; with an adapter, or as it is."""
+    config = config_file.load(preset)
+    settings = config.adapter.model_copy(update={"init_from": None if adapter is None else str(adapter)})
+    policy = adapters.attach(models.load(config.model), settings, seed)
+    generator = torch.Generator().manual_seed(seed)
+    tasks = held_out(preset).values()
+    return overall(evaluate(policy, rows, exact, config.grpo, SAMPLES, generator) for rows in tasks if rows)
 
 
 def run(preset: str, seed: int, folder: Path, overrides: list[str]) -> dict[str, Any]:
     """The summary of one run, made now or before."""
     out = folder / f"{Path(preset).stem}-seed{seed}"
     if not (out / "summary.json").exists():
-        problems_file = folder / f"{Path(preset).stem}-held-out.jsonl"
-        settings = [f"run.seed={seed}", f"evaluation.data={problems_file}", "engine.processes=1", *overrides]
+        settings = [f"run.seed={seed}", "engine.processes=1", *overrides]
         for leftover in (out, out.with_name(out.name + ".owners")):
             shutil.rmtree(leftover, ignore_errors=True)
         command = [sys.executable, "-m", "fgrpo_secure", "run", preset, "--out", str(out)]
@@ -62,14 +76,13 @@ def run(preset: str, seed: int, folder: Path, overrides: list[str]) -> dict[str,
     return summary
 
 
-def figures(summary: dict[str, Any]) -> dict[str, float]:
+def figures(before: Score, after: Score) -> dict[str, float]:
     """The four figures of a run, in points."""
-    sampled, greedy = summary["pass_rate.final"], summary["pass_rate.greedy_final"]
     return {
-        "sampled": 100 * sampled,
-        "greedy": 100 * greedy,
-        "sampled_gain": 100 * (sampled - summary["pass_rate.initial"]),
-        "greedy_gain": 100 * (greedy - summary["pass_rate.greedy_initial"]),
+        "sampled": 100 * after.pass_rate,
+        "greedy": 100 * after.greedy,
+        "sampled_gain": 100 * (after.pass_rate - before.pass_rate),
+        "greedy_gain": 100 * (after.greedy - before.greedy),
     }
 
 
@@ -82,24 +95,20 @@ def interval(values: list[float]) -> dict[str, float]:
     return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
-def report(summaries: dict[str, list[dict[str, Any]]], against: str | None, seeds: list[int]) -> dict[str, Any]:
-    """Every preset's intervals, and paired differences where asked for."""
-    results: dict[str, Any] = {}
-    for preset, runs in summaries.items():
-        table = [figures(summary) for summary in runs]
-        entry: dict[str, Any] = {name: interval([row[name] for row in table]) for name in FIGURES}
-        entry["runs"] = [{"seed": seed, **row} for seed, row in zip(seeds, table, strict=True)]
-        entry["epsilon_spent"] = max((s["privacy.epsilon_spent"] or 0.0 for s in runs), default=0.0)
-        entry["epsilon_server"] = runs[0]["privacy.epsilon_server"]
-        entry["seconds"] = interval([summary["seconds.total"] for summary in runs])
-        if against is not None and preset != against:
-            base = [figures(summary) for summary in summaries[against]]
-            entry[f"difference_to_{Path(against).stem}"] = {
-                name: interval([row[name] - other[name] for row, other in zip(table, base, strict=True)])
-                for name in FIGURES
-            }
-        results[preset] = entry
-    return results
+def report(
+    preset: str, runs: list[dict[str, Any]], table: list[dict[str, float]], base: list[dict[str, float]] | None
+) -> dict[str, Any]:
+    """A preset's intervals; against `base`, the table of another one, paired differences too."""
+    entry: dict[str, Any] = {name: interval([row[name] for row in table]) for name in FIGURES}
+    entry["problems"] = {task: len(rows) for task, rows in held_out(preset).items()}
+    entry["runs"] = table
+    entry["epsilon_spent"] = max((run["privacy.epsilon_spent"] or 0.0 for run in runs), default=0.0)
+    entry["epsilon_server"] = runs[0]["privacy.epsilon_server"]
+    entry["seconds"] = interval([run["seconds.total"] for run in runs])
+    if base is not None and base is not table:
+        pairs = list(zip(table, base, strict=True))
+        entry["difference"] = {name: interval([one[name] - other[name] for one, other in pairs]) for name in FIGURES}
+    return entry
 
 
 def main() -> None:
@@ -114,22 +123,26 @@ def main() -> None:
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     started = time.time()
-    for preset in options.presets:
-        held_out(preset, options.work / f"{Path(preset).stem}-held-out.jsonl")
     jobs = [(preset, seed) for seed in options.seeds for preset in options.presets]
     with ThreadPoolExecutor(2) as pool:
-        done = list(pool.map(lambda job: run(*job, options.work, options.overrides), jobs))
-    summaries: dict[str, list[dict[str, Any]]] = {preset: [] for preset in options.presets}
-    for (preset, _), summary in zip(jobs, done, strict=True):
-        summaries[preset].append(summary)
+        done = dict(zip(jobs, pool.map(lambda job: run(*job, options.work, options.overrides), jobs), strict=True))
+    tables = {}
+    for preset in options.presets:
+        outs = {seed: options.work / f"{Path(preset).stem}-seed{seed}" / "adapter" for seed in options.seeds}
+        tables[preset] = [figures(score(preset, None, seed), score(preset, out, seed)) for seed, out in outs.items()]
+    presets = {
+        preset: report(preset, [done[preset, seed] for seed in options.seeds], table, tables.get(options.against))
+        for preset, table in tables.items()
+    }
     result = {
         "benchmark": "utility",
         "version": __version__,
         "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-        "problems": f"{HELD_OUT} per task, none of them shown by the presets or met in training",
+        "measured_on": "problems that no preset shows and nobody trains on, tasks counted equally",
         "seeds": options.seeds,
         "wall_seconds": time.time() - started,
-        "presets": report(summaries, options.against, options.seeds),
+        "against": options.against,
+        "presets": presets,
     }
     options.out.write_text(json.dumps(result, indent=2) + "\n")
     sys.stdout.write(json.dumps({k: {f: v[f] for f in FIGURES} for k, v in result["presets"].items()}, indent=2) + "\n")
