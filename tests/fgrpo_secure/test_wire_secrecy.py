@@ -7,11 +7,19 @@ left out, where they must find every client: a search that finds nothing there w
 """
 
 import json
+import logging
+import re
+import struct
 
 import msgspec
 import numpy as np
 import pytest
+from rich.pretty import pretty_repr
 
+from fgrpo_secure import client_round, gain
+from fgrpo_secure.owner import Owner
+from fgrpo_secure.privacy import clip
+from protocols import client as steps
 from protocols import masks, ring, wire
 
 RUN = 8  # coordinates in a row
@@ -224,3 +232,163 @@ def test_masked_coordinates_are_spread_evenly_over_the_ring_and_unmasked_ones_ar
         expected = elements.size / 16
         statistics.append(float(((counts - expected) ** 2 / expected).sum()))
     assert statistics[0] < 50 < 1000 < statistics[1]
+
+
+# ------------------------------------------------------------------------------------------------------------- numbers
+
+ROWS = 10_007  # a client's example count, found in four bytes or five digits by chance once in a thousand runs
+PROMPT = "90817+26354="
+REWARDS = """
+def planted(prompts, completions, completion_ids, **_):
+    return [0.7312905817 + 0.0371928465 * (sum(ids) % 7) for ids in completion_ids]
+
+def broken(prompts, completions, completion_ids, **_):
+    return [float("nan")] * len(completions)
+"""
+
+
+@pytest.fixture
+def planted(tmp_path, monkeypatch, small):
+    """Makes the configuration in which client 0 has a file of `rows` prompts and a reward of the module above."""
+    (tmp_path / "planted_rewards.py").write_text(REWARDS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def make(rows=20, reward="planted"):
+        path = tmp_path / f"prompts-{'many' if rows == ROWS else 'few'}.jsonl"
+        path.write_text(f'{{"prompt": "{PROMPT}"}}\n' * rows)
+        table = f'data = "{path}"\nreward = "planted_rewards:{reward}"\n'
+        return small[0].replace('task = "add"\n', table, 1)
+
+    return make
+
+
+def telling_numbers(trial):
+    """Gains, weights and reward averages of all clients in all sessions that have digits enough to be recognised."""
+    numbers = set()
+    for session in trial.sessions:
+        for learned in session.learned.values():
+            numbers |= {learned.gain, learned.weight, learned.baseline.mean, learned.baseline.variance}
+    return {number for number in numbers if len(repr(number)) > 12}
+
+
+def test_no_gain_weight_or_reward_average_is_in_a_message_or_a_file(seen):
+    haystack = haystack_of(seen)
+    numbers = telling_numbers(seen)
+    assert len(numbers) >= 20
+    for number in numbers:
+        assert haystack.found(number_patterns(number)) == []
+    for session in seen.sessions:
+        for learned in session.learned.values():
+            if {learned.gain, learned.weight} <= numbers:
+                assert haystack.found(pair_patterns(learned.gain, learned.weight)) == []
+
+
+def test_the_search_finds_a_number_in_any_form_in_which_it_is_planted(seen):
+    number = min(telling_numbers(seen))
+    for form in (struct.pack("<d", number), struct.pack(">d", number), json.dumps({"gain": number}).encode()):
+        assert Haystack([b"some message", form]).found(number_patterns(number))
+    pair = struct.pack(">ff", 0.25, number)
+    assert Haystack([b"some message", pair]).found(pair_patterns(number, 0.25))
+
+
+def test_neither_rewards_nor_prompts_nor_their_number_are_in_a_message_or_a_file(trial, planted, caplog, capfd):
+    caplog.set_level(logging.DEBUG)
+    trial.directory = trial.run("federation.rounds=1", text=planted(rows=ROWS))
+    streams = capfd.readouterr()
+    shown = "\n".join([caplog.text, streams.out, streams.err]).encode()
+    data = haystack_of(trial).data + shown
+    rewards = [0.7312905817 + 0.0371928465 * step for step in range(7)]
+    for reward in rewards:
+        forms = [*number_patterns(reward), *(np.array(reward, kind).tobytes() for kind in ("<f4", ">f4"))]
+        assert not any(form in data for form in forms)
+    counts = [ROWS.to_bytes(width, order) for width in (4, 8) for order in ("little", "big")]
+    assert not any(form in data for form in (*counts, str(ROWS).encode(), PROMPT.encode()))
+
+
+@pytest.mark.parametrize("other", [{"rows": 3}, {"reward": "broken"}])
+def test_who_is_asked_and_how_long_every_message_is_does_not_depend_on_data(trial, planted, other):
+    """Not on how many examples a client has, and not on whether its reward works."""
+    shapes = []
+    for name, difference in (("one", {}), ("other", other)):
+        federation = trial.federation(text=planted(**difference), name=name)
+        session = trial.conduct(federation)
+        shapes.append([[(key, len(message)) for key, message in way.items()] for way in (session.down, session.up)])
+        assert session.refusals == {}
+        assert session.result.recovered.blamed == {}
+    assert shapes[0] == shapes[1]
+
+
+# ----------------------------------------------------------------------------------------------------------- text forms
+
+OURS = ("fgrpo_secure", "protocols")
+MUST_BE_SEEN = {
+    "Baseline", "ClientDriver", "ClippedUpdate", "Contribution", "Embedded", "EncodedVector", "Federation", "Host",
+    "Identity", "Learned", "Member", "NoisedVector", "Observation", "Owner", "OwnerStore", "PromptGroups", "Recovered",
+    "Rollouts", "RoundResult", "Score", "Seat", "SeededEntropy", "Trained", "Update",
+}  # fmt: skip
+
+RELEASED = {"Conclusion", "Recovered", "RoundResult", "WeightedMean"}  # sums over the cohort, noise included
+
+
+def printed(part):
+    return "\n".join([repr(part), str(part), pretty_repr(part)])
+
+
+def parts_of(thing, seen):
+    """`thing` and everything of our packages that hangs on it."""
+    if id(thing) in seen:
+        return
+    seen[id(thing)] = thing
+    if isinstance(thing, dict):
+        inner = list(thing.values())
+    elif isinstance(thing, list | tuple | set):
+        inner = list(thing)
+    elif type(thing).__module__.split(".")[0] in OURS:
+        yield thing
+        names = [*getattr(thing, "__dict__", {}), *getattr(type(thing), "__slots__", ())]
+        inner = [getattr(thing, name) for name in names]
+    else:
+        return
+    for part in inner:
+        yield from parts_of(part, seen)
+
+
+@pytest.fixture
+def passing_by(monkeypatch):
+    """Everything secret that exists for a moment only: what these functions return."""
+    kept = []
+
+    def keep(original):
+        def kept_result(*arguments):
+            kept.append(original(*arguments))
+            return kept[-1]
+
+        return kept_result
+
+    for place, name in (
+        (client_round, "contribute"), (client_round, "scores"), (clip, "to_norm"), (gain, "observe"),
+        (Owner, "train"), (Owner, "_groups"), (steps, "share"), (steps, "mask"), (steps, "agree"),
+    ):  # fmt: skip
+        monkeypatch.setattr(place, name, keep(getattr(place, name)))
+    return kept
+
+
+def test_nothing_that_a_round_makes_shows_a_secret_when_it_is_printed(trial, planted, passing_by):
+    federation = trial.federation("federation.rounds=4", "privacy.epsilon=80.0", text=planted())
+    for training_round in range(3):
+        trial.conduct(federation, training_round)
+    parts = list(parts_of([federation, [vars(session) for session in trial.sessions], passing_by], {}))
+    assert {type(part).__name__ for part in parts} >= MUST_BE_SEEN
+    text = "\n".join(printed(part) for part in parts)
+    assert PROMPT not in text
+    assert "0.73129" not in text
+    vectors = [part for part in parts if re.search(r"array\(|tensor\(", printed(part))]
+    assert {type(part).__name__ for part in vectors} <= RELEASED
+    numbers = telling_numbers(trial)
+    assert len(numbers) >= 10
+    assert not [number for number in numbers if repr(number) in text or f"{number:.6f}" in text]
+    stores = [seat._store for host in federation.engine.hosts for seat in host._seats.values()]
+    for number, store in enumerate(stores):
+        seed = store.identity_seed(number)
+        assert seed.hex() not in text
+        assert repr(seed)[2:-1] not in text
