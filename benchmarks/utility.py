@@ -34,6 +34,7 @@ from fgrpo_secure.tasks.sources import row_of
 FIGURES = ("sampled", "greedy", "sampled_gain", "greedy_gain")
 TUNED_ON = 100  # problems per task that presets are looked at with while they are made: left out here
 HELD_OUT = 100
+ENOUGH = 1000  # more than most tasks have: what is left after the shown ones is held out
 SAMPLES = 4
 HERE = Path(__file__).parent  # where settings find `pure_noise`
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])}
@@ -45,7 +46,7 @@ def held_out(preset: str) -> dict[str, list[Row]]:
     rows = {}
     for task, level in levels:
         shown = {row["prompt"] for row in evaluation_set(task, level, TUNED_ON)}
-        fresh = (row_of(problem) for problem in problems(task, level, "evaluation", 1, TUNED_ON + HELD_OUT))
+        fresh = (row_of(problem) for problem in problems(task, level, "evaluation", 1, ENOUGH))
         rows[f"{task}-{level}"] = [row for row in fresh if row["prompt"] not in shown][:HELD_OUT]
     return rows
 
