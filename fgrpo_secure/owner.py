@@ -1,8 +1,8 @@
 """One data owner's private side: its prompts, rewards, reward history and what it trains for.
 
 Nothing here is shown to anybody else. A failure that depends on the owner's data (a reward that returns NaN, a bad
-row, a prompt that does not fit) is an `UnusableRound`: the owner writes the reason into its own log and contributes
-nothing but noise, so that nobody can tell.
+row, a prompt that does not fit, training that diverges) is an `UnusableRound`: the owner writes the reason into its
+own log and contributes nothing but noise, so that nobody can tell.
 """
 
 import hashlib
@@ -63,12 +63,18 @@ class Owner:
             return groups
 
         try:
-            update = local_update.run(policy, next_groups, settings.grpo, settings.training_round, settings.local_steps)
+            with np.errstate(all="ignore"):  # a warning on standard error would tell; what is not finite fails below
+                update = local_update.run(
+                    policy, next_groups, settings.grpo, settings.training_round, settings.local_steps
+                )
+                observation = gain.observe(first[0])
         except (rewards.RewardError, UnusableData, PromptTooLong) as problem:
             raise UnusableRound(str(problem)) from None
-        if not np.isfinite(update).all():
-            raise UnusableRound("local training diverged: the update is not finite")
-        return Trained(update, gain.observe(first[0]), sum(seconds))
+        except RuntimeError as problem:  # torch's word for what it cannot do, such as sampling after it diverged
+            raise UnusableRound(f"local training failed: {type(problem).__name__}") from None
+        if not (np.isfinite(update).all() and np.isfinite([observation.mean, observation.standard_error]).all()):
+            raise UnusableRound("local training diverged: the update or the mean reward is not finite")
+        return Trained(update, observation, sum(seconds))
 
     def note(self, settings: RoundSettings, reason: UnusableRound) -> None:
         """Tell the owner, and only the owner, why its round was empty."""
