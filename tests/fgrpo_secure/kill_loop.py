@@ -35,6 +35,10 @@ class Silent:
         pass
 
 
+def left_by(directory):
+    return directory.root.with_name(f"{directory.root.name}.left")
+
+
 def note_what_leaves(path):
     original = Embedded.exchange
 
@@ -51,7 +55,7 @@ def note_what_leaves(path):
 
 
 def live(config, directory):
-    note_what_leaves(directory.root.with_name("left.txt"))
+    note_what_leaves(left_by(directory))
     if directory.config.exists():
         training.resume(directory, Silent())
     else:
@@ -76,7 +80,7 @@ def final_charges(path, owner):
 
 
 def check(directory):
-    left = directory.root.with_name("left.txt")
+    left = left_by(directory)
     pairs = [line.split() for line in left.read_text().splitlines()] if left.exists() else []
     if not directory.ledger.exists() or not pairs:
         return
@@ -94,33 +98,46 @@ def rounds_done(directory):
     return 0 if found is None else found.rounds_done
 
 
-def main(config, out, kills, seed):
-    directory, chance, before, killed = RunDirectory(Path(out)), random.Random(seed), 0, 0
+def one_run(config, directory, kills, chance):
+    """Kills and resumes one run until it ends or `kills` are used up; then lets it end. How often it was killed."""
+    before = killed = 0
     while True:
         child = os.fork()
         if child == 0:
             live(config, directory)
             os._exit(0)
-        deadline = time.monotonic() + (chance.uniform(0.0, 2.5) if killed < kills else 300)
-        status = None
-        while status is None and time.monotonic() < deadline:
-            done, code = os.waitpid(child, os.WNOHANG)
-            status = code if done else None
-            time.sleep(0.01)
+        status = wait(child, chance.uniform(0.0, 2.0) if killed < kills else 300)
         if status is None:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             killed += 1
-        elif not directory.config.exists():
-            raise SystemExit("the run could not even start")
         check(directory)
         assert rounds_done(directory) >= before, "a finished round was lost"
         before = rounds_done(directory)
         if status is not None:
             assert status == 0, f"a resumed run ended with {status}"
-            break
-    summary = json.loads(directory.summary.read_text())
-    sys.stdout.write(json.dumps({"killed": killed, "rounds": summary["rounds"], "stopped": summary["stopped"]}))
+            return killed
+
+
+def wait(child, seconds):
+    """The child's exit status, or None if it lives longer than that."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status
+        time.sleep(0.01)
+    return None
+
+
+def main(config, out, kills, seed):
+    chance, killed, outcomes = random.Random(seed), 0, []
+    while killed < kills:
+        directory = RunDirectory(Path(f"{out}-{len(outcomes)}"))
+        killed += one_run(config, directory, kills - killed, chance)
+        summary = json.loads(directory.summary.read_text())
+        outcomes.append((summary["rounds"], summary["stopped"]))
+    sys.stdout.write(json.dumps({"killed": killed, "outcomes": outcomes}))
 
 
 if __name__ == "__main__":
