@@ -17,6 +17,8 @@ from fgrpo_secure.privacy.accounting import BudgetExceeded
 from fgrpo_secure.privacy.ledger import Ledgers
 from protocols.wire import Step
 
+pytestmark = pytest.mark.slow  # whole runs: seconds each
+
 STEPS = [step.value for step in Step]
 EVERYBODY = set(range(8))
 WITHOUT_PRIVACY = "privacy.unit=none"

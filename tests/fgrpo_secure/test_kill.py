@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from fgrpo_secure import checkpoint, config_file, training
 from fgrpo_secure.run_directory import RunDirectory
 
+pytestmark = pytest.mark.slow  # whole runs: seconds each
+
 HERE = Path(__file__).parent
 TASKS = ("add", "sub", "mul", "sort", "rev", "cnt")
 CONFIG = "".join(f'[[client]]\nname = "{task}"\ntask = "{task}"\n' for task in TASKS) + (

@@ -14,6 +14,8 @@ from fgrpo_secure.privacy.ledger import Ledgers
 from fgrpo_secure.run_directory import RunDirectory, RunDirectoryError
 from protocols import masks, ring
 
+pytestmark = pytest.mark.slow  # whole runs: seconds each
+
 TASKS = ("add", "sub", "mul", "sort", "rev", "cnt", "mod", "minmax")
 SMALL = "".join(f'[[client]]\nname = "{task}"\ntask = "{task}"\n' for task in TASKS) + (
     '[run]\nentropy = "seeded"\n[federation]\nrounds = 2\n[evaluation]\nprompts = 2\nsamples = 1\nevery = 0\n'

@@ -22,6 +22,8 @@ from fgrpo_secure.privacy import clip
 from protocols import client as steps
 from protocols import masks, ring, wire
 
+pytestmark = pytest.mark.slow  # whole runs: seconds each
+
 RUN = 8  # coordinates in a row
 INTEGERS = [order + kind for kind in ("i1", "i2", "i4", "i8") for order in "<>"]
 FLOATS = [order + kind for kind in ("f2", "f4", "f8") for order in "<>"]
