@@ -41,9 +41,14 @@ class Admitted:
 
 @dataclass(frozen=True)
 class ClientPolicy:
-    """The owner's demands. `unit` is what it must be protected as; the budget is its ledger's."""
+    """The owner's demands. `unit` is what it must be protected as; the whole budget is its ledger's.
+
+    `max_charge` is the most that one round may cost it (mu squared), which is to say how little noise it accepts:
+    without that bound a server could take the budget of a whole run for one round. None without privacy.
+    """
 
     unit: str
+    max_charge: Fraction | None
     adversary: Adversary
     max_corrupt: float
     max_dropout: float
@@ -82,7 +87,12 @@ class ClientPolicy:
         if plan.ring_bits < needed:
             raise Refused(f"{plan.ring_bits} ring bits could overflow; {needed} cannot")
         admitted = Admitted(settings, lattice, plan.colluders, Fraction(0))
-        return replace(admitted, charge=admitted.settled(plan.floor))
+        return replace(admitted, charge=self._affordable(admitted.settled(plan.floor)))
+
+    def _affordable(self, charge: Fraction) -> Fraction:
+        if charge > (self.max_charge or 0):
+            raise Refused(f"the plan's noise is too weak: mu = {float(charge) ** 0.5:.4g} in one round")
+        return charge
 
 
 def vectors(noised: NoisedVector, dimension: int) -> dict[str, IntArray]:

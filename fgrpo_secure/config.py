@@ -8,9 +8,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fgrpo_secure.privacy.clip import LARGEST_CLIP, SMALLEST_CLIP
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction01 = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+ClipNorm = Annotated[float, Field(ge=SMALLEST_CLIP, le=LARGEST_CLIP)]
 FaultKey = Annotated[str, Field(pattern=r"^(announce|share|mask|agree|unmask)(\.(drop|duplicate|corrupt))?$")]
 
 
@@ -135,7 +138,7 @@ class Privacy(Section):
     epsilon: Positive | None = Field(None, description="budget against the server; give this or noise_multiplier")
     noise_multiplier: Positive | None = None
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
-    clip_norm: Positive = Field(1.0, description="L2 bound of one client's update in one round")
+    clip_norm: ClipNorm = Field(1.0, description="L2 bound of one client's update in one round")
     mode: Literal["distributed"] = "distributed"
 
     @model_validator(mode="after")

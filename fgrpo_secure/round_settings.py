@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from fgrpo_secure.config import Adapter, Config, Grpo, Section, Weighting
+from fgrpo_secure.config import Adapter, ClipNorm, Config, Grpo, Section, Weighting
 
 
 class RoundSettings(Section):
@@ -22,7 +22,7 @@ class RoundSettings(Section):
     grpo: Grpo
     weighting: Weighting
     unit: Literal["client", "none"]
-    clip_norm: float = Field(gt=0)
+    clip_norm: ClipNorm
     share_variance: int = Field(ge=0, description="lattice variance of each client's noise share; 0 without privacy")
 
     def encode(self) -> bytes:

@@ -5,6 +5,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from fractions import Fraction
 
 from safetensors.torch import save
 
@@ -24,6 +25,7 @@ from protocols.roster import Roster
 from protocols.wire import RoundPlan
 
 ID_BYTES = 5  # of a client id on the wire, at most
+ROUNDING = Fraction(1, 10**9)  # rounds of another length get their noise from a multiplier that is a float
 
 
 def plan(config: Config, policy: Policy) -> PrivacyPlan:
@@ -67,6 +69,7 @@ def demands(config: Config, privacy: PrivacyPlan) -> ClientPolicy:
     """What the clients of a trial insist on: the plan that they computed for themselves, and nothing weaker."""
     return ClientPolicy(
         config.privacy.unit,
+        None if privacy.noise is None else privacy.noise.charge * (1 + ROUNDING),
         Adversary(config.aggregation.adversary),
         config.aggregation.max_corrupt,
         config.aggregation.max_dropout,
