@@ -42,7 +42,7 @@ class Model(Section):
 
 
 class Adapter(Section):
-    rank: Count = 4
+    rank: Annotated[int, Field(ge=1, le=65_536)] = 4
     alpha: Positive = 8.0
     targets: tuple[str, ...] = Field(("down_proj",), min_length=1, description="module names that get LoRA factors")
     factors: Literal["ffa", "alternate", "full"] = Field(
@@ -135,7 +135,9 @@ class Weighting(Section):
 
 class Privacy(Section):
     unit: Literal["client", "none"] = "client"
-    epsilon: Positive | None = Field(None, description="budget against the server; give this or noise_multiplier")
+    epsilon: Annotated[float, Field(ge=1e-9)] | None = Field(
+        None, description="budget against the server; give this or noise_multiplier"
+    )
     noise_multiplier: Positive | None = None
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     clip_norm: ClipNorm = Field(1.0, description="L2 bound of one client's update in one round")

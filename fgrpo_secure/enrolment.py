@@ -70,8 +70,9 @@ def pins(directory: RunDirectory) -> Pins:
 
 def roster(directory: RunDirectory) -> Roster:
     """The run's roster, checked against the pinned authority."""
+    authority = pins(directory).authority
     try:
-        return open_roster(directory.roster.read_bytes(), pins(directory).authority, 1)
+        return open_roster(directory.roster.read_bytes(), authority, 1)
     except (OSError, ProtocolError, ValueError) as problem:
         raise RunDirectoryError(f"{directory.roster} is not this federation's roster: {problem}") from None
 

@@ -99,8 +99,13 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"{self.owners} holds the clients of an earlier run; move it away or choose another --out"
             )
-        self.root.mkdir(parents=True, exist_ok=True)
-        write_durably(self.config, config_text.encode())
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            write_durably(self.config, config_text.encode())
+        except OSError as problem:
+            raise RunDirectoryError(
+                f"{self.root} cannot hold a run: {problem.strerror}; choose another --out"
+            ) from None
 
     def require(self) -> None:
         """Refuse a directory that no run was started in."""

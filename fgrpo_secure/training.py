@@ -55,6 +55,7 @@ def start(config: Config, directory: RunDirectory, observer: Observer) -> None:
 def resume(directory: RunDirectory, observer: Observer) -> None:
     """Continue the run in `directory` after its newest checkpoint. An open round is lost, and paid for if it leaked."""
     config = config_file.load(str(directory.config))
+    enrolment.roster(directory)  # without the clients' folder nothing may be opened: it would be made anew, and empty
     base = models.load(config.model)
     policy = adapters.attach(base, config.adapter, config.run.seed)
     examination = Examination.prepare(config)

@@ -26,13 +26,15 @@ class Progress:
         self._clients = self._bars.add_task("", total=None, visible=False)
 
     def __enter__(self) -> "Progress":
-        self._bars.start()
+        if self._console.is_interactive:  # rich would end bars that nobody sees with an empty line
+            self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        if self._console.is_interactive:
+            self._bars.stop()
 
     def say(self, line: str) -> None:
         """One line of plain text."""
