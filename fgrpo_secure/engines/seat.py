@@ -80,7 +80,11 @@ class Seat:
         self._reset(0)
 
     def begin(self, attempt: int) -> None:
-        """Forget the round before; `attempt` numbers the session that comes."""
+        """Close and forget the session before; `attempt` numbers the one that comes.
+
+        Closing comes first: what says whether a masked vector left is among the answers that are deleted.
+        """
+        self._close_open_sessions()
         self._store.forget_sessions(self._identity)
         self._reset(attempt)
 
@@ -116,10 +120,13 @@ class Seat:
 
         Whether one may have left in any of the server's open `sessions`, settled here or not.
         """
+        self._close_open_sessions()
+        return any(self._masked(session) for session in sessions)
+
+    def _close_open_sessions(self) -> None:
         if self._ledger is not None:
             for session in self._ledger.open_sessions():
                 self._ledger.abort(session, refund=not self._masked(session))
-        return any(self._masked(session) for session in sessions)
 
     def _masked(self, session: bytes) -> bool:
         return self._store.reply(self._identity, session, Step.MASK) is not None
