@@ -197,6 +197,7 @@ def test_a_client_whose_own_budget_is_spent_refuses_and_the_others_go_on(trial, 
     ledgers = Ledgers(federation.directory.owners / "host-0" / "ledgers.sqlite")
     own = ledgers.open("5", federation.ledger.budget())
     own.intent(bytes(32), 99, own.budget())
+    own.settle(bytes(32), 8, own.budget())
     ledgers.close()
     session = trial.conduct(federation)
     assert session.refusals == {5: "the privacy budget does not cover this round"}
@@ -238,6 +239,7 @@ def test_a_refused_client_gives_nothing_in_the_later_steps_either(trial, federat
     """It announced keys before its budget said no; a server that asks on gets a refusal, not a vector."""
     seat = federation.engine.hosts[0]._seats[5]
     seat._ledger.intent(bytes(32), 99, seat._ledger.budget())
+    seat._ledger.settle(bytes(32), 8, seat._ledger.budget())
     session = trial.conduct(federation)
     with pytest.raises(Refused, match="no plan was accepted"):
         seat._contribute(federation._open(0)[0], federation.policy)
