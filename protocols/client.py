@@ -8,7 +8,7 @@ never read from the server.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols import keys, labels, masks, merkle, ring, shares, wire
-from protocols.errors import BadSignature, FaultyClient, FaultyClientOrServer, FaultyServer, Malformed
+from protocols.errors import BadSignature, FaultyClient, FaultyClientOrServer, FaultyServer, Malformed, TooFewClients
 from protocols.graph import Graph
 from protocols.member import Limits, Member, open_plan
 from protocols.states import (
@@ -30,11 +30,14 @@ from protocols.states import (
     decode_state,
     encode_state,
 )
+from protocols.wire import Step
 
 __all__ = [
     "Agreed", "Announced", "Limits", "Masked", "Member", "Settled", "Shared",
     "agree", "announce", "decode_state", "encode_state", "mask", "open_plan", "share", "unmask",
 ]  # fmt: skip
+
+Values = Mapping[str, NDArray[np.int64]]
 
 RANDOM_BYTES = 32
 _BLANK = bytes(64)
@@ -62,7 +65,12 @@ def share(member: Member, state: Announced, relayed: bytes, randomness: bytes) -
     announcers = _check_announcements(member, state, message)
     s1 = labels.digest(labels.HASH_ANNOUNCED, relayed)
     graph = Graph(state.plan, s1, announcers)
-    peers = _agree_sealing(state, message, graph.holders(member.id))
+    holders = graph.holders(member.id)
+    if (
+        len(holders) < state.plan.threshold
+    ):  # sparse graphs only, and chance alone does it with 2^-30 (SPEC.md, section 4)
+        raise TooFewClients(Step.SHARE.value, len(holders), state.plan.threshold)
+    peers = _agree_sealing(state, message, holders)
     seed = labels.derive(randomness, labels.KEY_SEED, s1, member.id)
     leaves = _deal(state, s1, graph, peers, seed, randomness)
     blank = wire.SignedRoot(
@@ -79,14 +87,15 @@ def share(member: Member, state: Announced, relayed: bytes, randomness: bytes) -
 
 
 def mask(
-    member: Member, state: Shared, relayed: bytes, values: Mapping[str, NDArray[np.int64]]
+    member: Member, state: Shared, relayed: bytes, values: Values | Callable[[wire.RoundPlan], Values]
 ) -> tuple[Masked, bytes]:
     """Uploads the values (signed integers, taken modulo 2^b) under one self mask and a mask per neighbour
     that dealt.
 
-    ValueError unless `values` are one-dimensional int64 arrays of exactly the plan's names and lengths.
+    If `values` is a function of the plan, it is called only after all that the server sent was checked, so
+    that garbage costs nobody a round of training. ValueError unless the values are one-dimensional int64
+    arrays of exactly the plan's names and lengths.
     """
-    _check_values(state.plan, values)
     message = _decode(wire.Deliveries, relayed, state)
     try:
         roots = wire.decode(wire.Roots, message.roots, wire.limit(wire.Roots, state.plan))
@@ -97,6 +106,8 @@ def mask(
     dealers = tuple(sorted(set(sharers).intersection(graph.holders(member.id))))
     held = _receive_leaves(member.id, state, graph, roots, dealers, message.leaves)
     s2 = labels.digest(labels.HASH_DEALT, state.s1, message.roots)
+    values = values(state.plan) if callable(values) else values
+    _check_values(state.plan, values)
     vectors = _masked(member.id, state, s2, dealers, values)
     blank = wire.UploadDigest(member.id, wire.upload_digest(vectors), _BLANK)
     signature = member.identity.sign(labels.SIGN_UPLOAD, wire.upload_payload(s2, blank))
@@ -271,9 +282,7 @@ def _open_leaf(me: int, state: Shared, delivery: wire.Delivery, sealing: bytes) 
     return Held(dealer, seed_share, key_share)
 
 
-def _masked(
-    me: int, state: Shared, s2: bytes, dealers: tuple[int, ...], values: Mapping[str, NDArray[np.int64]]
-) -> tuple[bytes, ...]:
+def _masked(me: int, state: Shared, s2: bytes, dealers: tuple[int, ...], values: Values) -> tuple[bytes, ...]:
     """Values + self mask + masks of higher neighbours - masks of lower ones, modulo 2^b, packed."""
     agreed = {}
     for peer in state.peers:
@@ -321,7 +330,7 @@ def _check_floor(plan: wire.RoundPlan, count: int) -> None:
         raise FaultyServer(f"goes on with {count} clients, the plan needs {plan.floor}")
 
 
-def _check_values(plan: wire.RoundPlan, values: Mapping[str, NDArray[np.int64]]) -> None:
+def _check_values(plan: wire.RoundPlan, values: Values) -> None:
     if set(values) != {name for name, _ in plan.vectors}:
         raise ValueError("values must have exactly the plan's vector names")
     for name, length in plan.vectors:

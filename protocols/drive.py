@@ -157,7 +157,7 @@ class ClientDriver:
         if step is Step.SHARE and isinstance(state, Announced):
             return client.share(self.member, state, incoming, self._entropy(client.RANDOM_BYTES))
         if step is Step.MASK and isinstance(state, Shared):
-            return client.mask(self.member, state, incoming, contribute(state.plan))
+            return client.mask(self.member, state, incoming, contribute)
         if step is Step.AGREE and isinstance(state, Masked):
             return client.agree(self.member, state, incoming)
         if step is Step.UNMASK and isinstance(state, Agreed):

@@ -103,8 +103,8 @@ def _check_policy(member: Member, plan: RoundPlan) -> None:
 
 
 def _differing(plan: RoundPlan, context: Mapping[str, bytes]) -> str:
+    """Only this client's own names are shown: the plan's may hold anything, and errors end up in logs."""
     offered = dict(plan.context)
-    names = sorted(set(offered) ^ set(context)) + sorted(
-        name for name in set(offered) & set(context) if offered[name] != context[name]
-    )
-    return ", ".join(names)
+    names = sorted(name for name in context if offered.get(name) != context[name])
+    unknown = len(set(offered) - set(context))
+    return ", ".join(names + [f"{unknown} names unknown here"] * bool(unknown))

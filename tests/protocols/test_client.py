@@ -6,7 +6,7 @@ import pytest
 
 from protocols import client, keys, labels, merkle, wire
 from protocols.drive import MemoryStore
-from protocols.errors import BadSignature, FaultyClient, FaultyClientOrServer, FaultyServer
+from protocols.errors import BadSignature, FaultyClient, FaultyClientOrServer, FaultyServer, TooFewClients
 from protocols.wire import Step
 
 KINDS = {
@@ -370,3 +370,12 @@ def test_an_upload_of_someone_who_did_not_deal_does_not_count(make_world, make_l
     link = make_link(world, {Step.SHARE: {absent}}, tamper)
     world.run(link)
     assert "distinct clients that dealt" in str(link.refusals[me])
+
+
+def test_too_few_holders_on_a_sparse_graph_end_the_step_and_blame_nobody(stopped):
+    """Chance may leave fewer than t, so it is no proof against anybody."""
+    world, member, state, request = stopped(Step.SHARE)
+    state = msgspec.structs.replace(state, plan=world.change_plan(neighbours=2, threshold=4))
+    with pytest.raises(TooFewClients) as caught:
+        act(Step.SHARE, member, state, request, world)
+    assert (caught.value.have, caught.value.need) == (3, 4)

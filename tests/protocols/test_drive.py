@@ -239,3 +239,17 @@ def test_the_next_round_forgets_what_was_settled(recorded):
     world.change_plan(round=2)
     world.answer(me, Step.ANNOUNCE, world.signed(world.plan))
     assert world.drivers[me].settled is None
+
+
+def test_a_request_that_is_refused_costs_no_contribution(recorded, make_world):
+    """Training takes minutes: a server that sends garbage must not get it for nothing, again and again."""
+    _, seen = recorded
+    world, asked = make_world(), []
+    me = world.ids[0]
+    for step in (Step.ANNOUNCE, Step.SHARE):
+        world.answer(me, step, seen[me, step][0])
+    request = seen[me, Step.MASK][0]
+    for garbled in (request[:-1], request[:60] + bytes([request[60] ^ 1]) + request[61:], request + b"\0"):
+        with pytest.raises(FaultyServer):
+            world.drivers[me].handle(Step.MASK, garbled, asked.append)
+    assert asked == []

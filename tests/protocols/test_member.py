@@ -115,6 +115,16 @@ def test_a_plan_about_other_models_than_loaded_is_refused(world, context):
         opened(world, context=context)
 
 
+def test_a_refusal_shows_no_name_that_the_server_made_up(world):
+    """A plan holds a megabyte of any text; errors end up in logs and on terminals."""
+    names = [f"\x1b[2J{n}" for n in range(500)]
+    with pytest.raises(Refused) as caught:
+        opened(world, changed(world, context=(*((name, bytes(32)) for name in names), *sorted(world.context.items()))))
+    assert str(caught.value).endswith("loaded: 500 names unknown here")
+    with pytest.raises(Refused, match=r"loaded: adapter, model, 1 names unknown here$"):
+        opened(world, changed(world, context=(("other", bytes(32)), ("model", bytes(32)))))
+
+
 @pytest.mark.parametrize(
     "fields",
     [

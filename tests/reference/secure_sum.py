@@ -352,6 +352,7 @@ class Client:
         self.s1 = digest_of("hash announced", data)
         self.announced = {entry[1]: entry for entry in entries}
         self.near = holders(self.cohort, self.k, self.s1, ids, self.id)
+        check(len(self.near) >= self.t, "nobody")
         self.self_seed = derive(r, "key seed", self.s1, self.id)
         points = [self.cohort.index(holder) + 1 for holder in self.near]
         parts = {}
