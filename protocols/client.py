@@ -292,14 +292,23 @@ def _masked(me: int, state: Shared, s2: bytes, dealers: tuple[int, ...], values:
             except keys.LowOrderPoint:
                 raise FaultyClient(peer.id, "announced a mask key of small order") from None
     packed = []
-    bits = state.plan.ring_bits
     for name, _ in state.plan.vectors:
-        total = ring.to_ring(values[name], bits)
-        masks.add_mask(total, keys.self_key(state.seed, s2, me, name), 1)
+        signed_keys = [(keys.self_key(state.seed, s2, me, name), 1)]
         for other, secret in agreed.items():
-            masks.add_mask(total, keys.pair_key(secret, s2, me, other, name), 1 if me < other else -1)
-        packed.append(ring.pack(ring.reduce(total, bits), bits))
+            signed_keys.append((keys.pair_key(secret, s2, me, other, name), 1 if me < other else -1))
+        packed.append(_pack_masked(values[name], masks.Keystreams(signed_keys), state.plan.ring_bits))
     return tuple(packed)
+
+
+def _pack_masked(values: NDArray[np.int64], streams: masks.Keystreams, bits: int) -> bytes:
+    """Piece by piece, so that beside the values and their packed form nothing grows with the vector."""
+
+    def masked(piece: slice) -> ring.Lanes:
+        total = ring.to_ring(values[piece], bits)
+        streams.add_to(total)
+        return ring.reduce(total, bits)
+
+    return ring.pack_pieces(len(values), bits, masked)
 
 
 def _check_uploads(member: Member, state: Masked, message: wire.Uploads) -> frozenset[int]:

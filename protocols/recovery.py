@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from protocols import keys, masks, ring, shares, wire
 from protocols.errors import FaultyClient, Malformed, TooFewClients
@@ -112,14 +113,24 @@ def remove_masks(
     """Subtracts, in place, the survivors' self masks and what the dropped clients' pair masks left in the
     sum.
     """
-    for survivor in openings.survivors:
-        for name, _ in plan.vectors:
-            masks.add_mask(sums[name], keys.self_key(secrets[survivor], s2, survivor, name), -1)
-    survivors = set(openings.survivors)
-    for lost in openings.dropped:
-        for other in survivors.intersection(openings.graph.holders(lost)):
-            shared = keys.agree(secrets[lost], announced[other].mask_key)
-            # The survivor added this mask if its id is the lower one, and subtracted it otherwise.
-            sign = -1 if other < lost else 1
-            for name, _ in plan.vectors:
-                masks.add_mask(sums[name], keys.pair_key(shared, s2, lost, other, name), sign)
+    shared = _left_pairs(openings, announced, secrets)
+    for name, _ in plan.vectors:
+        own = ((keys.self_key(secrets[client], s2, client, name), -1) for client in openings.survivors)
+        # The survivor added this mask if its id is the lower one, and subtracted it otherwise.
+        pairs = (
+            (keys.pair_key(secret, s2, lost, other, name), -1 if other < lost else 1)
+            for (lost, other), secret in shared.items()
+        )
+        masks.add_masks(sums[name], chain(own, pairs))
+
+
+def _left_pairs(
+    openings: Openings, announced: Mapping[int, wire.Announcement], secrets: Mapping[int, bytes]
+) -> dict[tuple[int, int], bytes]:
+    """The X25519 secret of every dropped client with every survivor that masked towards it."""
+    survivors = frozenset(openings.survivors)
+    return {
+        (lost, other): keys.agree(secrets[lost], announced[other].mask_key)
+        for lost in openings.dropped
+        for other in survivors.intersection(openings.graph.holders(lost))
+    }

@@ -2,10 +2,16 @@
 
 A lane is a little-endian uint32 when b <= 32, else a uint64. Sums may run modulo the lane's own width,
 because 2^b divides it; `reduce` brings them back below 2^b.
+
+Packing works on 64-bit words: a word that begins at the byte where a field of the bit string begins holds all of
+it, because a field has at most 57 bits or begins at few enough places within its byte. Two elements of 30 bits or
+fewer make one field.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -18,7 +24,12 @@ MAX_BITS = 62
 
 Lanes = NDArray[Any]  # uint32 or uint64, as `lanes(bits)` says
 
-_PIECE = 1 << 16  # coordinates packed at once; a multiple of 8, so that pieces end on whole bytes
+PIECE = (
+    1 << 15
+)  # coordinates handled at once: few enough for the cache, and a multiple of 8, so that pieces end on whole bytes
+_SLACK = 8  # bytes after a bit string that the last word may reach into
+
+Words = NDArray[np.uint64]
 
 
 def lanes(bits: int) -> np.dtype[Any]:
@@ -32,19 +43,27 @@ def to_ring(values: NDArray[np.int64], bits: int) -> Lanes:
     """Signed integers modulo 2^bits, as a new array of lanes of the same length."""
     if values.dtype != np.int64 or values.ndim != 1:
         raise ValueError("values must be a one-dimensional int64 array")
-    return reduce(values.astype(np.uint64).astype(lanes(bits)), bits)
+    return reduce(values.astype(lanes(bits)), bits)
 
 
 def to_signed(elements: Lanes, bits: int) -> NDArray[np.int64]:
     """The representatives in [-2^(bits-1), 2^(bits-1)) of ring elements."""
     shift = np.int64(64 - bits)
-    return (elements.astype(np.int64) << shift) >> shift
+    signed = elements.astype(np.int64)
+    signed <<= shift
+    signed >>= shift
+    return signed
 
 
 def reduce(elements: Lanes, bits: int) -> Lanes:
     """Takes lanes modulo 2^bits, in place, and returns them."""
     elements &= elements.dtype.type((1 << bits) - 1)
     return elements
+
+
+def pieces(count: int) -> Iterator[slice]:
+    """Cuts a vector of `count` coordinates into pieces that fit the cache and pack to whole bytes."""
+    return (slice(start, min(start + PIECE, count)) for start in range(0, count, PIECE))
 
 
 def packed_size(count: int, bits: int) -> int:
@@ -56,37 +75,120 @@ def pack(elements: Lanes, bits: int) -> bytes:
     """Ring elements below 2^bits as a little-endian bit string, `bits` each, the last byte filled with
     zeros.
     """
-    if bits == 8 * elements.dtype.itemsize:
-        return elements.tobytes()
-    pieces = (elements[start : start + _PIECE] for start in range(0, len(elements), _PIECE))
-    return b"".join(_pack_piece(piece, bits) for piece in pieces)
+    return pack_pieces(len(elements), bits, elements.__getitem__)
+
+
+def pack_pieces(count: int, bits: int, elements: Callable[[slice], Lanes]) -> bytes:
+    """`pack` of a vector whose pieces, as `pieces` cuts them, are made one after the other."""
+    octets = np.zeros(packed_size(count, bits) + 2 * _SLACK, np.uint8)
+    for piece in pieces(count):
+        _pack_piece(elements(piece), bits, octets[piece.start * bits // 8 :])
+    return octets[: packed_size(count, bits)].tobytes()
 
 
 def unpack(data: bytes, count: int, bits: int) -> Lanes:
     """The inverse of `pack`. Raises Malformed on a wrong length or on padding that is not zero."""
+    total = np.zeros(count, lanes(bits))
+    add_packed(total, data, bits)
+    return total
+
+
+def check_packed(data: bytes, count: int, bits: int) -> None:
+    """Raises Malformed unless `data` could be `count` packed elements: its length and its padding are right."""
     if len(data) != packed_size(count, bits):
         raise Malformed(f"{len(data)} packed bytes, expected {packed_size(count, bits)}")
     used = count * bits % 8
     if used and data[-1] >> used:
         raise Malformed("padding bits are not zero")
-    dtype = lanes(bits)
-    if bits == 8 * dtype.itemsize:
-        return np.frombuffer(data, dtype).copy()
-    elements = np.zeros(count, dtype)
-    source = np.frombuffer(data, np.uint8)
-    for start in range(0, count, _PIECE):
-        piece = elements[start : start + _PIECE]
-        _unpack_piece(source[start * bits // 8 : packed_size(start + len(piece), bits)], piece, bits)
-    return elements
 
 
-def _pack_piece(piece: Lanes, bits: int) -> bytes:
-    octets = np.ascontiguousarray(piece).view(np.uint8).reshape(len(piece), -1)
-    matrix = np.unpackbits(octets, axis=1, count=bits, bitorder="little")
-    return np.packbits(matrix.reshape(-1), bitorder="little").tobytes()
+def add_packed(total: Lanes, data: bytes, bits: int) -> None:
+    """Adds packed elements to lanes in place, modulo the lanes' width. Malformed, before anything is added, as
+    `check_packed` says.
+    """
+    check_packed(data, len(total), bits)
+    if bits == 8 * total.dtype.itemsize:
+        total += np.frombuffer(data, total.dtype)
+        return
+    source = memoryview(data)
+    for piece in pieces(len(total)):
+        part = total[piece]
+        start = piece.start * bits // 8
+        part += _unpack_piece(source[start : start + packed_size(len(part), bits)], len(part), bits)
 
 
-def _unpack_piece(source: NDArray[np.uint8], piece: Lanes, bits: int) -> None:
-    matrix = np.unpackbits(source, count=len(piece) * bits, bitorder="little").reshape(len(piece), bits)
-    octets = np.packbits(matrix, axis=1, bitorder="little")
-    piece.view(np.uint8).reshape(len(piece), -1)[:, : octets.shape[1]] = octets
+def _pack_piece(piece: Lanes, bits: int, octets: NDArray[np.uint8]) -> None:
+    if bits == 8 * piece.itemsize:
+        octets[: piece.nbytes] = np.ascontiguousarray(piece).view(np.uint8)
+        return
+    fields = _to_fields(piece, bits)
+    for offset, low, width, stride in _parts(bits):
+        part = (fields >> np.uint64(low)) & np.uint64((1 << width) - 1) if width < stride else fields
+        for chosen, words, shift in _words(octets, offset, len(fields), stride):
+            words[...] = words | (part[chosen] << shift)
+
+
+def _unpack_piece(source: memoryview, count: int, bits: int) -> Lanes:
+    octets = np.zeros(len(source) + 2 * _SLACK, np.uint8)
+    octets[: len(source)] = source
+    fields = np.zeros(-(-count // _elements_per_field(bits)), np.uint64)
+    for offset, low, width, stride in _parts(bits):
+        part = np.empty_like(fields)
+        for chosen, words, shift in _words(octets, offset, len(fields), stride):
+            part[chosen] = words >> shift
+        part &= np.uint64((1 << width) - 1)
+        fields |= part << np.uint64(low)
+    return _from_fields(fields, bits)[:count]
+
+
+def _elements_per_field(bits: int) -> int:
+    return 2 if bits <= 32 and _fits(2 * bits) else 1
+
+
+def _fits(width: int) -> bool:
+    """Whether one 64-bit word holds such a field wherever in a byte it begins, in a string of such fields."""
+    return width + 8 - gcd(8, width) <= 64
+
+
+def _parts(bits: int) -> list[tuple[int, int, int, int]]:
+    """How a field is written: (bit of the string, bit of the field, width, bits from field to field)."""
+    stride = bits * _elements_per_field(bits)
+    if _fits(stride):
+        return [(0, 0, stride, stride)]
+    return [(0, 0, 32, stride), (32, 32, stride - 32, stride)]
+
+
+def _words(octets: NDArray[np.uint8], offset: int, count: int, stride: int) -> Iterator[tuple[slice, Words, np.uint64]]:
+    """The 64-bit words at the bytes where fields begin, for those fields together whose words do not overlap: (which
+    fields, their words, by how many bits they begin later).
+    """
+    period = 8 // gcd(8, stride)
+    period *= -(-64 // (period * stride))
+    for first in range(min(period, count)):
+        at = offset + first * stride
+        shape, strides = (len(range(first, count, period)),), (period * stride // 8,)
+        words: Words = np.ndarray(shape, "<u8", octets.data, at // 8, strides)
+        yield slice(first, None, period), words, np.uint64(at % 8)
+
+
+def _to_fields(piece: Lanes, bits: int) -> Words:
+    if _elements_per_field(bits) == 1:
+        return piece.astype("<u8", copy=False)
+    if len(piece) % 2:
+        piece = np.append(piece, piece.dtype.type(0))
+    pairs = np.ascontiguousarray(piece).view("<u8")
+    low = np.uint64((1 << bits) - 1)
+    fields = pairs >> np.uint64(32 - bits)
+    fields &= low << np.uint64(bits)
+    fields |= pairs & low
+    return fields
+
+
+def _from_fields(fields: Words, bits: int) -> Lanes:
+    if _elements_per_field(bits) == 1:
+        return fields.astype(lanes(bits), copy=False)
+    low = np.uint64((1 << bits) - 1)
+    pairs = fields << np.uint64(32 - bits)
+    pairs &= low << np.uint64(32)
+    pairs |= fields & low
+    return pairs.view("<u4")

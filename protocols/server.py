@@ -204,8 +204,9 @@ class AwaitingUploads:
         entry = wire.UploadDigest(upload.client, wire.upload_digest(upload.vectors), upload.signature)
         payload = wire.upload_payload(self._s2, entry)
         collector.check(client, upload.client, labels.SIGN_UPLOAD, payload, upload.signature)
-        for name, vector in self._unpacked(client, upload).items():
-            self._sums[name] += vector
+        self._check_vectors(client, upload)
+        for (name, _), packed in zip(collector.plan.vectors, upload.vectors, strict=True):
+            ring.add_packed(self._sums[name], packed, collector.plan.ring_bits)
         collector.take(client, data)
         self._entries[client] = entry
 
@@ -215,15 +216,13 @@ class AwaitingUploads:
         collector.need(self.step, len(self._entries), collector.plan.floor)
         return AwaitingAgreements(collector, self._s2, self._announced, self._openings, self._entries, self._sums)
 
-    def _unpacked(self, client: int, upload: wire.Upload) -> dict[str, ring.Lanes]:
+    def _check_vectors(self, client: int, upload: wire.Upload) -> None:
         plan = self._collector.plan
         if len(upload.vectors) != len(plan.vectors):
             raise self._collector.blame(client, "uploaded another number of vectors")
         try:
-            return {
-                name: ring.unpack(data, length, plan.ring_bits)
-                for (name, length), data in zip(plan.vectors, upload.vectors, strict=True)
-            }
+            for (_, length), packed in zip(plan.vectors, upload.vectors, strict=True):
+                ring.check_packed(packed, length, plan.ring_bits)
         except Malformed as error:
             raise self._collector.blame(client, f"uploaded a malformed vector: {error}") from None
 

@@ -309,7 +309,7 @@ def root_payload(s1: bytes, entry: SignedRoot) -> bytes:
 
 def upload_digest(vectors: Sequence[bytes]) -> bytes:
     """The digest of masked vectors that an uploader signs."""
-    return labels.digest(labels.HASH_UPLOAD, *vectors)
+    return labels.digest_long(labels.HASH_UPLOAD, *vectors)
 
 
 def upload_payload(s2: bytes, entry: UploadDigest) -> bytes:

@@ -116,7 +116,7 @@ def seen(tmp_path_factory, make_trial):
 def unmasked(tmp_path_factory, make_trial):
     """The same without masks: the control. Without noise too, so that what is uploaded is what was learned."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(masks, "add_mask", lambda *_: None)
+        patch.setattr(masks.Keystreams, "add_to", lambda *_: None)
         trial = make_trial(tmp_path_factory.mktemp("unmasked"), patch)
         trial.directory = trial.run(*RICH, "federation.rounds=4", "privacy.unit=none")
     return trial

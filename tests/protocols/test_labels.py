@@ -32,3 +32,8 @@ def test_hashes_and_keys_are_the_standard_functions():
 
 def test_the_version_is_part_of_every_encoding():
     assert labels.encode("x").startswith(f"fgrpo-aggregation/{labels.VERSION}".encode())
+
+
+def test_a_digest_of_long_parts_is_the_same_digest():
+    parts = (b"", b"a" * 70_000, b"b")
+    assert labels.digest_long(labels.HASH_UPLOAD, *parts) == labels.digest(labels.HASH_UPLOAD, *parts)

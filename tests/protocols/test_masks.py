@@ -29,7 +29,7 @@ def test_adding_and_subtracting_a_mask_leaves_nothing(bits, length):
 def test_a_mask_does_not_depend_on_the_piece_size(monkeypatch):
     whole = np.zeros(1000, "<u8")
     masks.add_mask(whole, KEY, 1)
-    monkeypatch.setattr(masks, "_PIECE", 64)
+    monkeypatch.setattr(masks, "PIECE", 64)
     pieces = np.zeros(1000, "<u8")
     masks.add_mask(pieces, KEY, 1)
     assert np.array_equal(whole, pieces)
@@ -54,3 +54,24 @@ def test_masked_values_look_uniform():
 def test_only_plus_and_minus_one_are_signs():
     with pytest.raises(ValueError, match="sign"):
         masks.add_mask(np.zeros(2, "<u4"), KEY, 0)
+
+
+@pytest.mark.parametrize("lane", ["<u4", "<u8"])
+def test_many_masks_at_once_are_each_mask_in_turn(lane, monkeypatch):
+    monkeypatch.setattr(masks, "PIECE", 64)
+    monkeypatch.setattr(masks, "_AT_ONCE", 3)
+    signed_keys = [(bytes([i]) * 32, 1 if i % 3 else -1) for i in range(8)]
+    together, in_turn = np.zeros(1001, lane), np.zeros(1001, lane)
+    masks.add_masks(together, iter(signed_keys))
+    for key, sign in signed_keys:
+        masks.add_mask(in_turn, key, sign)
+    assert np.array_equal(together, in_turn)
+
+
+def test_a_keystream_continues_where_the_piece_before_ended():
+    whole, cut = np.zeros(1000, "<u4"), np.zeros(1000, "<u4")
+    masks.add_mask(whole, KEY, 1)
+    streams = masks.Keystreams([(KEY, 1)])
+    for start in range(0, 1000, 256):
+        streams.add_to(cut[start : start + 256])
+    assert np.array_equal(whole, cut)

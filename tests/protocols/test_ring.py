@@ -31,7 +31,7 @@ def test_packing_is_the_little_endian_bit_string_and_unpacks(bits, count, seed):
 def test_packing_in_pieces_equals_packing_at_once(bits, monkeypatch):
     elements = np.random.default_rng(1).integers(0, 2**bits, 1000).astype(ring.lanes(bits))
     whole = ring.pack(elements, bits)
-    monkeypatch.setattr(ring, "_PIECE", 64)
+    monkeypatch.setattr(ring, "PIECE", 64)
     assert ring.pack(elements, bits) == whole
     assert np.array_equal(ring.unpack(whole, 1000, bits), elements)
 
@@ -64,3 +64,19 @@ def test_unpacked_elements_can_be_changed(bits):
     elements = ring.unpack(ring.pack(np.array([5], ring.lanes(bits)), bits), 1, bits)
     elements += elements
     assert elements.tolist() == [10]
+
+
+@given(BITS, st.integers(1, 50), st.integers(0, 2**32))
+def test_packed_elements_add_to_a_sum_as_unpacked_ones_do(bits, count, seed):
+    one, other = np.random.default_rng(seed).integers(0, 2**bits, (2, count)).astype(ring.lanes(bits))
+    total = one.copy()
+    ring.add_packed(total, ring.pack(other, bits), bits)
+    assert np.array_equal(total, one + other)
+
+
+@pytest.mark.parametrize("bits", [9, 32, 62])
+def test_nothing_is_added_of_packed_bytes_that_are_wrong(bits):
+    total = np.arange(3).astype(ring.lanes(bits))
+    with pytest.raises(Malformed):
+        ring.add_packed(total, ring.pack(total, bits) + b"\0", bits)
+    assert total.tolist() == [0, 1, 2]
