@@ -98,7 +98,7 @@ class Owner:
         rows = self.source.batch(settings.training_round, step, count or settings.grpo.prompts_per_step)
         prompts = [str(row["prompt"]) for row in rows]
         columns = {key: [row[key] for row in rows] for key in rows[0] if key != "prompt"}
-        generator = torch.Generator().manual_seed(self._seed(settings, step))
+        generator = torch.Generator().manual_seed(self.rollout_seed(settings, step))
         sampled = rollouts.sample(policy, prompts, settings.grpo, generator)
         scores = rewards.score(
             self.reward_functions,
@@ -111,7 +111,7 @@ class Owner:
         shape = (len(prompts), settings.grpo.num_generations)
         return PromptGroups(sampled, self.reward_scale * scores.reshape(shape))
 
-    def _seed(self, settings: RoundSettings, step: int) -> int:
+    def rollout_seed(self, settings: RoundSettings, step: int) -> int:
         """Rollouts follow the run's public seed: they carry no privacy, and reproducible ones help debugging."""
         text = f"rollouts/{settings.seed}/{self.id}/{settings.training_round}/{step}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1

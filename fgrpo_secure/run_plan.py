@@ -100,7 +100,7 @@ def open_round(
     """The plan of one session: the public facts of training round `training_round`."""
     parameters = privacy.parameters
     lattice = Lattice.build(dimension, config.privacy.clip_norm, client_policy.SCORES)
-    variance = _share_variance(privacy, lattice)
+    variance = share_variance(privacy, lattice)
     largest_noise = largest_sample(variance) if variance else 0
     settings = round_settings.for_round(config, training_round, variance)
     return RoundPlan(
@@ -123,7 +123,7 @@ def open_round(
     )
 
 
-def _share_variance(privacy: PrivacyPlan, lattice: Lattice) -> int:
+def share_variance(privacy: PrivacyPlan, lattice: Lattice) -> int:
     """The noise share of a round with this lattice: the plan's noise multiplier, whatever the round's length."""
     if privacy.claim is None or privacy.noise is None:
         return 0

@@ -1,0 +1,107 @@
+"""The simulator behind the sweeps does what a federation does: same tokens, updates, integers and model."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fgrpo_secure.grpo import rollouts
+
+ROUNDS = 3  # gains are zero before the third
+LIKE_QUICKSTART = ("grpo.optimizer=sgd", "grpo.learning_rate=100", f"federation.rounds={ROUNDS}")
+
+
+@pytest.fixture
+def simulate(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    import simulate
+
+    yield simulate
+    for name in ("simulate", "batched"):
+        sys.modules.pop(name, None)
+
+
+class Watched:
+    """A simulation whose stages are kept, round by round."""
+
+    def __init__(self, simulation):
+        self.simulation, self.trained, self.vectors = simulation, [], []
+        for name, kept in (("train", self.trained), ("contributions", self.vectors)):
+            setattr(simulation, name, self._keeping(getattr(simulation, name), kept))
+
+    @staticmethod
+    def _keeping(original, kept):
+        def keep(*arguments):
+            kept.append(original(*arguments))
+            return kept[-1]
+
+        return keep
+
+
+def both(trial, simulate, monkeypatch, *overrides):
+    """The same rounds by the federation and by the simulator: (sessions, sampled ids, federation), watched."""
+    sampled = []
+    original = rollouts.sample
+    monkeypatch.setattr(rollouts, "sample", lambda *given: sampled.append(original(*given)) or sampled[-1])
+    federation = trial.federation(*LIKE_QUICKSTART, *overrides)
+    for number in range(ROUNDS):
+        trial.conduct(federation, number)
+    config, _ = trial.configure(*LIKE_QUICKSTART, *overrides)
+    watched = Watched(simulate.Simulation.open(config, trial.folder / "owners"))
+    for number in range(ROUNDS):
+        watched.simulation.round(number)
+    return federation, sampled, watched
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("factors", ["ffa", "alternate", "full"])
+def test_a_simulated_run_samples_trains_encodes_and_applies_as_the_federation_does(
+    trial, simulate, monkeypatch, factors
+):
+    federation, sampled, watched = both(trial, simulate, monkeypatch, f"adapter.factors={factors}")
+    clients = len(watched.simulation.owners)
+    for number, session in enumerate(trial.sessions):
+        trained, vectors = watched.trained[number], watched.vectors[number]
+        rows = trained.ids.shape[0] // clients
+        for client in range(clients):
+            real, mine = sampled[number * clients + client], slice(client * rows, (client + 1) * rows)
+            assert trained.ids[mine, : real.ids.shape[1]].tolist() == real.ids.tolist()
+            assert trained.ends[mine].tolist() == real.mask.sum(dim=1).tolist()
+            update = session.learned[client].update.values
+            size = max(1.0, np.linalg.norm(update))
+            np.testing.assert_allclose(trained.updates[client] / size, update / size, rtol=0, atol=1e-5)
+            off = vectors[client] - session.noised[client].values  # a rounding tie falls otherwise now and then
+            assert np.abs(off).max() <= 1
+            assert np.count_nonzero(off) <= 0.002 * off.size + 1
+        drift = np.sum(vectors, axis=0) - session.total
+        assert np.abs(drift).max() <= 1
+    np.testing.assert_allclose(
+        watched.simulation.policy.get_vector(0), federation.policy.get_vector(0), rtol=0, atol=1e-3
+    )
+
+
+def test_the_noise_of_a_simulated_client_is_the_one_the_federation_draws(trial, simulate):
+    session = trial.conduct(trial.federation(*LIKE_QUICKSTART))
+    config, _ = trial.configure(*LIKE_QUICKSTART)
+    watched = Watched(simulate.Simulation.open(config, trial.folder / "owners"))
+    watched.simulation.round(0)
+    for client, noised in session.noised.items():
+        added = noised.values - session.encoded[client].values
+        simulated = watched.vectors[0][client] - session.encoded[client].values
+        assert np.abs(simulated - added).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("federation.local_steps=2", "local_steps"),
+        ("grpo.beta=0.1", "beta"),
+        ("grpo.loss_type=bnpo", "loss_type"),
+        ("grpo.top_p=0.9", "top_p"),
+    ],
+)
+def test_a_simulation_refuses_what_its_arithmetic_does_not_cover(trial, simulate, setting, named):
+    config, _ = trial.configure(setting)
+    with pytest.raises(ValueError, match=named):
+        simulate.Simulation.open(config, trial.folder / "owners")
