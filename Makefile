@@ -1,5 +1,6 @@
 # `make demo` shows it, `make test` checks it. Everything lives in .venv; delete that folder to start over.
-# Options: PYTHON=python3.12 (which interpreter makes .venv), PIP_FLAGS=... (more flags for every `pip install`).
+# Options: PYTHON=python3.12 (which interpreter makes .venv), PIP_FLAGS=... (more flags for every `pip install`);
+# for `make fuzz` MESSAGES=, GUIDED_SECONDS= and SEED=.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -13,12 +14,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 PACKAGES := $(wildcard fgrpo_secure protocols threat_model)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2
 
-.PHONY: help demo test quick lint format clean
+.PHONY: help demo test quick fuzz lint format clean
 
 help:
 	@echo "make demo    train the quickstart with and without privacy, and say what was learned, protected and paid"
 	@echo "make test    format, lint, types, import contracts and every test"
 	@echo "make quick   the fast tests alone"
+	@echo "make fuzz    a million changed messages into every decoder and state, then five minutes guided by coverage"
 	@echo "make lint    all checks that run no test"
 	@echo "make format  write the formatting that the checks ask for"
 	@echo "make clean   remove the environment and all caches; runs/ stays"
@@ -31,6 +33,17 @@ test: lint
 
 quick: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow" --hypothesis-profile=quick
+
+# Corpus and findings stay in build/fuzz: the guided part goes on from there.
+MESSAGES ?= 1000000
+GUIDED_SECONDS ?= 300
+SEED ?= 1
+fuzz: $(VENV)/.installed-dev
+	$(PIP) --editable '.[fuzz]'
+	mkdir -p build/fuzz
+	PYTHONPATH=. $(BIN)/python tests/fuzz/fuzz_run.py --messages $(MESSAGES) --seed $(SEED) --findings build/fuzz/findings
+	PYTHONPATH=. $(BIN)/python tests/fuzz/fuzz_coverage.py build/fuzz/corpus \
+	  -max_total_time=$(GUIDED_SECONDS) -seed=$(SEED) -artifact_prefix=build/fuzz/
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
