@@ -1,5 +1,6 @@
 """`fgrpo run`: a whole federation, from a configuration to a run directory."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -35,4 +36,15 @@ def run(
             loaded = config_file.load(config or "quickstart", overrides or [])
             directory = RunDirectory(out or Path("runs") / loaded.run.name)
             training.start(loaded, directory, progress)
+    _close(directory)
+
+
+def _close(directory: RunDirectory) -> None:
+    """Say where the run is, and what nobody may overlook in it. Exit 1 if it ended before its last round."""
+    summary = json.loads(directory.summary.read_text())
+    if summary["reproducible_entropy"]:
+        typer.echo("not private: keys and noise came from a seed (run.entropy = 'seeded')")
     typer.echo(f"{directory.root}: adapter/, summary.json, metrics.jsonl, ledger.sqlite")
+    if summary["stopped"] is not None:
+        typer.echo(f"fgrpo: the run stopped after round {summary['rounds']}: {summary['stopped']}", err=True)
+        raise typer.Exit(1)
