@@ -53,7 +53,7 @@ class Adapter(Section):
 
 
 class Federation(Section):
-    rounds: Count = 10
+    rounds: Annotated[int, Field(ge=1, le=1_000_000)] = 10
     clients: Count | None = Field(None, description="checked against the [[client]] tables if given")
     clients_per_round: Count | None = Field(None, description="default: all of them")
     schedule: Literal["all", "blocks"] = Field(

@@ -13,10 +13,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from fgrpo_secure import client_round, config_file, models
+from fgrpo_secure import adapters, client_round, config_file, models
 from fgrpo_secure.cli import app
 from fgrpo_secure.cli.demo import story
-from fgrpo_secure.config import Model
+from fgrpo_secure.config import Adapter, Model
 from fgrpo_secure.privacy.ledger import Ledgers
 
 PLAN_KEYS = {
@@ -114,15 +114,13 @@ def test_the_written_configuration_is_the_effective_one(finished):
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT asks for it by its old name
 def test_the_adapter_is_one_that_peft_loads_and_that_changes_the_model(finished):
     folder, _ = finished
-    path = models._source("builtin")
-    token = torch.tensor([[1, 2, 3, 4]])
-    plain = AutoModelForCausalLM.from_pretrained(path)
-    before = plain(token).logits.detach()
-    tuned = PeftModel.from_pretrained(plain, folder / "private" / "adapter")
-    after = tuned(token).logits.detach()
+    tokens = torch.tensor([[1, 2, 3, 4]])
+    base = AutoModelForCausalLM.from_pretrained(models._source("builtin"), dtype=torch.float32)
+    before = base(tokens).logits.detach()
+    after = PeftModel.from_pretrained(base, folder / "private" / "adapter")(tokens).logits.detach()
     assert (before - after).abs().max() > 1e-6
-    base = models.load(Model())
-    np.testing.assert_allclose(base.model(token).logits.detach(), before, atol=1e-5)
+    ours = adapters.attach(models.load(Model()), Adapter(rank=1, init_from=str(folder / "private" / "adapter")), seed=9)
+    np.testing.assert_allclose(ours.model(tokens).logits.detach(), after, atol=1e-5)
 
 
 @pytest.mark.slow
