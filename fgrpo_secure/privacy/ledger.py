@@ -109,6 +109,14 @@ class Ledgers:
         found = self._db.execute(query, (owner,)).fetchone()
         return None if found is None else Row.load(found)
 
+    def row_at(self, owner: str, position: int) -> Row:
+        """The owner's row at `position` (from 0), or IndexError."""
+        query = "SELECT * FROM entry WHERE owner = ? AND position = ?"
+        found = self._db.execute(query, (owner, position)).fetchone()
+        if found is None:
+            raise IndexError(f"the ledger of {owner!r} has no entry {position}")
+        return Row.load(found)
+
     def row_of(self, owner: str, session: bytes, phase: Phase) -> Row | None:
         """The owner's row of one phase of a session, if it was reached."""
         query = "SELECT * FROM entry WHERE owner = ? AND session = ? AND phase = ?"
@@ -212,10 +220,16 @@ class Ledger:
 
     def prove(self, position: int) -> tuple[bytes, tuple[bytes, ...]]:
         """(content of the entry at `position`, its inclusion path under `root`), or IndexError."""
-        contents = [row.content for row in self._store.rows(self.owner)]
-        leaves = [merkle.leaf_hash(content) for content in contents]
-        path = merkle.inclusion_path(leaves, position)
-        return contents[position], path
+        path = merkle.inclusion_proof(self._subtree, position, self.size())
+        return self._store.row_at(self.owner, position).content, path
+
+    def prove_growth(self, first: int) -> tuple[bytes, ...]:
+        """The consistency proof from the ledger of `first` entries to this one, or IndexError."""
+        return merkle.consistency_proof(self._subtree, first, self.size())
+
+    def root_at(self, size: int) -> bytes:
+        """The root when the ledger had `size` entries, or IndexError."""
+        return self._store.row_at(self.owner, size - 1).root
 
     def verify(self) -> None:
         """Derive every row again from the entries before it; raises LedgerCorrupt where one differs."""
@@ -235,6 +249,14 @@ class Ledger:
         """A signed note of size and root, for others to keep."""
         last = self._last()
         return checkpoint_note.sign(Checkpoint(origin, last.position + 1, last.root), signer)
+
+    def _subtree(self, level: int, index: int) -> bytes:
+        """The root of a complete subtree. A left one ends its row's frontier; a right one is made of its halves."""
+        if level == 0:
+            return merkle.leaf_hash(self._store.row_at(self.owner, index).content)
+        if index % 2 == 0:
+            return self._store.row_at(self.owner, ((index + 1) << level) - 1).frontier[-1]
+        return merkle.root((self._subtree(level - 1, 2 * index), self._subtree(level - 1, 2 * index + 1)))
 
     def _last(self) -> Row:
         last = self._store.last_row(self.owner)

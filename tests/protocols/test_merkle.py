@@ -80,3 +80,75 @@ def test_a_path_of_the_wrong_length_is_refused():
 def test_an_inner_node_does_not_pass_for_a_leaf():
     hashes = [merkle.leaf_hash(bytes([i])) for i in range(4)]
     assert merkle.leaf_hash(hashes[0] + hashes[1]) != merkle.inclusion_path(hashes, 2)[-1]
+
+
+def stored(hashes):
+    """Subtree roots by (level, index), as a log keeps them; asks are counted."""
+    asked = []
+
+    def nodes(level, index):
+        asked.append((level, index))
+        assert (index + 1) << level <= len(hashes), "only complete subtrees are stored"
+        return merkle.root(hashes[index << level : (index + 1) << level])
+
+    return nodes, asked
+
+
+@pytest.mark.parametrize("size", [*range(1, 18), 51, 64, 65])
+def test_a_proof_from_stored_subtrees_is_the_same_path(size):
+    hashes = [merkle.leaf_hash(bytes([i])) for i in range(size)]
+    nodes, _ = stored(hashes)
+    assert [merkle.inclusion_proof(nodes, i, size) for i in range(size)] == list(merkle.inclusion_paths(hashes))
+
+
+def slow_consistency(first, leaves, complete=True):
+    """SUBPROOF of RFC 6962 2.1.2 word for word."""
+    if first == len(leaves):
+        return [] if complete else [slow_root(leaves)]
+    split = 1
+    while split * 2 < len(leaves):
+        split *= 2
+    if first <= split:
+        return [*slow_consistency(first, leaves[:split], complete), slow_root(leaves[split:])]
+    return [*slow_consistency(first - split, leaves[split:], False), slow_root(leaves[:split])]
+
+
+@pytest.mark.parametrize("second", [*range(1, 18), 33, 50, 64])
+def test_every_tree_proves_every_tree_that_it_grew_from_and_no_other(second):
+    leaves = [bytes([i]) for i in range(second)]
+    hashes = [merkle.leaf_hash(leaf) for leaf in leaves]
+    nodes, _ = stored(hashes)
+    end = merkle.root(hashes)
+    for first in range(1, second + 1):
+        proof = merkle.consistency_proof(nodes, first, second)
+        assert list(proof) == slow_consistency(first, leaves)
+        start = merkle.root(hashes[:first])
+        merkle.check_consistency(first, start, second, end, proof)
+        other = merkle.root([*hashes[: first - 1], merkle.leaf_hash(b"other")])
+        for wrong in [(other, end), (start, other)]:
+            with pytest.raises(merkle.BadProof):
+                merkle.check_consistency(first, wrong[0], second, wrong[1], proof)
+        for wrong in [(*proof, end), proof[:-1] if proof else (start,)]:
+            with pytest.raises(merkle.BadProof):
+                merkle.check_consistency(first, start, second, end, wrong)
+        for place in range(len(proof)):
+            flipped = [*proof[:place], merkle.leaf_hash(proof[place]), *proof[place + 1 :]]
+            with pytest.raises(merkle.BadProof):
+                merkle.check_consistency(first, start, second, end, flipped)
+
+
+def test_an_impossible_growth_is_refused():
+    nodes, _ = stored([merkle.leaf_hash(b"0")])
+    for first, second in [(0, 1), (2, 1), (-1, 1)]:
+        with pytest.raises(IndexError):
+            merkle.consistency_proof(nodes, first, second)
+        with pytest.raises(IndexError):
+            merkle.check_consistency(first, b"", second, b"", ())
+
+
+def test_proofs_ask_for_few_of_the_stored_subtrees():
+    hashes = [merkle.leaf_hash(i.to_bytes(2)) for i in range(1000)]
+    for make in (merkle.inclusion_proof, merkle.consistency_proof):
+        nodes, asked = stored(hashes)
+        make(nodes, 700, 1000)
+        assert len(asked) <= 30

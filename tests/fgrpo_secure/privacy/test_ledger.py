@@ -290,6 +290,23 @@ def test_the_incremental_root_is_the_rfc_6962_root_at_every_size_and_proves_ever
         ledger.prove(22)
 
 
+def test_a_ledger_proves_that_it_grew_from_every_earlier_state_of_it(ledger):
+    roots = {}
+    for i in range(21):
+        roots[ledger.size()] = ledger.root()
+        ledger.intent(S[i], i, Fraction(1, 100))
+    for size, root in roots.items():
+        assert ledger.root_at(size) == root
+        merkle.check_consistency(size, root, ledger.size(), ledger.root(), ledger.prove_growth(size))
+        with pytest.raises(merkle.BadProof):
+            merkle.check_consistency(size, bytes(32), ledger.size(), ledger.root(), ledger.prove_growth(size))
+    for size in (0, 23):
+        with pytest.raises(IndexError):
+            ledger.prove_growth(size)
+    with pytest.raises(IndexError):
+        ledger.root_at(23)
+
+
 def test_a_row_carries_only_the_tree_frontier_however_long_the_history(path):
     store = Ledgers(path)
     ledger = store.open(0, Fraction(100))
