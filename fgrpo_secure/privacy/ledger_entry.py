@@ -18,6 +18,8 @@ VERSION = 1
 LARGEST_INTEGER = 2**53 - 1  # what every JSON reader keeps exactly
 
 Facts = Mapping[str, str | int]
+Columns = tuple[str, int, str, int, bytes, str, str, bytes]  # a row as it is stored
+CONTENT = 4  # the column that holds the entry
 
 
 class Phase(IntEnum):
@@ -62,7 +64,7 @@ class Row:
             node = merkle.root((left, node))
         return node
 
-    def dump(self) -> tuple[str, int, str, int, bytes, str, str, bytes]:
+    def dump(self) -> Columns:
         """The columns of the row, owner first."""
         sums = _text(self.filter.budget), _text(self.filter.spent)
         return (
@@ -76,7 +78,7 @@ class Row:
         )
 
     @staticmethod
-    def load(columns: tuple[str, int, str, int, bytes, str, str, bytes]) -> "Row":
+    def load(columns: Columns) -> "Row":
         """The inverse of `dump`."""
         owner, position, session, phase, content, budget, spent, nodes = columns
         frontier = tuple(nodes[start : start + merkle.HASH_BYTES] for start in range(0, len(nodes), merkle.HASH_BYTES))
@@ -158,6 +160,8 @@ def _extended(frontier: tuple[bytes, ...], size: int, leaf: bytes) -> tuple[byte
 
 
 def _check(value: object) -> None:
+    if type(value) is str:  # the common case first: a long ledger is checked entry by entry
+        return
     if isinstance(value, Mapping):
         for name, part in value.items():
             if not isinstance(name, str):
