@@ -127,8 +127,9 @@ class Ledgers:
     def open_sessions(self, owner: str) -> tuple[bytes, ...]:
         """The owner's sessions with an intent and no end, oldest first."""
         query = (
-            "SELECT session FROM entry AS opened WHERE owner = ? AND phase = ? AND NOT EXISTS (SELECT 1 FROM "
-            "entry WHERE owner = opened.owner AND session = opened.session AND phase = ? AND phase > 0) ORDER BY position"
+            "SELECT session FROM entry AS opened WHERE owner = ? AND phase = ? AND NOT EXISTS "
+            "(SELECT 1 FROM entry WHERE owner = opened.owner AND session = opened.session AND phase = ? AND phase > 0) "
+            "ORDER BY position"
         )
         found = self._db.execute(query, (owner, Phase.INTENT, Phase.END))
         return tuple(bytes.fromhex(session) for (session,) in found)
