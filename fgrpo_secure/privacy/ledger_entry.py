@@ -9,7 +9,7 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from enum import IntEnum
 from fractions import Fraction
-from typing import Any
+from typing import Any, Final
 
 from fgrpo_secure.privacy.accounting import Filter
 from protocols import merkle
@@ -19,7 +19,7 @@ LARGEST_INTEGER = 2**53 - 1  # what every JSON reader keeps exactly
 
 Facts = Mapping[str, str | int]
 Columns = tuple[str, int, str, int, bytes, str, str, bytes]  # a row as it is stored
-CONTENT = 4  # the column that holds the entry
+CONTENT: Final = 4  # the column that holds the entry
 
 
 class Phase(IntEnum):
