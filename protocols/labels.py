@@ -28,6 +28,7 @@ SIGN_OPENING = "sign opening"
 # What is hashed.
 HASH_ROSTER = "hash roster"
 HASH_SESSION = "hash session"
+HASH_SHARDS = "hash shards"
 HASH_ANNOUNCED = "hash announced"  # gives S1
 HASH_DEALT = "hash dealt"  # gives S2
 HASH_UPLOAD = "hash upload"

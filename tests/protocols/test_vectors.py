@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from protocols import client, keys, labels, masks, merkle, params, ring, shares, wire
+from protocols import client, keys, labels, masks, merkle, params, ring, shards, shares, wire
 from protocols.errors import FaultyClient, FaultyClientOrServer, FaultyServer, Refused
 from protocols.graph import Graph
 from protocols.identity import Identity
@@ -74,6 +74,9 @@ def test_trees_graphs_and_parameters_agree(vectors, make_world):
     )
     graph = Graph(plan, of_hex(g["s1"]), g["announcers"])
     assert {str(i): list(graph.holders(i)) for i in g["announcers"]} == g["holders"]
+    for p in vectors["primitives"]["shards"]:
+        got = shards.partition(tuple(p["cohort"]), p["shards"], of_hex(p["roster_digest"]), p["round"])
+        assert [list(shard) for shard in got] == p["out"]
     for p in vectors["primitives"]["parameters"]:
         adversary = Adversary.LYING_SERVER if p["lying"] else Adversary.HONEST_BUT_CURIOUS
         got = params.derive(adversary, p["roster"], p["cohort"], float(p["gamma"]), float(p["delta"]))

@@ -107,6 +107,16 @@ def primitives():
             "announcers": cohort[2:],
             "holders": {id: ref.holders(cohort, 6, s1, cohort[2:], id) for id in cohort[2:]},
         },
+        "shards": [
+            {
+                "cohort": cohort[:n],
+                "shards": s,
+                "roster_digest": s1,
+                "round": at,
+                "out": ref.shards(cohort[:n], s, s1, at),
+            }
+            for n, s, at in ((40, 3, 0), (40, 3, 1), (39, 4, 2**40), (7, 7, 5), (5, 1, 0))
+        ],
         "parameters": [
             {
                 "lying": lying,

@@ -212,6 +212,15 @@ def holders(cohort, k, s1, announcers, client):
     return sorted(near & set(announcers))
 
 
+def shards(cohort, s, roster_digest, round_number):
+    if s == 1:
+        return [list(cohort)]
+    data = stream(digest_of("hash shards", roster_digest, round_number, s), 8 * len(cohort))
+    tags = {i: int.from_bytes(data[8 * at : 8 * at + 8], "little") for at, i in enumerate(cohort)}
+    line, n = sorted(cohort, key=lambda i: tags[i]), len(cohort)
+    return [sorted(line[i * n // s : (i + 1) * n // s]) for i in range(s)]
+
+
 # --- section 5: messages ---
 
 

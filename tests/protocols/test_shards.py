@@ -1,0 +1,78 @@
+"""The shards of a large round: disjoint, balanced, and nobody's choice."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocols import shards
+from protocols.errors import Refused
+from protocols.params import Adversary, derive
+
+ROSTER = bytes(range(32))
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.binary(min_size=32, max_size=32), st.integers(0, 2**40))
+def test_shards_are_the_cohort_without_overlap_and_differ_by_at_most_one(clients, most, roster, round_number):
+    cohort = tuple(range(5, 5 + 3 * clients, 3))
+    parts = shards.partition(cohort, shards.count(clients, most), roster, round_number)
+    assert sorted(client for part in parts for client in part) == list(cohort)
+    assert {len(part) for part in parts} == set(shards.sizes(clients, len(parts)))
+    assert max(map(len, parts)) <= most
+    assert all(part == tuple(sorted(part)) for part in parts)
+
+
+def test_roster_round_and_number_of_shards_each_change_the_partition():
+    cohort = tuple(range(60))
+    parts = {
+        shards.partition(cohort, 3, ROSTER, 0),
+        shards.partition(cohort, 3, ROSTER, 1),
+        shards.partition(cohort, 3, bytes(32), 0),
+        shards.partition(cohort, 4, ROSTER, 0)[:3],
+    }
+    assert len(parts) == 4
+
+
+def test_a_client_stands_with_every_other_equally_often():
+    """Over 2,000 rounds of 12 clients in 3 shards: 3 of 11 others each time, within 5 standard errors."""
+    rounds, p = 2000, 3 / 11
+    met = Counter(
+        other
+        for at in range(rounds)
+        for part in shards.partition(tuple(range(12)), 3, ROSTER, at)
+        if 0 in part
+        for other in part
+        if other
+    )
+    assert all(abs(met[other] / rounds - p) < 5 * (p * (1 - p) / rounds) ** 0.5 for other in range(1, 12))
+
+
+def test_a_client_refuses_every_cohort_but_its_own_shard():
+    parts = shards.partition(tuple(range(24)), 3, ROSTER, 0)
+    me = parts[1][0]
+    shards.refuse_other(me, parts[1], parts)
+    swapped = tuple(sorted((*parts[1][:-1], parts[0][0])))
+    for cohort in (parts[0], parts[2], swapped, parts[1][:-1], tuple(range(24))):
+        with pytest.raises(Refused, match="not this client's shard"):
+            shards.refuse_other(me, cohort, parts)
+
+
+@pytest.mark.parametrize("clients", [1001, 3000, 10_000])
+def test_a_shard_withstands_all_colluders_of_the_roster(clients):
+    """Exact, for every place that the colluders may take: two quorums, or two sets of holders, share an honest one."""
+    for size in set(shards.sizes(clients, shards.count(clients, 1000))):
+        got = derive(Adversary.LYING_SERVER, clients, size, 0.05, 0.1)
+        colluders = -(-clients * 5 // 100)
+        assert got.colluders == colluders
+        assert 2 * got.quorum - size > colluders
+        assert 2 * got.threshold - size > colluders
+        assert got.floor - colluders >= 3
+        assert got.floor == size - size // 10
+
+
+def test_partitions_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="do not make"):
+        shards.partition((1, 2), 3, ROSTER, 0)
+    with pytest.raises(ValueError, match="at least one"):
+        shards.count(0, 5)
