@@ -35,7 +35,8 @@ class Admitted:
         """mu squared at the noise that `survivors` clients really added, `colluders` of which may be known."""
         if self.settings.unit == "none":
             return Fraction(0)
-        total = (survivors - self.colluders) * self.settings.share_variance
+        shares = 1 if self.settings.aggregation == "plain" else survivors - self.colluders
+        total = shares * self.settings.share_variance
         return round_mu_squared(self.lattice.integer_bound, total)
 
 
@@ -54,6 +55,7 @@ class ClientPolicy:
     max_dropout: float
     min_cohort: int
     min_survivors: int
+    aggregation: str = "secure"
 
     def limits(self, last_round: int) -> Limits:
         """The demands on thresholds, for the protocol."""
@@ -74,6 +76,8 @@ class ClientPolicy:
         settings = _settings(plan)
         if settings.unit != self.unit:
             raise Refused(f"the plan protects unit {settings.unit!r}, this client wants {self.unit!r}")
+        if settings.aggregation != self.aggregation:  # 'plain' would leave out this client's noise
+            raise Refused(f"the plan's aggregation is {settings.aggregation!r}, this client's is {self.aggregation!r}")
         if dict(plan.vectors) != {"update": dimension, "scores": SCORES}:
             raise Refused("the plan's vectors are not this client's update and scores")
         lattice = Lattice.build(dimension, settings.clip_norm, SCORES)

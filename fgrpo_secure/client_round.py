@@ -77,7 +77,7 @@ def _learn(policy: Policy, owner: Owner, settings: RoundSettings, past: Baseline
 
 
 def _noised(encoded: EncodedVector, settings: RoundSettings, entropy: Entropy) -> NoisedVector:
-    if settings.unit == "none":
+    if settings.unit == "none" or settings.aggregation == "plain":  # a client's own policy admits either, or not
         return noise.no_noise(encoded)
     return noise.add_share(encoded, settings.share_variance, entropy)
 

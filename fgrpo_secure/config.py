@@ -151,10 +151,25 @@ class Privacy(Section):
 
 
 class Aggregation(Section):
-    mode: Literal["secure"] = "secure"
-    adversary: Literal["honest_but_curious", "lying_server"] = "honest_but_curious"
+    mode: Literal["secure", "plain"] = Field(
+        "secure", description="'plain' has no secure aggregation: a baseline whose server sees every client's update"
+    )
+    adversary: Literal["honest_but_curious", "lying_server", "none"] = Field(
+        "honest_but_curious", description="'none' with mode 'plain', and only there"
+    )
     max_corrupt: Fraction01 = Field(0.05, description="fraction of the roster that may collude with the server")
     max_dropout: Fraction01 = Field(0.1, description="fraction of a cohort whose loss a round survives")
+
+    @model_validator(mode="after")
+    def claims_no_protection_that_is_not_there(self) -> "Aggregation":
+        if self.mode == "plain" and (self.adversary != "none" or self.max_corrupt != 0):
+            raise ValueError(
+                "mode 'plain' shows the server every client's update and so withstands no adversary: "
+                "write adversary = 'none' and max_corrupt = 0 beside it"
+            )
+        if self.mode == "secure" and self.adversary == "none":
+            raise ValueError("adversary 'none' goes with mode 'plain'; allowed are honest_but_curious and lying_server")
+        return self
 
 
 class Server(Section):
@@ -215,4 +230,6 @@ class Config(Section):
                 "federation.schedule 'all' takes every client in every round; use schedule = 'blocks' "
                 f"for {self.cohort} of {self.clients_total}"
             )
+        if self.aggregation.mode == "plain" and self.engine.faults:
+            raise ValueError("engine.faults strike the steps of secure aggregation; aggregation.mode 'plain' has none")
         return self

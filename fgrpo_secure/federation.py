@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from safetensors.torch import save
 
-from fgrpo_secure import enrolment, entropy, run_plan, server_round
+from fgrpo_secure import enrolment, entropy, plain, run_plan, server_round
 from fgrpo_secure.adapters import Policy
 from fgrpo_secure.apply import ServerOptimizer
 from fgrpo_secure.client_policy import Admitted, ClientPolicy
@@ -19,6 +19,7 @@ from fgrpo_secure.config import Config
 from fgrpo_secure.engines.embedded import Embedded
 from fgrpo_secure.engines.frames import Costs
 from fgrpo_secure.engines.signatures import SharedVerifier
+from fgrpo_secure.entropy import Entropy
 from fgrpo_secure.models import BaseModel
 from fgrpo_secure.privacy.accounting import epsilon_of
 from fgrpo_secure.privacy.encode import SumOutOfBounds
@@ -27,7 +28,7 @@ from fgrpo_secure.privacy.planner import PrivacyPlan
 from fgrpo_secure.run_directory import RunDirectory, write_durably
 from fgrpo_secure.server_round import Conclusion
 from protocols import wire
-from protocols.drive import Traffic
+from protocols.drive import Link, Traffic
 from protocols.errors import FaultyClient, TooFewClients
 from protocols.identity import Identity
 from protocols.roster import Roster
@@ -71,6 +72,7 @@ class Federation:
     ledger: Ledger | None
     demands: ClientPolicy
     optimizer: ServerOptimizer
+    source: Entropy  # of a baseline's central noise; a server that is not trusted adds none
     verify: SharedVerifier = field(default_factory=SharedVerifier)
 
     @staticmethod
@@ -92,6 +94,7 @@ class Federation:
             None if privacy.claim is None else ledgers.open(LEDGER_OWNER, privacy.claim.budget),
             run_plan.demands(config, privacy),
             ServerOptimizer(config.server),
+            entropy.from_kind(config.run.entropy, config.run.seed).child("server"),
         )
 
     def epsilon_spent(self) -> float | None:
@@ -113,7 +116,7 @@ class Federation:
         link = CountingLink(self.engine, on_answer)
         server_started = entropy.processor_time()
         try:
-            recovered, traffic = server_round.collect(self.identity, plan, self.roster, link, self.verify)
+            recovered, traffic = self._collect(plan, admitted, link)
             conclusion = server_round.conclude(
                 recovered,
                 admitted,
@@ -162,6 +165,11 @@ class Federation:
             dimension,
         )
         return plan, self.demands.admit(plan, dimension)
+
+    def _collect(self, plan: RoundPlan, admitted: Admitted, link: Link) -> tuple[Recovered, Traffic]:
+        if self.privacy.trusted_server:
+            return plain.collect(self.identity, plan, admitted, link, self.source)
+        return server_round.collect(self.identity, plan, self.roster, link, self.verify)
 
     def _next_session(self) -> int:
         """A number no session of this run had: written down before it is used."""

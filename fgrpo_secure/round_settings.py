@@ -24,6 +24,9 @@ class RoundSettings(Section):
     unit: Literal["client", "none"]
     clip_norm: ClipNorm
     share_variance: int = Field(ge=0, description="lattice variance of each client's noise share; 0 without privacy")
+    aggregation: Literal["secure", "plain"] = Field(
+        "secure", description="'plain': the server adds all noise itself, once, of that variance"
+    )
 
     def encode(self) -> bytes:
         """Canonical JSON: sorted keys, no spaces."""
@@ -47,4 +50,5 @@ def for_round(config: Config, training_round: int, share_variance: int) -> Round
         unit=config.privacy.unit,
         clip_norm=config.privacy.clip_norm,
         share_variance=share_variance,
+        aggregation=config.aggregation.mode,
     )

@@ -51,7 +51,7 @@ def _plan(config: Config, policy: Policy, dimension: int) -> PrivacyPlan:
         noise_multiplier=config.privacy.noise_multiplier if config.privacy.unit == "client" else None,
         delta=config.privacy.delta,
         clip_norm=config.privacy.clip_norm,
-        adversary=Adversary(config.aggregation.adversary),
+        adversary=_adversary(config),
         max_corrupt=config.aggregation.max_corrupt,
         max_dropout=config.aggregation.max_dropout,
         mean_weight=gain.reference_weight(config.weighting),
@@ -70,12 +70,18 @@ def demands(config: Config, privacy: PrivacyPlan) -> ClientPolicy:
     return ClientPolicy(
         config.privacy.unit,
         None if privacy.noise is None else privacy.noise.charge * (1 + ROUNDING),
-        Adversary(config.aggregation.adversary),
+        _adversary(config) or Adversary.HONEST_BUT_CURIOUS,  # a plain run asks its clients for no threshold
         config.aggregation.max_corrupt,
         config.aggregation.max_dropout,
         min_cohort=config.cohort,
         min_survivors=privacy.parameters.floor,
+        aggregation=config.aggregation.mode,
     )
+
+
+def _adversary(config: Config) -> Adversary | None:
+    """Whom the aggregation withstands; None in a plain run: nobody."""
+    return None if config.aggregation.mode == "plain" else Adversary(config.aggregation.adversary)
 
 
 def context(base: BaseModel, policy: Policy) -> dict[str, bytes]:
@@ -129,5 +135,6 @@ def share_variance(privacy: PrivacyPlan, lattice: Lattice) -> int:
         return 0
     if lattice == privacy.lattice:
         return privacy.noise.share_variance
-    floor, colluders = privacy.parameters.floor, privacy.parameters.colluders
-    return NoisePlan.build(lattice, privacy.claim.noise_multiplier, floor, colluders).share_variance
+    return NoisePlan.build(
+        lattice, privacy.claim.noise_multiplier, privacy.noise.floor, privacy.noise.colluders
+    ).share_variance

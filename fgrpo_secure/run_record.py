@@ -117,6 +117,8 @@ class RunRecord:
             "clients": config.clients_total,
             "stopped": self.stopped,
             "reproducible_entropy": config.run.entropy == "seeded",
+            "secure_aggregation": _aggregation(federation),
+            "warnings": facts["warnings"],
             "differential_privacy": "client" if config.privacy.unit == "client" else "no differential privacy",
             "reward.initial": before.reward,
             "reward.final": after.reward,
@@ -153,6 +155,10 @@ class RunRecord:
             "pass_rate.initial_by_task": {task: asdict(score) for task, score in initial.items()},
             "pass_rate.final_by_task": {task: asdict(score) for task, score in final.items()},
         }
+
+
+def _aggregation(federation: Federation) -> str:
+    return "no secure aggregation" if federation.privacy.trusted_server else "secure aggregation"
 
 
 def _exam(stored: Mapping[str, Any] | None) -> Exam | None:

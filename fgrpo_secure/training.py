@@ -13,6 +13,7 @@ from fgrpo_secure.engines.embedded import Embedded
 from fgrpo_secure.examination import Examination
 from fgrpo_secure.federation import Federation, RoundResult, SessionFailed
 from fgrpo_secure.privacy.accounting import BudgetExceeded
+from fgrpo_secure.privacy.planner import NO_SECURE_AGGREGATION
 from fgrpo_secure.run_directory import RoundMetrics, RunDirectory
 from fgrpo_secure.run_record import RunRecord
 
@@ -74,6 +75,8 @@ def resume(directory: RunDirectory, observer: Observer) -> None:
 
 def _run(federation: Federation, examination: Examination, record: RunRecord, observer: Observer) -> None:
     config, directory = federation.config, federation.directory
+    if federation.privacy.trusted_server:
+        observer.say(f"WARNING: {NO_SECURE_AGGREGATION}")
     observer.started(config.run.name, config.federation.rounds, record.rounds_done)
     if record.initial is None:
         record.initial = examination.take(federation.policy)

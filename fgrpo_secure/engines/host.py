@@ -31,7 +31,8 @@ CHUNK = 16  # owners per commit: few commits, and uploads still leave as they ar
 class Host:
     """The owners of one process. `handle` is its only way in once it is open."""
 
-    def __init__(self, base: BaseModel, policy: Policy, book: Book) -> None:
+    def __init__(self, base: BaseModel, policy: Policy, book: Book, plain: bool) -> None:
+        self._plain = plain
         self._base = base
         self._policy = policy
         self._book = book
@@ -45,7 +46,7 @@ class Host:
         torch.set_num_threads(1)  # tiny models lose more to threads than they gain
         base = models.load(config.model)
         policy = adapters.attach(base, config.adapter, config.run.seed)
-        host = Host(base, policy, Book.open(directory, index))
+        host = Host(base, policy, Book.open(directory, index), config.aggregation.mode == "plain")
         ids = set(range(index, config.clients_total, count))
         host._seat_owners(directory, config, ids, directory.owners / f"host-{index}")
         return host
@@ -81,7 +82,7 @@ class Host:
                 demands,
                 member,
                 self._book,
-                None if plan.claim is None else plan.claim.budget,
+                None if plan.claim is None or self._plain else plan.claim.budget,
                 source.child(owner.id),
                 self._verify,
                 lambda: self._context,
@@ -105,12 +106,15 @@ class Host:
 
     def _answer(self, step: Step, client: int, message: bytes) -> Answer | None:
         """One owner's answer; None where it keeps silent because somebody cheated."""
+        seat = self._seats[client]
         try:
-            return Answer(client, self._seats[client].handle(step, message, self._policy))
+            if self._plain:
+                return Answer(client, seat.answer_in_the_clear(message, self._policy))
+            return Answer(client, seat.handle(step, message, self._policy))
         except Refused as refusal:
             return Answer(client, None, refusal.reason)
         except ProtocolError as problem:
-            self._seats[client].complain(problem)
+            seat.complain(problem)
             return None
 
     def _costs(self) -> Costs:

@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 
-from fgrpo_secure import client_policy, client_round, entropy
+import numpy as np
+
+from fgrpo_secure import client_policy, client_round, entropy, plain
 from fgrpo_secure.adapters import Policy
 from fgrpo_secure.client_policy import Admitted, ClientPolicy
 from fgrpo_secure.client_round import Contribution
@@ -72,6 +74,7 @@ class Seat:
         self._owner = owner
         self._policy = policy
         self._identity = member.identity.public
+        self._server_key = member.server_key
         self._store = book.store
         self._ledger: Ledger | None = None if budget is None else book.ledgers.open(owner.id, budget)
         self._source = source
@@ -110,6 +113,20 @@ class Seat:
         self.privacy_seconds += elapsed
         self.saved_seconds += self._verify.saved_seconds()
         return reply
+
+    def answer_in_the_clear(self, message: bytes, policy: Policy) -> bytes:
+        """The owner's vector without noise or mask, for the baseline that trusts the server (`plain`).
+
+        Only for a run whose own configuration says so: no message can ask for it. Raises Refused or blames somebody.
+        """
+        plan = plain.open_request(message, self._server_key, self._verify)
+        self._accept(plan, policy)
+        vector = np.concatenate(list(self._contribute(plan, policy).values()))
+        if self._admitted is not None and self._contribution is not None:
+            self._store.put_baseline(
+                self._owner.id, self._admitted.settings.training_round, self._contribution.baseline
+            )
+        return plain.upload(vector, plan)
 
     def complain(self, problem: ProtocolError) -> None:
         """Note in the owner's own log why it keeps silent."""

@@ -48,7 +48,7 @@ def add_share(encoded: EncodedVector, variance: int, entropy: Entropy) -> Noised
 
 
 def no_noise(encoded: EncodedVector) -> NoisedVector:
-    """The vector as it is, for runs without differential privacy (privacy.unit = "none") and no others."""
+    """The vector as it is: where there is no differential privacy, or a trusted server adds the noise; nowhere else."""
     return NoisedVector(encoded.values, encoded.bound, 0)
 
 

@@ -13,11 +13,14 @@ from fgrpo_secure.privacy.accounting import LARGEST_MU, Slack, checked_delta, ep
 from fgrpo_secure.privacy.encode import Lattice, required_ring_bits
 from fgrpo_secure.privacy.noise import MIN_SHARE_VARIANCE, NoisePlan, largest_multiplier
 from fgrpo_secure.privacy.traffic import Traffic
-from protocols import params
+from protocols import params, ring
 from protocols.params import Adversary, Parameters
 
 CAN_LEARN = "can learn"
 SAFE_RATIO = 10  # useful dimension over dimension from which learning was seen to be safe
+NO_SECURE_AGGREGATION = (
+    "no secure aggregation: the server sees every client's update in the clear; a baseline, not for data that matters"
+)
 LARGEST_ADVISED = 100.0  # no advice goes beyond an epsilon that protects nobody
 
 
@@ -62,6 +65,7 @@ class PrivacyPlan:
     useful_dimension: float | None
     verdict: str
     warnings: tuple[str, ...]
+    trusted_server: bool = False  # a baseline: no secure aggregation
 
     @property
     def share_variance(self) -> int:
@@ -70,10 +74,10 @@ class PrivacyPlan:
 
     def facts(self) -> dict[str, object]:
         """Everything by its public name; null where there is no differential privacy."""
-        claim, p = self.claim, self.parameters
+        claim = self.claim
         return {
             "privacy.unit": "none" if claim is None else "client",
-            "privacy.epsilon_server": claim and claim.epsilon,
+            "privacy.epsilon_server": None if self.trusted_server else claim and claim.epsilon,
             "privacy.epsilon_release": claim and claim.epsilon,
             "privacy.epsilon_replace_one": claim and claim.epsilon_replace_one,
             "privacy.delta": claim and claim.delta,
@@ -81,20 +85,33 @@ class PrivacyPlan:
             "privacy.mu_server": claim and claim.mu,
             "privacy.share_variance": self.share_variance,
             "privacy.rounds_per_client": self.rounds_per_client,
-            "aggregation.adversary": p.adversary.value,
-            "aggregation.colluders": p.colluders,
-            "aggregation.quorum": p.quorum,
-            "aggregation.neighbours": p.neighbours,
-            "aggregation.threshold": p.threshold,
-            "aggregation.graph": p.graph,
-            "aggregation.ring_bits": self.ring_bits,
-            "aggregation.minimum_survivors": p.floor,
+            **self._aggregation(),
             "bytes.up_per_client_per_round": self.traffic.up,
             "bytes.down_per_client_per_round": self.traffic.down,
             "adapter.dimension": self.lattice.dimension,
             "adapter.useful_dimension": self.useful_dimension,
             "verdict": self.verdict,
             "warnings": list(self.warnings),
+        }
+
+    def _aggregation(self) -> dict[str, object]:
+        """What protects the sum; null where nothing does."""
+        p = self.parameters
+        facts: dict[str, object] = {
+            "aggregation.adversary": p.adversary.value,
+            "aggregation.colluders": p.colluders,
+            "aggregation.quorum": p.quorum,
+            "aggregation.neighbours": p.neighbours,
+            "aggregation.threshold": p.threshold,
+            "aggregation.graph": p.graph,
+        }
+        if self.trusted_server:
+            facts = {**dict.fromkeys(facts), "aggregation.adversary": "none"}
+        return {
+            "aggregation.mode": "plain" if self.trusted_server else "secure",
+            **facts,
+            "aggregation.ring_bits": self.ring_bits,
+            "aggregation.minimum_survivors": p.floor,
         }
 
 
@@ -108,7 +125,7 @@ def plan(
     unit: str,
     delta: float,
     clip_norm: float,
-    adversary: Adversary,
+    adversary: Adversary | None,
     max_corrupt: float,
     max_dropout: float,
     mean_weight: float,
@@ -122,8 +139,10 @@ def plan(
 
     `unit` is "client", with exactly one of `epsilon` (the most to spend against the server, at `delta`) and
     `noise_multiplier` (deviation of the honest noise over the norm bound at the fewest survivors), or
-    "none". `rounds_per_client` is how often the schedule takes its busiest client. `mean_weight` is the
-    public weight of an average client. Raises InfeasiblePlan, or ValueError for numbers that mean nothing.
+    "none". `adversary` None is the baseline that trusts the server: it adds all noise itself, so that nobody can
+    lose or know a share of it. `rounds_per_client` is how often the schedule takes its busiest client.
+    `mean_weight` is the public weight of an average client. Raises InfeasiblePlan, or ValueError for numbers that
+    mean nothing.
     """
     _check_unit(unit, mean_weight)
     _check_schedule(rounds, clients, clients_per_round, rounds_per_client, max_rounds_per_client)
@@ -131,10 +150,12 @@ def plan(
     parameters = _parameters(adversary, clients, clients_per_round, max_corrupt, max_dropout)
     noise, claim = None, None
     if unit == "client":
-        sizing = _Sizing(lattice, parameters, rounds_per_client, checked_delta(delta))
+        honest = (parameters.floor, parameters.colluders) if adversary else (1, 0)
+        sizing = _Sizing(lattice, parameters.cohort, *honest, rounds_per_client, checked_delta(delta))
         noise, claim = sizing.solve(epsilon, noise_multiplier)
     bits = _ring_bits(lattice, clients_per_round, noise)
-    useful = None if noise is None else _useful_dimension(noise, rounds, clients_per_round, mean_weight)
+    shares = clients_per_round if adversary else 1
+    useful = None if noise is None else _useful_dimension(noise, rounds, clients_per_round, shares, mean_weight)
     return PrivacyPlan(
         rounds=rounds,
         rounds_per_client=rounds_per_client,
@@ -143,10 +164,11 @@ def plan(
         noise=noise,
         claim=claim,
         ring_bits=bits,
-        traffic=traffic.per_round(parameters, (dimension, scores), bits, broadcast_bytes),
+        traffic=_traffic(adversary, parameters, (dimension, scores), bits, broadcast_bytes),
         useful_dimension=useful,
         verdict=_verdict(dimension, useful, claim),
-        warnings=_warnings(clients, claim),
+        warnings=(() if adversary else (NO_SECURE_AGGREGATION,)) + _warnings(clients, claim),
+        trusted_server=adversary is None,
     )
 
 
@@ -182,7 +204,18 @@ def _check_schedule(rounds: int, clients: int, cohort: int, busiest: int, most: 
         )
 
 
-def _parameters(adversary: Adversary, clients: int, cohort: int, corrupt: float, dropout: float) -> Parameters:
+def _traffic(
+    adversary: Adversary | None, parameters: Parameters, lengths: tuple[int, ...], bits: int, broadcast: int
+) -> Traffic:
+    if adversary is None:
+        return Traffic(ring.packed_size(sum(lengths), bits), broadcast)
+    return traffic.per_round(parameters, lengths, bits, broadcast)
+
+
+def _parameters(adversary: Adversary | None, clients: int, cohort: int, corrupt: float, dropout: float) -> Parameters:
+    if adversary is None:  # no thresholds: there is nothing to open
+        floor = cohort - math.floor(Fraction(str(dropout)) * cohort)
+        return Parameters(Adversary.HONEST_BUT_CURIOUS, cohort, 0, 0, 0, 0, floor)
     try:
         return params.derive(adversary, clients, cohort, corrupt, dropout)
     except params.Infeasible as error:
@@ -194,14 +227,16 @@ class _Sizing:
     """Solves budget against noise for one client's `participations` rounds."""
 
     lattice: Lattice
-    parameters: Parameters
+    cohort: int
+    floor: int
+    colluders: int
     participations: int
     delta: float
 
     @property
     def slack(self) -> Slack:
         """The most that any number of survivors with any admissible variance can cost beyond GDP."""
-        return Slack.of(self.participations, self.lattice.length, self.parameters.cohort, MIN_SHARE_VARIANCE)
+        return Slack.of(self.participations, self.lattice.length, self.cohort, MIN_SHARE_VARIANCE)
 
     def solve(self, epsilon: float | None, noise_multiplier: float | None) -> tuple[NoisePlan, Claim]:
         """The smallest noise that keeps within `epsilon`, or the claim of `noise_multiplier`."""
@@ -220,15 +255,14 @@ class _Sizing:
         return noise, self._claim(noise, Fraction(mu) ** 2)
 
     def _noise(self, noise_multiplier: float) -> NoisePlan:
-        floor, colluders = self.parameters.floor, self.parameters.colluders
-        largest = largest_multiplier(self.lattice, floor, colluders)
+        largest = largest_multiplier(self.lattice, self.floor, self.colluders)
         if largest < noise_multiplier < math.inf:
             mu = math.sqrt(self.participations) / largest
             raise InfeasiblePlan(
                 f"noise_multiplier = {noise_multiplier:.4g} is beyond the sampler's range",
                 f"noise_multiplier = {largest:.4g} (epsilon = {self.slack.epsilon(mu, self.delta):.4g})",
             )
-        return NoisePlan.build(self.lattice, noise_multiplier, floor, colluders)
+        return NoisePlan.build(self.lattice, noise_multiplier, self.floor, self.colluders)
 
     def _claim(self, noise: NoisePlan, budget: Fraction) -> Claim:
         mu = math.sqrt(self.participations * noise.charge)
@@ -253,12 +287,12 @@ class _Sizing:
         return math.floor(math.log(self.delta / 10) - math.log(self.slack.distance))
 
 
-def _useful_dimension(noise: NoisePlan, rounds: int, cohort: int, mean_weight: float) -> float:
+def _useful_dimension(noise: NoisePlan, rounds: int, cohort: int, shares: int, mean_weight: float) -> float:
     """How many coordinates all rounds together lift above the noise that is added when all are present.
 
     rounds * (survivors * mean weight)^2 / z^2, if clipped updates agree in direction: an upper bound.
     """
-    z_squared = (cohort * noise.share_variance) / noise.integer_bound**2
+    z_squared = (shares * noise.share_variance) / noise.integer_bound**2
     return rounds * (cohort * mean_weight) ** 2 / z_squared
 
 
