@@ -139,10 +139,9 @@ def plan(
 
     `unit` is "client", with exactly one of `epsilon` (the most to spend against the server, at `delta`) and
     `noise_multiplier` (deviation of the honest noise over the norm bound at the fewest survivors), or
-    "none". `adversary` None is the baseline that trusts the server: it adds all noise itself, so that nobody can
-    lose or know a share of it. `rounds_per_client` is how often the schedule takes its busiest client.
-    `mean_weight` is the public weight of an average client. Raises InfeasiblePlan, or ValueError for numbers that
-    mean nothing.
+    "none". `adversary` None is the baseline whose trusted server adds all noise itself. `rounds_per_client` is how
+    often the schedule takes its busiest client. `mean_weight` is the public weight of an average client. Raises
+    InfeasiblePlan, or ValueError for numbers that mean nothing.
     """
     _check_unit(unit, mean_weight)
     _check_schedule(rounds, clients, clients_per_round, rounds_per_client, max_rounds_per_client)
@@ -150,12 +149,10 @@ def plan(
     parameters = _parameters(adversary, clients, clients_per_round, max_corrupt, max_dropout)
     noise, claim = None, None
     if unit == "client":
-        honest = (parameters.floor, parameters.colluders) if adversary else (1, 0)
-        sizing = _Sizing(lattice, parameters.cohort, *honest, rounds_per_client, checked_delta(delta))
+        sizing = _sizing(adversary, lattice, parameters, rounds_per_client, delta)
         noise, claim = sizing.solve(epsilon, noise_multiplier)
     bits = _ring_bits(lattice, clients_per_round, noise)
-    shares = clients_per_round if adversary else 1
-    useful = None if noise is None else _useful_dimension(noise, rounds, clients_per_round, shares, mean_weight)
+    useful = _useful_dimension(noise, rounds, clients_per_round, clients_per_round if adversary else 1, mean_weight)
     return PrivacyPlan(
         rounds=rounds,
         rounds_per_client=rounds_per_client,
@@ -202,6 +199,14 @@ def _check_schedule(rounds: int, clients: int, cohort: int, busiest: int, most: 
             f"{clients} clients of at most {most} rounds each have {clients * most}",
             f"rounds = {clients * most // cohort}, or max_rounds_per_client = {busiest}",
         )
+
+
+def _sizing(
+    adversary: Adversary | None, lattice: Lattice, parameters: Parameters, participations: int, delta: float
+) -> "_Sizing":
+    """Noise for the least honest survivors; of a trusted server's noise nobody can lose or know a share."""
+    floor, colluders = (1, 0) if adversary is None else (parameters.floor, parameters.colluders)
+    return _Sizing(lattice, parameters.cohort, floor, colluders, participations, checked_delta(delta))
 
 
 def _traffic(
@@ -287,11 +292,15 @@ class _Sizing:
         return math.floor(math.log(self.delta / 10) - math.log(self.slack.distance))
 
 
-def _useful_dimension(noise: NoisePlan, rounds: int, cohort: int, shares: int, mean_weight: float) -> float:
+def _useful_dimension(
+    noise: NoisePlan | None, rounds: int, cohort: int, shares: int, mean_weight: float
+) -> float | None:
     """How many coordinates all rounds together lift above the noise that is added when all are present.
 
     rounds * (survivors * mean weight)^2 / z^2, if clipped updates agree in direction: an upper bound.
     """
+    if noise is None:
+        return None
     z_squared = (shares * noise.share_variance) / noise.integer_bound**2
     return rounds * (cohort * mean_weight) ** 2 / z_squared
 
