@@ -65,7 +65,11 @@ class PrivacyPlan:
     useful_dimension: float | None
     verdict: str
     warnings: tuple[str, ...]
-    trusted_server: bool = False  # a baseline: no secure aggregation
+
+    @property
+    def trusted_server(self) -> bool:
+        """Whether this is the baseline without secure aggregation, in which no quorum opens anything."""
+        return self.parameters.quorum == 0
 
     @property
     def share_variance(self) -> int:
@@ -137,11 +141,10 @@ def plan(
 ) -> PrivacyPlan:
     """The plan for `rounds` rounds with `clients_per_round` of `clients` clients in each.
 
-    `unit` is "client", with exactly one of `epsilon` (the most to spend against the server, at `delta`) and
-    `noise_multiplier` (deviation of the honest noise over the norm bound at the fewest survivors), or
-    "none". `adversary` None is the baseline whose trusted server adds all noise itself. `rounds_per_client` is how
-    often the schedule takes its busiest client. `mean_weight` is the public weight of an average client. Raises
-    InfeasiblePlan, or ValueError for numbers that mean nothing.
+    `unit` is "client", with one of `epsilon` (the most to spend against the server, at `delta`) and `noise_multiplier`
+    (deviation of the honest noise over the norm bound at the fewest survivors), or "none". `adversary` None: a trusted
+    server adds all noise. `rounds_per_client` is how often the schedule takes its busiest client, `mean_weight` an
+    average client's public weight. Raises InfeasiblePlan, or ValueError for numbers that mean nothing.
     """
     _check_unit(unit, mean_weight)
     _check_schedule(rounds, clients, clients_per_round, rounds_per_client, max_rounds_per_client)
@@ -152,7 +155,7 @@ def plan(
         sizing = _sizing(adversary, lattice, parameters, rounds_per_client, delta)
         noise, claim = sizing.solve(epsilon, noise_multiplier)
     bits = _ring_bits(lattice, clients_per_round, noise)
-    useful = _useful_dimension(noise, rounds, clients_per_round, clients_per_round if adversary else 1, mean_weight)
+    useful = _useful_dimension(noise, rounds, clients_per_round, adversary, mean_weight)
     return PrivacyPlan(
         rounds=rounds,
         rounds_per_client=rounds_per_client,
@@ -165,7 +168,6 @@ def plan(
         useful_dimension=useful,
         verdict=_verdict(dimension, useful, claim),
         warnings=(() if adversary else (NO_SECURE_AGGREGATION,)) + _warnings(clients, claim),
-        trusted_server=adversary is None,
     )
 
 
@@ -293,7 +295,7 @@ class _Sizing:
 
 
 def _useful_dimension(
-    noise: NoisePlan | None, rounds: int, cohort: int, shares: int, mean_weight: float
+    noise: NoisePlan | None, rounds: int, cohort: int, adversary: Adversary | None, mean_weight: float
 ) -> float | None:
     """How many coordinates all rounds together lift above the noise that is added when all are present.
 
@@ -301,6 +303,7 @@ def _useful_dimension(
     """
     if noise is None:
         return None
+    shares = 1 if adversary is None else cohort
     z_squared = (shares * noise.share_variance) / noise.integer_bound**2
     return rounds * (cohort * mean_weight) ** 2 / z_squared
 
