@@ -11,9 +11,15 @@ from pathlib import Path
 HERE = Path(__file__).parent
 FOLDER = HERE.parent / "vectors"
 
-spec = importlib.util.spec_from_file_location("reference_secure_sum", HERE / "secure_sum.py")
-ref = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(ref)
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"reference_{name}", HERE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+ref, transcripts = load("secure_sum"), load("transcripts")
 
 
 def bytes_of(name, size=32):
@@ -319,13 +325,20 @@ def _swapped(done):
     return ref.msgpack(mine)
 
 
-def documents():
-    """File name -> text of each vector file."""
-    made = {"primitives.json": primitives(), "session.json": session(), "errors.json": errors()}
-    return {name: json.dumps(hexed(value), indent=1, sort_keys=True) + "\n" for name, value in made.items()}
+MAKERS = {
+    "primitives.json": primitives,
+    "session.json": session,
+    "errors.json": errors,
+    "transcripts.json": lambda: transcripts.document(ref, bytes_of, Session().plan),
+}
+
+
+def text(name):
+    """What the file of that name must hold."""
+    return json.dumps(hexed(MAKERS[name]()), indent=1, sort_keys=True) + "\n"
 
 
 if __name__ == "__main__":
-    for name, text in documents().items():
-        (FOLDER / name).write_text(text)
-        sys.stdout.write(f"{name}: {len(text)} bytes\n")
+    for name in MAKERS:
+        (FOLDER / name).write_text(text(name))
+        sys.stdout.write(f"{name}: {(FOLDER / name).stat().st_size} bytes\n")
