@@ -113,7 +113,7 @@ def mask(
     signature = member.identity.sign(labels.SIGN_UPLOAD, wire.upload_payload(s2, blank))
     own = msgspec.structs.replace(blank, signature=signature)
     after = Masked(state.plan, state.session, s2, sharers, held, own)
-    return after, wire.encode(wire.Upload(member.id, vectors, signature))
+    return after, wire.encode(wire.Upload(member.id, vectors, signature))  # type: ignore[arg-type]  # encoded as bytes are
 
 
 def agree(member: Member, state: Masked, relayed: bytes) -> tuple[Agreed, bytes]:
@@ -282,7 +282,7 @@ def _open_leaf(me: int, state: Shared, delivery: wire.Delivery, sealing: bytes) 
     return Held(dealer, seed_share, key_share)
 
 
-def _masked(me: int, state: Shared, s2: bytes, dealers: tuple[int, ...], values: Values) -> tuple[bytes, ...]:
+def _masked(me: int, state: Shared, s2: bytes, dealers: tuple[int, ...], values: Values) -> tuple[bytearray, ...]:
     """Values + self mask + masks of higher neighbours - masks of lower ones, modulo 2^b, packed."""
     agreed = {}
     for peer in state.peers:
@@ -300,11 +300,13 @@ def _masked(me: int, state: Shared, s2: bytes, dealers: tuple[int, ...], values:
     return tuple(packed)
 
 
-def _pack_masked(values: NDArray[np.int64], streams: masks.Keystreams, bits: int) -> bytes:
+def _pack_masked(values: NDArray[np.int64], streams: masks.Keystreams, bits: int) -> bytearray:
     """Piece by piece, so that beside the values and their packed form nothing grows with the vector."""
+    space = np.empty(min(len(values), ring.PIECE), ring.lanes(bits))
 
     def masked(piece: slice) -> ring.Lanes:
-        total = ring.to_ring(values[piece], bits)
+        total = space[: piece.stop - piece.start]
+        total[...] = values[piece]  # modulo the lanes' width, as `ring.to_ring`
         streams.add_to(total)
         return ring.reduce(total, bits)
 

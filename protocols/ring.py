@@ -24,9 +24,8 @@ MAX_BITS = 62
 
 Lanes = NDArray[Any]  # uint32 or uint64, as `lanes(bits)` says
 
-PIECE = (
-    1 << 15
-)  # coordinates handled at once: few enough for the cache, and a multiple of 8, so that pieces end on whole bytes
+# Coordinates handled at once: few enough for the cache, and a multiple of 8, so that pieces end on whole bytes.
+PIECE = 1 << 14
 _SLACK = 8  # bytes after a bit string that the last word may reach into
 
 Words = NDArray[np.uint64]
@@ -75,15 +74,23 @@ def pack(elements: Lanes, bits: int) -> bytes:
     """Ring elements below 2^bits as a little-endian bit string, `bits` each, the last byte filled with
     zeros.
     """
-    return pack_pieces(len(elements), bits, elements.__getitem__)
+    return bytes(pack_pieces(len(elements), bits, elements.__getitem__))
 
 
-def pack_pieces(count: int, bits: int, elements: Callable[[slice], Lanes]) -> bytes:
-    """`pack` of a vector whose pieces, as `pieces` cuts them, are made one after the other."""
-    octets = np.zeros(packed_size(count, bits) + 2 * _SLACK, np.uint8)
+def pack_pieces(count: int, bits: int, elements: Callable[[slice], Lanes]) -> bytearray:
+    """`pack` of a vector whose pieces, as `pieces` cuts them, are made one after the other: nothing else of the
+    vector's size is held.
+    """
+    packed = bytearray(packed_size(count, bits))
+    space = np.frombuffer(packed, np.uint8)
+    octets = np.empty(packed_size(min(count, PIECE), bits) + 2 * _SLACK, np.uint8)
+    scratch = _Scratch(min(count, PIECE))
     for piece in pieces(count):
-        _pack_piece(elements(piece), bits, octets[piece.start * bits // 8 :])
-    return octets[: packed_size(count, bits)].tobytes()
+        octets.fill(0)
+        _pack_piece(elements(piece), bits, octets, scratch)
+        start, stop = piece.start * bits // 8, packed_size(piece.stop, bits)
+        space[start:stop] = octets[: stop - start]
+    return packed
 
 
 def unpack(data: bytes, count: int, bits: int) -> Lanes:
@@ -110,35 +117,54 @@ def add_packed(total: Lanes, data: bytes, bits: int) -> None:
     if bits == 8 * total.dtype.itemsize:
         total += np.frombuffer(data, total.dtype)
         return
-    source = memoryview(data)
+    source = np.frombuffer(data, np.uint8)
+    octets = np.zeros(packed_size(min(len(total), PIECE), bits) + 2 * _SLACK, np.uint8)
+    scratch = _Scratch(min(len(total), PIECE))
     for piece in pieces(len(total)):
         part = total[piece]
-        start = piece.start * bits // 8
-        part += _unpack_piece(source[start : start + packed_size(len(part), bits)], len(part), bits)
+        start, size = piece.start * bits // 8, packed_size(len(part), bits)
+        octets[:size] = source[start : start + size]
+        part += _unpack_piece(octets, len(part), bits, scratch).astype(part.dtype, copy=False)
 
 
-def _pack_piece(piece: Lanes, bits: int, octets: NDArray[np.uint8]) -> None:
+class _Scratch:
+    """Three arrays of words for one vector's packing. Fresh ones for every piece would cost more than the packing:
+    the system hands out memory of this size page by page.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.one, self.two, self.three = (np.empty(count + count % 2, np.uint64) for _ in range(3))
+
+
+def _pack_piece(piece: Lanes, bits: int, octets: NDArray[np.uint8], scratch: _Scratch) -> None:
     if bits == 8 * piece.itemsize:
         octets[: piece.nbytes] = np.ascontiguousarray(piece).view(np.uint8)
         return
-    fields = _to_fields(piece, bits)
+    fields = _to_fields(piece, bits, scratch)
     for offset, low, width, stride in _parts(bits):
         part = (fields >> np.uint64(low)) & np.uint64((1 << width) - 1) if width < stride else fields
         for chosen, words, shift in _words(octets, offset, len(fields), stride):
-            words[...] = words | (part[chosen] << shift)
+            # Whole copies in and out are several times faster than arithmetic on unaligned words.
+            new, old = scratch.two[: len(words)], scratch.three[: len(words)]
+            old[...] = words
+            np.left_shift(part[chosen], shift, out=new)
+            new |= old
+            words[...] = new
 
 
-def _unpack_piece(source: memoryview, count: int, bits: int) -> Lanes:
-    octets = np.zeros(len(source) + 2 * _SLACK, np.uint8)
-    octets[: len(source)] = source
-    fields = np.zeros(-(-count // _elements_per_field(bits)), np.uint64)
+def _unpack_piece(octets: NDArray[np.uint8], count: int, bits: int, scratch: _Scratch) -> Lanes:
+    fields = scratch.one[: -(-count // _elements_per_field(bits))]
+    fields.fill(0)
     for offset, low, width, stride in _parts(bits):
-        part = np.empty_like(fields)
+        part = scratch.two[: len(fields)]
         for chosen, words, shift in _words(octets, offset, len(fields), stride):
-            part[chosen] = words >> shift
+            aligned = scratch.three[: len(words)]
+            aligned[...] = words
+            np.right_shift(aligned, shift, out=part[chosen])
         part &= np.uint64((1 << width) - 1)
-        fields |= part << np.uint64(low)
-    return _from_fields(fields, bits)[:count]
+        part <<= np.uint64(low)
+        fields |= part
+    return _from_fields(fields, bits, scratch)[:count]
 
 
 def _elements_per_field(bits: int) -> int:
@@ -171,24 +197,30 @@ def _words(octets: NDArray[np.uint8], offset: int, count: int, stride: int) -> I
         yield slice(first, None, period), words, np.uint64(at % 8)
 
 
-def _to_fields(piece: Lanes, bits: int) -> Words:
+def _to_fields(piece: Lanes, bits: int, scratch: _Scratch) -> Words:
+    """In `scratch.one`; `scratch.two` is written over."""
     if _elements_per_field(bits) == 1:
-        return piece.astype("<u8", copy=False)
-    if len(piece) % 2:
-        piece = np.append(piece, piece.dtype.type(0))
-    pairs = np.ascontiguousarray(piece).view("<u8")
+        fields = scratch.one[: len(piece)]
+        fields[...] = piece
+        return fields
+    pairs = scratch.two[: -(-len(piece) // 2)]
+    pairs[-1] = 0
+    pairs.view("<u4")[: len(piece)] = piece
+    fields = np.right_shift(pairs, np.uint64(32 - bits), out=scratch.one[: len(pairs)])
     low = np.uint64((1 << bits) - 1)
-    fields = pairs >> np.uint64(32 - bits)
     fields &= low << np.uint64(bits)
-    fields |= pairs & low
+    pairs &= low
+    fields |= pairs
     return fields
 
 
-def _from_fields(fields: Words, bits: int) -> Lanes:
+def _from_fields(fields: Words, bits: int, scratch: _Scratch) -> Lanes:
+    """In scratch, over the fields."""
     if _elements_per_field(bits) == 1:
-        return fields.astype(lanes(bits), copy=False)
+        return fields
     low = np.uint64((1 << bits) - 1)
-    pairs = fields << np.uint64(32 - bits)
+    pairs = np.left_shift(fields, np.uint64(32 - bits), out=scratch.two[: len(fields)])
     pairs &= low << np.uint64(32)
-    pairs |= fields & low
+    fields &= low
+    pairs |= fields
     return pairs.view("<u4")
