@@ -84,7 +84,7 @@ def pack_pieces(count: int, bits: int, elements: Callable[[slice], Lanes]) -> by
     packed = bytearray(packed_size(count, bits))
     space = np.frombuffer(packed, np.uint8)
     octets = np.empty(packed_size(min(count, PIECE), bits) + 2 * _SLACK, np.uint8)
-    scratch = _Scratch(min(count, PIECE))
+    scratch = _Scratch(min(count, PIECE), bits)
     for piece in pieces(count):
         octets.fill(0)
         _pack_piece(elements(piece), bits, octets, scratch)
@@ -119,7 +119,7 @@ def add_packed(total: Lanes, data: bytes, bits: int) -> None:
         return
     source = np.frombuffer(data, np.uint8)
     octets = np.zeros(packed_size(min(len(total), PIECE), bits) + 2 * _SLACK, np.uint8)
-    scratch = _Scratch(min(len(total), PIECE))
+    scratch = _Scratch(min(len(total), PIECE), bits)
     for piece in pieces(len(total)):
         part = total[piece]
         start, size = piece.start * bits // 8, packed_size(len(part), bits)
@@ -132,8 +132,9 @@ class _Scratch:
     the system hands out memory of this size page by page.
     """
 
-    def __init__(self, count: int) -> None:
-        self.one, self.two, self.three = (np.empty(count + count % 2, np.uint64) for _ in range(3))
+    def __init__(self, count: int, bits: int) -> None:
+        fields = -(-count // _elements_per_field(bits))
+        self.one, self.two, self.three = (np.empty(fields, np.uint64) for _ in range(3))
 
 
 def _pack_piece(piece: Lanes, bits: int, octets: NDArray[np.uint8], scratch: _Scratch) -> None:
