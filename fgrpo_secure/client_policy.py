@@ -57,8 +57,8 @@ class ClientPolicy:
     min_survivors: int
     aggregation: str = "secure"
 
-    def limits(self, last_round: int) -> Limits:
-        """The demands on thresholds, for the protocol."""
+    def limits(self, last_round: int, today: int) -> Limits:
+        """The demands on thresholds, for the protocol; `today` in days since 1970-01-01."""
         return Limits(
             self.adversary,
             self.max_corrupt,
@@ -66,6 +66,7 @@ class ClientPolicy:
             self.min_cohort,
             self.min_survivors,
             last_round,
+            today,
         )
 
     def admit(self, plan: RoundPlan, dimension: int) -> Admitted:

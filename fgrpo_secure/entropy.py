@@ -87,3 +87,8 @@ def processor_time() -> float:
 def utc_now() -> str:
     """The wall-clock time as ISO 8601 in UTC, to the second."""
     return datetime.now(UTC).replace(microsecond=0).isoformat()
+
+
+def today() -> int:
+    """Whole days since 1970-01-01 in UTC."""
+    return int(time.time()) // 86_400

@@ -18,6 +18,8 @@ PROTOCOL = b"fgrpo-aggregation/1"
 
 # What is signed.
 SIGN_ROSTER = "sign roster"
+SIGN_HANDOVER = "sign handover"
+SIGN_ENROLMENT = "sign enrolment"
 SIGN_PLAN = "sign plan"
 SIGN_ANNOUNCEMENT = "sign announcement"
 SIGN_DEAL = "sign deal"

@@ -12,13 +12,15 @@ from protocols import labels, wire
 from protocols.errors import BadSignature, FaultyServer, Malformed, Refused
 from protocols.identity import Identity, Verify, verify_signature
 from protocols.params import Adversary, refuse_weaker
-from protocols.roster import Roster
+from protocols.roster import Roster, renew
 from protocols.wire import RoundPlan, SignedPlan
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The owner's policy. `last_round` is the highest round this owner ever answered, in any run."""
+    """The owner's policy. `last_round` is the highest round this owner ever answered, in any run; `today` counts days
+    since 1970-01-01 (UTC).
+    """
 
     adversary: Adversary
     max_corrupt: float
@@ -26,6 +28,7 @@ class Limits:
     min_cohort: int
     min_survivors: int
     last_round: int
+    today: int
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class Member:
     def __post_init__(self) -> None:
         if self.id not in self.roster or self.roster.public(self.id) != self.identity.public:
             raise ValueError(f"the roster does not enrol this identity as client {self.id}")
-        if self.server_key == self.roster.authority:
-            raise ValueError("the server must not be the authority that signs rosters")
+        if self.roster.names_key(self.server_key):
+            raise ValueError("the server must not be the authority that signs rosters, nor a client")
 
 
 def open_plan(member: Member, plan_bytes: bytes, context: Mapping[str, bytes]) -> RoundPlan:
@@ -68,6 +71,23 @@ def open_plan(member: Member, plan_bytes: bytes, context: Mapping[str, bytes]) -
     return plan
 
 
+def accept_roster(known: Roster, shown: bytes, server_key: bytes) -> Roster:
+    """What a client makes of a roster that its server shows between rounds: the next one, or the known one again.
+
+    Raises FaultyServer for what this client's authority did not sign; Refused for a roster older than the known one,
+    that may not follow it, or that makes the server one of those it names.
+    """
+    try:
+        later = renew(known, shown)
+    except Malformed as error:
+        raise FaultyServer(f"sent no roster: {error}") from None
+    except BadSignature:
+        raise FaultyServer("sent a roster that the authority did not sign") from None
+    if later.names_key(server_key):
+        raise Refused(f"roster version {later.version} makes the server its authority or one of its clients")
+    return later
+
+
 def _check_form(plan: RoundPlan) -> None:
     if plan.version != labels.VERSION:
         raise Refused(f"the plan is for protocol version {plan.version}, not {labels.VERSION}")
@@ -87,6 +107,9 @@ def _check_roster(member: Member, plan: RoundPlan) -> None:
         raise FaultyServer("put clients into the cohort that the roster does not enrol")
     if member.id not in plan.cohort:
         raise FaultyServer("sent a plan to a client outside its cohort")
+    expired = set(plan.cohort).difference(member.roster.active(member.limits.today))
+    if expired:
+        raise Refused(f"the cohort has clients whose enrolment has expired: {', '.join(map(str, sorted(expired)))}")
 
 
 def _check_policy(member: Member, plan: RoundPlan) -> None:

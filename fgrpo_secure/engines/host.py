@@ -76,7 +76,7 @@ class Host:
         demands = run_plan.demands(config, plan)
         for owner in make_owners(config.client, config.run.seed, ids, folder).values():
             identity = Identity.from_seed(self._book.store.identity_seed(owner.id))
-            member = Member(owner.id, identity, roster, pins.server, demands.limits(-1), self._verify)
+            member = Member(owner.id, identity, roster, pins.server, demands.limits(-1, entropy.today()), self._verify)
             self._seats[owner.id] = Seat(
                 owner,
                 demands,

@@ -142,9 +142,9 @@ def test_a_client_without_privacy_refuses_a_plan_that_says_it_has_some(trial):
 
 def test_the_demands_are_the_plan_that_a_client_computes_for_itself(federation):
     demands = federation.demands
-    limits = demands.limits(7)
+    limits = demands.limits(7, 20_000)
     assert (demands.unit, demands.adversary) == ("client", Adversary.LYING_SERVER)
-    assert (limits.min_cohort, limits.min_survivors, limits.last_round) == (8, 6, 7)
+    assert (limits.min_cohort, limits.min_survivors, limits.last_round, limits.today) == (8, 6, 7, 20_000)
     assert (limits.max_corrupt, limits.max_dropout) == (0.05, 0.25)
 
 

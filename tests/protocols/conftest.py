@@ -169,7 +169,7 @@ def build_world(
     rng = np.random.default_rng(seed)
     reach = 2 ** (bits - 1) // n
     values = {i: {name: rng.integers(-reach, reach, length) for name, length in vectors} for i in ids}
-    limits = Limits(adversary, max_corrupt, max_dropout, n, p.floor, 0)
+    limits = Limits(adversary, max_corrupt, max_dropout, n, p.floor, 0, today=20_000)
     verify = remembering(verify_signature)
     world = World(adversary, ids, authority, server, identities, roster, plan, limits, context, values, verify)
     for i in ids:

@@ -1,9 +1,22 @@
 import pytest
 
 from protocols import labels, wire
-from protocols.errors import BadSignature, Malformed, Refused
+from protocols.errors import BadSignature, FaultyServer, Malformed, Refused
 from protocols.identity import Identity
-from protocols.roster import Entry, Roster, _RosterBody, _SignedRoster, open_roster, sign_roster
+from protocols.member import Member, accept_roster
+from protocols.roster import (
+    Entry,
+    Roster,
+    _RosterBody,
+    _SignedRoster,
+    claimed_authority,
+    enrolment_line,
+    hand_over,
+    open_roster,
+    read_enrolment_line,
+    renew,
+    sign_roster,
+)
 
 AUTHORITY, OTHER = Identity.from_seed(b"a" * 32), Identity.from_seed(b"o" * 32)
 PUBLIC = [Identity.from_seed(bytes([i]) * 32).public for i in range(5)]
@@ -85,3 +98,95 @@ def test_another_protocol_version_is_refused():
 def test_any_change_of_members_or_version_changes_the_digest():
     digests = {roster().digest, roster(4).digest, Roster(3, AUTHORITY.public, roster().members[:3]).digest}
     assert len(digests) == 3
+
+
+def later(members=None, version=4, authority=AUTHORITY.public, **fields):
+    return Roster(version, authority, roster().members if members is None else members, **fields)
+
+
+def test_an_entry_and_a_roster_are_good_up_to_and_including_their_last_day():
+    mixed = later((Entry(1, "a", PUBLIC[1], 100), Entry(2, "b", PUBLIC[2])), last_day=200)
+    assert [mixed.active(day) for day in (0, 100, 101, 200)] == [(1, 2), (1, 2), (2,), (2,)]
+    with pytest.raises(Refused, match="expired"):
+        mixed.active(201)
+    assert open_roster(sign_roster(AUTHORITY, mixed), AUTHORITY.public, 0) == mixed
+
+
+def test_the_known_roster_shown_again_changes_nothing():
+    known = roster()
+    assert renew(known, sign_roster(AUTHORITY, roster())) is known
+
+
+def test_the_bytes_of_an_honest_roster_with_one_entry_swapped_are_the_servers_fault():
+    data, swapped = sign_roster(AUTHORITY, later()), OTHER.public
+    assert data.count(PUBLIC[2]) == 1
+    with pytest.raises(FaultyServer, match="did not sign"):
+        accept_roster(roster(), data.replace(PUBLIC[2], swapped), bytes(32))
+
+
+def test_a_roster_that_the_server_made_is_its_fault_and_garbage_too():
+    with pytest.raises(FaultyServer, match="did not sign"):
+        accept_roster(roster(), sign_roster(OTHER, later(authority=OTHER.public)), OTHER.public)
+    with pytest.raises(FaultyServer, match="no roster"):
+        accept_roster(roster(), b"roster", OTHER.public)
+
+
+def test_a_server_is_neither_authority_nor_client_of_a_roster_in_use():
+    enrolled = later((*roster().members, Entry(99, "server", OTHER.public)))
+    with pytest.raises(Refused, match="makes the server"):
+        accept_roster(roster(), sign_roster(AUTHORITY, enrolled), OTHER.public)
+    for key in (AUTHORITY.public, OTHER.public):
+        with pytest.raises(ValueError, match="server"):
+            Member(0, Identity.from_seed(bytes(32)), enrolled, key, None)
+
+
+def test_an_authority_hands_over_and_is_not_heard_again():
+    known, third = roster(), Identity.from_seed(b"t" * 32)
+    moved = later(authority=OTHER.public, retired=(AUTHORITY.public,))
+    chain = [hand_over(AUTHORITY, OTHER.public)]
+    data = sign_roster(OTHER, moved, chain)
+    assert claimed_authority(data) == AUTHORITY.public
+    assert renew(known, data) == moved
+    with pytest.raises(BadSignature):
+        renew(known, sign_roster(OTHER, moved))
+    with pytest.raises(BadSignature):
+        renew(moved, sign_roster(AUTHORITY, later(version=9)))
+    twice = later(version=5, authority=third.public, retired=tuple(sorted((AUTHORITY.public, OTHER.public))))
+    both = [*chain, hand_over(OTHER, third.public)]
+    for pinned in (known, moved):
+        assert renew(pinned, sign_roster(third, twice, both)) == twice
+    with pytest.raises(ValueError, match="itself"):
+        hand_over(OTHER, OTHER.public)
+
+
+def test_an_authority_that_comes_back_is_refused():
+    with pytest.raises(ValueError, match="retired"):
+        later(retired=(AUTHORITY.public,))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"revoked": (5, 5)},
+        {"revoked": (6, 5)},
+        {"revoked": (10,)},
+        {"retired": (b"z" * 32, b"y" * 32)},
+        {"retired": (b"z" * 32, b"z" * 32)},
+        {"retired": (PUBLIC[1],)},
+    ],
+)
+def test_a_roster_that_contradicts_itself_is_refused(fields):
+    with pytest.raises(ValueError, match="roster"):
+        later(**fields)
+
+
+def test_an_enrolment_line_proves_that_its_maker_holds_the_key():
+    line = enrolment_line(OTHER, "clinic-3")
+    assert read_enrolment_line(line) == ("clinic-3", OTHER.public)
+    with pytest.raises(BadSignature):
+        read_enrolment_line(line.replace("clinic-3", "clinic-4"))
+    with pytest.raises(BadSignature):
+        read_enrolment_line(line.replace(OTHER.public.hex(), AUTHORITY.public.hex()))
+    for wrong in ("", "one two", "name zz zz", f"{line} more"):
+        with pytest.raises(Malformed, match="enrolment line"):
+            read_enrolment_line(wrong)

@@ -48,7 +48,13 @@ class Session:
         self.roster = Roster(3, Identity.from_seed(bytes_of("authority")).public, entries)
         adversary = Adversary.LYING_SERVER if case["lying"] else Adversary.HONEST_BUT_CURIOUS
         limits = Limits(
-            adversary, float(case["gamma"]), float(case["delta"]), len(ids), case["plan"]["floor"], template.round - 1
+            adversary,
+            float(case["gamma"]),
+            float(case["delta"]),
+            min_cohort=len(ids),
+            min_survivors=case["plan"]["floor"],
+            last_round=template.round - 1,
+            today=0,
         )
         self.members = {i: Member(i, self.identities[i], self.roster, self.server.public, limits, verify) for i in ids}
         self.plan = msgspec.structs.replace(

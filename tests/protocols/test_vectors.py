@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from protocols import client, keys, labels, masks, merkle, params, ring, shards, shares, wire
-from protocols.errors import FaultyClient, FaultyClientOrServer, FaultyServer, Refused
+from protocols.errors import FaultyClient, FaultyClientOrServer, FaultyServer, ProtocolError, Refused
 from protocols.graph import Graph
 from protocols.identity import Identity
-from protocols.member import Limits, Member
+from protocols.member import Limits, Member, accept_roster
 from protocols.params import Adversary
 from protocols.roster import open_roster
 from protocols.server import Recovered, open_session
@@ -95,11 +95,11 @@ def session(vectors):
     return vectors["session"]
 
 
-def build_member(session, client_id):
+def build_member(session, client_id, **changed):
     server = Identity.from_seed(of_hex(session["server"]))
     authority = Identity.from_seed(of_hex(session["authority"]))
     roster = open_roster(of_hex(session["roster"]), authority.public, 3)
-    limits = Limits(Adversary.LYING_SERVER, **session["limits"])
+    limits = Limits(Adversary.LYING_SERVER, **{**session["limits"], **changed})
     identity = Identity.from_seed(of_hex(session["identities"][str(client_id)]))
     return Member(client_id, identity, roster, server.public, limits)
 
@@ -162,9 +162,34 @@ def test_the_same_requests_are_refused_with_the_same_blame(session, vectors):
     order = [step.value for step in Step]
     assert len(vectors["errors"]) > 20
     for case in vectors["errors"]:
-        member, state = build_member(session, 1), None
+        member, state = build_member(session, 1, today=case["today"]), None
         for step in order[: order.index(case["step"])]:
             state, _ = act(session, member, state, step, of_hex(session["requests"][step]["1"]))
         with pytest.raises(kinds.get(case["blames"], FaultyClient)) as caught:
             act(session, member, state, case["step"], of_hex(case["request"]))
         assert type(caught.value) is kinds.get(case["blames"], FaultyClient), case["name"]
+
+
+def test_a_history_of_rosters_is_accepted_and_pinned_step_by_step(vectors):
+    v = vectors["rosters"]
+    first = v["history"][0]
+    kept = open_roster(of_hex(first["roster"]), of_hex(v["pinned"]), 1)
+    for expected in v["history"]:
+        kept = accept_roster(kept, of_hex(expected["roster"]), of_hex(v["server"]))
+        assert [kept.version, kept.digest.hex(), kept.authority.hex()] == [
+            expected["version"],
+            expected["digest"],
+            expected["authority"],
+        ]
+        assert open_roster(of_hex(expected["roster"]), of_hex(v["pinned"]), 1) == kept
+
+
+def test_the_same_rosters_are_refused_with_the_same_blame(vectors):
+    v = vectors["rosters"]
+    kept = open_roster(of_hex(v["history"][-1]["roster"]), of_hex(v["pinned"]), 1)
+    assert len(v["refused"]) > 15
+    for case in v["refused"]:
+        kind = {"server": FaultyServer, "refused": Refused}[case["blames"]]
+        with pytest.raises(ProtocolError) as caught:
+            accept_roster(kept, of_hex(case["roster"]), of_hex(v["server"]))
+        assert type(caught.value) is kind, case["name"]

@@ -157,8 +157,8 @@ class Session:
     def __init__(self):
         self.authority, self.server = bytes_of("authority"), bytes_of("server")
         self.seeds = {id: bytes_of(f"identity {id}") for id in IDS}
-        members = [[id, f"client {id}", ref.public(self.seeds[id])] for id in IDS]
-        self.roster_bytes, self.roster = ref.signed_roster(self.authority, 3, members)
+        members = [[id, f"client {id}", ref.public(self.seeds[id]), 20_000 if id == 300 else None] for id in IDS]
+        self.roster_bytes, self.roster = ref.signed_roster(self.authority, 3, members, last_day=30_000)
         c, quorum, t, k, floor = ref.parameters(True, 6, 6, "0.1", "0.34")
         self.context = {"model": bytes_of("model"), "adapter": bytes_of("adapter")}
         self.plan = [
@@ -183,8 +183,8 @@ class Session:
         self.clients = {id: self.client(id) for id in IDS}
         self.requests, self.answers = {}, {}
 
-    def client(self, id):
-        return ref.Client(id, self.seeds[id], self.roster, ref.public(self.server), (11, 6, 4))
+    def client(self, id, today=20_000):
+        return ref.Client(id, self.seeds[id], self.roster, ref.public(self.server), (11, 6, 4, today))
 
     def signed_plan(self, plan):
         return ref.msgpack(["signed plan", plan, ref.sign(self.server, "sign plan", ref.msgpack(plan))])
@@ -231,6 +231,7 @@ def session():
         "context": done.context,
         "limits": {
             "last_round": 11,
+            "today": 20_000,
             "min_cohort": 6,
             "min_survivors": 4,
             "max_corrupt": 0.1,
@@ -256,8 +257,8 @@ def errors():
     done = Session().run()
     cases = []
 
-    def case(name, step, data):
-        client = Session().client(1)
+    def case(name, step, data, today=20_000):
+        client = Session().client(1, today)
         history = {"announce": 0, "share": 1, "mask": 2, "agree": 3, "unmask": 4}[step]
         acts = [
             lambda m: client.announce(m, done.context, bytes_of("announce 1")),
@@ -271,7 +272,7 @@ def errors():
         try:
             acts[history](data)
         except ref.Fault as fault:
-            cases.append({"name": name, "step": step, "request": data, "blames": str(fault.who)})
+            cases.append({"name": name, "step": step, "request": data, "today": today, "blames": str(fault.who)})
         else:
             raise AssertionError(f"the slow implementation accepts: {name}")
 
@@ -297,6 +298,8 @@ def errors():
     case("cohort out of order", "announce", plan_with(6, IDS[::-1]))
     case("cohort without this client", "announce", plan_with(6, IDS[1:]))
     case("unknown member", "announce", plan_with(6, [1, 2, *IDS[1:]]))
+    case("a cohort member's enrolment expired", "announce", right["announce"][1], 20_001)
+    case("the roster expired", "announce", right["announce"][1], 30_001)
     case("announcement replaced", "share", changed("share", lambda v: v[2][1].__setitem__(2, bytes_of("mitm"))))
     case("own announcement missing", "share", changed("share", lambda v: v[2].pop(0)))
     case("announcement twice", "share", changed("share", lambda v: v[2].insert(1, v[2][1])))
@@ -325,10 +328,86 @@ def _swapped(done):
     return ref.msgpack(mine)
 
 
+def rosters():
+    """A history of rosters, each the next one of the one before, and rosters that the last of them must not become."""
+    seeds = {name: bytes_of(f"roster {name}") for name in ("first", "second", "server", "a", "b", "c", "d", "b again")}
+    keys = {name: ref.public(seed) for name, seed in seeds.items()}
+
+    def member(id, name, key=None, last_day=None):
+        return [id, name, keys[key or name], last_day]
+
+    def sign(by, version, members, revoked=(), retired=(), last_day=None, chain=()):
+        gone = sorted(keys[name] for name in retired)
+        return ref.signed_roster(seeds[by], version, members, revoked, gone, last_day, chain)[0]
+
+    a, b, c, d = member(1, "a"), member(2, "b"), member(3, "c"), member(9, "d", last_day=21_000)
+    rotated, chain = member(2, "b", "b again"), [ref.handover(seeds["first"], keys["second"])]
+    past = (3,), ("b", "c", "first")
+    history = {
+        "three enrolled": sign("first", 1, [a, b, c]),
+        "one revoked, one enrolled, an expiry": sign("first", 2, [a, b, d], (3,), ("c",), 22_000),
+        "a key rotated": sign("first", 5, [a, rotated, d], (3,), ("b", "c")),
+        "the authority handed over": sign("second", 6, [a, rotated, d], *past, None, chain),
+    }
+    kept = {
+        "authority": keys["first"],
+        "version": 0,
+        "digest": b"",
+        "keys": {},
+        "names": {},
+        "revoked": [],
+        "retired": [],
+    }
+    after = []
+    for data in history.values():
+        kept = ref.next_roster(kept, data, keys["server"])
+        after.append(
+            {"roster": data, "version": kept["version"], "digest": kept["digest"], "authority": kept["authority"]}
+        )
+    members = [a, rotated, d]
+    shown = {
+        "an old version by an old authority": history["a key rotated"],
+        "an old version under the new authority": sign("second", 5, members, *past),
+        "signed by the authority that handed over": sign("first", 7, members, (3,), ("b", "c")),
+        "signed by the server": sign("server", 7, members, *past),
+        "signed by the server, handed over by the server": sign(
+            "server", 7, members, *past, None, [*chain, ref.handover(seeds["server"], keys["server"])]
+        ),
+        "a hand-over by somebody else": sign(
+            "server", 7, members, *past, None, [["handover", keys["second"], keys["server"], bytes(64)]]
+        ),
+        "another roster of the same version": sign("second", 6, members[:2], *past),
+        "a revoked client under its old id": sign("second", 7, [a, rotated, [3, "c", keys["c"], None], d], (), past[1]),
+        "a forgotten revocation": sign("second", 7, members, (), past[1]),
+        "a forgotten retired key": sign("second", 7, members, (3,), ("b", "first")),
+        "a client dropped without revocation": sign("second", 7, [a, rotated], *past),
+        "a key replaced without retiring it": sign("second", 7, [member(1, "a", "server"), rotated, d], *past),
+        "a client under another name": sign("second", 7, [member(1, "z", "a"), rotated, d], *past),
+        "a retired key enrolled again": sign("second", 7, [*members, member(10, "c")], *past),
+        "a revoked id enrolled again": sign("second", 7, [a, rotated, member(3, "c", "server"), d], *past),
+        "the server enrolled": sign("second", 7, [*members, member(10, "server")], *past),
+        "the authority enrolled": sign("second", 7, [*members, member(10, "second")], *past),
+        "an authority replaced without retiring it": sign(
+            "a", 7, [rotated, d], (1, 3), past[1], None, [*chain, ref.handover(seeds["second"], keys["a"])]
+        ),
+        "one byte more": history["the authority handed over"] + b"\0",
+    }
+    cases = []
+    for name, data in shown.items():
+        try:
+            ref.next_roster(kept, data, keys["server"])
+        except ref.Fault as fault:
+            cases.append({"name": name, "roster": data, "blames": str(fault.who)})
+        else:
+            raise AssertionError(f"the slow implementation accepts: {name}")
+    return {"pinned": keys["first"], "server": keys["server"], "history": after, "refused": cases}
+
+
 MAKERS = {
     "primitives.json": primitives,
     "session.json": session,
     "errors.json": errors,
+    "rosters.json": rosters,
     "transcripts.json": lambda: transcripts.document(ref, bytes_of, Session().plan),
 }
 

@@ -228,7 +228,9 @@ def shards(cohort, s, roster_digest, round_number):
 
 
 def msgpack(value):
-    if isinstance(value, bool) or value is None:
+    if value is None:
+        return b"\xc0"
+    if isinstance(value, bool):
         raise TypeError("not in this protocol")
     if isinstance(value, int):
         if value < 128:
@@ -270,6 +272,8 @@ def _read(data, at):
     code, at = data[at], at + 1
     if code < 0x80:
         return code, at
+    if code == 0xC0:
+        return None, at
     if 0x90 <= code <= 0x9F:
         return _read_list(data, at, code & 15)
     if 0xA0 <= code <= 0xBF:
@@ -319,11 +323,64 @@ def ascending(ids):
     return all(a < b for a, b in pairwise(ids))
 
 
+# --- section 5: rosters over time ---
+
+
+def known_roster(body):
+    """What a client keeps of a roster."""
+    _, _, version, authority, members, revoked, retired, last_day = unmsgpack(body, "server")
+    return {
+        "digest": digest_of("hash roster", body),
+        "version": version,
+        "authority": authority,
+        "keys": {id: key for id, _, key, _ in members},
+        "names": {id: name for id, name, _, _ in members},
+        "last_days": {id: day for id, _, _, day in members},
+        "revoked": revoked,
+        "retired": retired,
+        "last_day": last_day,
+    }
+
+
+def next_roster(kept, data, server_key):
+    """What a client that keeps `kept` makes of a roster that the server shows."""
+    _, body, signature, handovers = message(data, "signed roster", None)
+    key = kept["authority"]
+    for _, old, new, signed in handovers:
+        if old == key:
+            verify(old, "sign handover", old + new, signed, "server")
+            key = new
+    verify(key, "sign roster", body, signature, "server")
+    roster = known_roster(body)
+    ids, keys = list(roster["keys"]), list(roster["keys"].values())
+    check(key == roster["authority"] and unmsgpack(body, "server")[1] == 1, "server")
+    check(ascending(ids) and ascending(roster["revoked"]) and ascending(roster["retired"]), "server")
+    check(len(set(keys)) == len(ids) and len(set(roster["names"].values())) == len(ids), "server")
+    check(not set(ids) & set(roster["revoked"]) and key not in keys, "server")
+    check(not {key, *keys} & set(roster["retired"]), "server")
+    check(roster["version"] >= kept["version"], "refused")
+    if roster["version"] == kept["version"]:
+        check(roster["digest"] == kept["digest"], "refused")
+    check(set(kept["revoked"]) <= set(roster["revoked"]), "refused")
+    check(set(kept["retired"]) <= set(roster["retired"]), "refused")
+    check(key == kept["authority"] or kept["authority"] in roster["retired"], "refused")
+    for id, old in kept["keys"].items():
+        check(id in ids or id in roster["revoked"], "refused")
+        check(roster["keys"].get(id) == old or old in roster["retired"], "refused")
+        check(id not in ids or roster["names"][id] == kept["names"][id], "refused")
+    check(server_key not in (key, *keys), "refused")
+    return roster
+
+
+def expired(last_day, today):
+    return last_day is not None and last_day < today
+
+
 # --- section 6: the client ---
 
 
 class Client:
-    """One client's five steps; `limits` is (last round, least cohort, least floor)."""
+    """One client's five steps; `limits` is (last round, least cohort, least floor, today)."""
 
     def __init__(self, id, seed, roster, server_key, limits):
         self.id, self.seed, self.roster, self.server_key, self.limits = id, seed, roster, server_key, limits
@@ -337,7 +394,9 @@ class Client:
         check(ascending(cohort) and vectors, "server")
         check((digest, roster_version) == (self.roster["digest"], self.roster["version"]), "refused")
         check(set(cohort) <= set(self.roster["keys"]) and self.id in cohort, "server")
-        last, least_cohort, least_floor = self.limits
+        last, least_cohort, least_floor, today = self.limits
+        check(not expired(self.roster["last_day"], today), "refused")
+        check(not any(expired(self.roster["last_days"][id], today) for id in cohort), "refused")
         check(number > last and len(cohort) >= least_cohort and floor_ >= least_floor, "refused")
         check(dict(named) == context, "refused")
         self.cohort, self.vectors, self.bits = cohort, vectors, bits
@@ -489,12 +548,16 @@ def climb(node, index, size, path):
 # --- section 6: what an honest server sends ---
 
 
-def signed_roster(authority_seed, version, members):
-    """(bytes, what a client knows of it); members are [id, name, public key]."""
-    body = msgpack(["roster", 1, version, public(authority_seed), members])
-    signed = msgpack(["signed roster", body, sign(authority_seed, "sign roster", body)])
-    keys = {id: key for id, _, key in members}
-    return signed, {"digest": digest_of("hash roster", body), "version": version, "keys": keys}
+def signed_roster(authority_seed, version, members, revoked=(), retired=(), last_day=None, handovers=()):
+    """(bytes, what a client knows of it); members are [id, name, public key, last day]."""
+    body = msgpack(["roster", 1, version, public(authority_seed), members, revoked, retired, last_day])
+    signed = msgpack(["signed roster", body, sign(authority_seed, "sign roster", body), handovers])
+    return signed, known_roster(body)
+
+
+def handover(old_seed, new):
+    old = public(old_seed)
+    return ["handover", old, new, sign(old_seed, "sign handover", old + new)]
 
 
 def relay_announcements(session, answers):

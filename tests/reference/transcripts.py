@@ -33,7 +33,7 @@ class Transcript:
     def __init__(self, ref, bytes_of, template, case):
         self.ref, self.bytes_of, self.case, self.ids = ref, bytes_of, case, case["ids"]
         self.seeds = {id: bytes_of(f"identity {id}") for id in self.ids}
-        members = [[id, f"client {id}", ref.public(self.seeds[id])] for id in self.ids]
+        members = [[id, f"client {id}", ref.public(self.seeds[id]), None] for id in self.ids]
         _, roster = ref.signed_roster(bytes_of("authority"), 3, members)
         n, self.context = len(self.ids), dict(map(tuple, template[7]))
         c, quorum, t, k, floor = ref.parameters(case["lying"], n, n, case["gamma"], case["delta"])
@@ -43,7 +43,7 @@ class Transcript:
         self.plan[11] = "lying_server" if case["lying"] else "honest_but_curious"
         self.plan[12:17] = [c, quorum, t, floor, k]
         server = ref.public(bytes_of("server"))
-        limits = (self.plan[3] - 1, n, floor)
+        limits = (self.plan[3] - 1, n, floor, 0)
         self.clients = {id: ref.Client(id, self.seeds[id], roster, server, limits) for id in self.ids}
         self.down, self.up = {}, {}
 

@@ -45,7 +45,7 @@ def test_stated_bytes_are_those_of_a_real_session_within_two_percent(adversary, 
         1, bytes(16), 1, roster.digest, 1, tuple(range(clients)), (), b"{}", VECTORS, BITS, adversary,
         p.colluders, p.quorum, p.threshold, p.floor, p.neighbours,
     )  # fmt: skip
-    limits = Limits(adversary, 0.05, 0.1, clients, p.floor, 0)
+    limits = Limits(adversary, 0.05, 0.1, clients, p.floor, 0, 0)
     drivers = {
         i: ClientDriver(
             Member(i, each, roster, server.public, limits),
