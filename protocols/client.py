@@ -66,9 +66,8 @@ def share(member: Member, state: Announced, relayed: bytes, randomness: bytes) -
     s1 = labels.digest(labels.HASH_ANNOUNCED, relayed)
     graph = Graph(state.plan, s1, announcers)
     holders = graph.holders(member.id)
-    if (
-        len(holders) < state.plan.threshold
-    ):  # sparse graphs only, and chance alone does it with 2^-30 (SPEC.md, section 4)
+    # Sparse graphs only, and chance alone does it with 2^-30 (SPEC.md, section 4): nobody is to blame.
+    if len(holders) < state.plan.threshold:
         raise TooFewClients(Step.SHARE.value, len(holders), state.plan.threshold)
     peers = _agree_sealing(state, message, holders)
     seed = labels.derive(randomness, labels.KEY_SEED, s1, member.id)

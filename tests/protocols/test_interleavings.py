@@ -1,4 +1,5 @@
-"""Random sessions: messages are lost, doubled, replayed and garbled in both directions, at any step.
+"""Random sessions: messages are lost, doubled, replayed (of other steps and sessions too) and garbled in both
+directions, at any step; clients restart from their stores.
 
 Whatever happens, the server ends with the exact sum over the survivors that the clients signed, or with a typed
 error; only those whose answers were garbled are blamed; and all clients that open anything opened the same outcome.
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from protocols import wire
+from protocols.drive import ClientDriver, MemoryStore
 from protocols.errors import FaultyClient, ProtocolError, TooFewClients
 from protocols.params import Adversary
 from protocols.server import Recovered, open_session
@@ -24,7 +26,7 @@ class Sessions(RuleBasedStateMachine):
 
     @initialize(seed=st.integers(0, 3), adversary=st.sampled_from(Adversary))
     def begin(self, seed, adversary):
-        self.world, self.old = type(self).build(seed=seed, adversary=adversary), []
+        self.world, self.old, self.asked = type(self).build(seed=seed, adversary=adversary), [], []
         self.open()
 
     def open(self):
@@ -52,6 +54,7 @@ class Sessions(RuleBasedStateMachine):
             except ProtocolError:
                 return
             self.old.append((client, answer))
+            self.asked.append((client, self.state.step, request, answer))
             self.hand_in(client, change(answer) if change else answer)
 
     def hand_in(self, client, answer):
@@ -81,6 +84,34 @@ class Sessions(RuleBasedStateMachine):
     def an_old_answer_is_replayed(self, which, other):
         client, answer = self.old[which % len(self.old)]
         self.hand_in(client if other is None else self.world.ids[other], answer)
+
+    @rule(place=CLIENT)
+    def a_client_restarts_from_its_store(self, place):
+        """Nothing but the stored bytes is left: states were encoded, and are decoded again."""
+        client = self.world.ids[place]
+        old = self.world.drivers[client]
+        store = MemoryStore()
+        for name, rows in vars(old._store).items():
+            setattr(store, name, dict(rows))
+        self.world.drivers[client] = ClientDriver(old.member, store, old._entropy, old._context)
+        self.world.drivers[client].settled = old.settled
+
+    @precondition(lambda self: self.asked)
+    @rule(which=st.integers(0, 10**6), step=st.none() | st.sampled_from(Step), other=st.none() | CLIENT)
+    def an_old_request_is_replayed(self, which, step, other):
+        """Of any session and any step: it is answered as it was, or not at all."""
+        client, its_step, request, _ = self.asked[which % len(self.asked)]
+        step, client = step or its_step, client if other is None else self.world.ids[other]
+        try:
+            again = self.world.answer(client, step, request)
+        except ProtocolError:
+            return
+        known = [row[3] for row in self.asked if row[:3] == (client, step, request)]
+        if known:
+            assert {again} == set(known)
+        else:
+            self.asked.append((client, step, request, again))
+            self.old.append((client, again))
 
     @precondition(running)
     @rule(place=CLIENT, at=st.integers(0, 10**6), flip=st.integers(1, 255))

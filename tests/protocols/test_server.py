@@ -185,11 +185,13 @@ def test_leaves_that_do_not_open_for_a_few_do_no_harm(world, make_link):
     assert_sum(world, recovered)
 
 
-def test_a_holder_of_what_is_no_field_element_cannot_be_framed_with_it(world, make_link):
+@pytest.mark.parametrize("bad", [keys.SEED, keys.MASK_KEY])
+def test_a_holder_of_what_is_no_field_element_cannot_be_framed_with_it(bad, world, make_link):
     """The dealer commits to it; whoever opened it would be blamed. An honest holder has nothing to open instead."""
-    framed = 5
-    dealer = Dealer(world, world.ids[2], lambda kind, position, share: b"\xff" * 33 if position == framed else share)
-    recovered, _ = world.run(make_link(world, tamper=dealer.tamper))
+    culprit, framed = world.ids[2], 5
+    lost = {Step.MASK: {culprit}} if bad == keys.MASK_KEY else {}
+    dealer = Dealer(world, culprit, lambda k, at, share: b"\xff" * 33 if (k, at) == (bad, framed) else share)
+    recovered, _ = world.run(make_link(world, lost, tamper=dealer.tamper))
     assert recovered.blamed == {}
     assert_sum(world, recovered)
 
