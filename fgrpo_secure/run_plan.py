@@ -14,7 +14,9 @@ from fgrpo_secure.adapters import Policy
 from fgrpo_secure.client_policy import ClientPolicy
 from fgrpo_secure.config import Config
 from fgrpo_secure.models import BaseModel
+from fgrpo_secure.privacy import crosscheck as accountants
 from fgrpo_secure.privacy import planner
+from fgrpo_secure.privacy.crosscheck import Noise
 from fgrpo_secure.privacy.discrete_gaussian import largest_sample
 from fgrpo_secure.privacy.encode import Lattice, required_ring_bits
 from fgrpo_secure.privacy.noise import NoisePlan
@@ -82,6 +84,20 @@ def demands(config: Config, privacy: PrivacyPlan) -> ClientPolicy:
 def _adversary(config: Config) -> Adversary | None:
     """Whom the aggregation withstands; None in a plain run: nobody."""
     return None if config.aggregation.mode == "plain" else Adversary(config.aggregation.adversary)
+
+
+def crosscheck(privacy: PrivacyPlan) -> dict[str, object]:
+    """The claim by other accountants, by public name. Takes seconds: it imports and composes.
+
+    Null without differential privacy, and where the claim is beyond what they can state.
+    """
+    if privacy.claim is None or privacy.noise is None:
+        return accountants.NOTHING.facts()
+    claim, shares = privacy.claim, privacy.noise
+    honest = Noise(
+        privacy.lattice.integer_bound, privacy.lattice.length, shares.floor - shares.colluders, shares.share_variance
+    )
+    return accountants.figures(claim.epsilon, claim.noise_multiplier, honest, claim.rounds, claim.delta).facts()
 
 
 def context(base: BaseModel, policy: Policy) -> dict[str, bytes]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fgrpo_secure import run_plan
 from fgrpo_secure.adapters import Policy
 from fgrpo_secure.apply import ServerOptimizer
 from fgrpo_secure.checkpoint import Checkpoint
@@ -129,6 +130,7 @@ class RunRecord:
             **{
                 key: value for key, value in facts.items() if key.split(".")[0] in ("privacy", "aggregation", "adapter")
             },
+            **run_plan.crosscheck(federation.privacy),
             "privacy.epsilon_spent": federation.epsilon_spent(),
             "weighting.rule": config.weighting.rule,
             "bytes.up_per_client_per_round": round(sums.up / max(1, sums.participations)),

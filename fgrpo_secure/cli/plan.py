@@ -20,7 +20,8 @@ def plan(
     with one_sentence():
         loaded = config_file.load(config, overrides or [])
         policy = adapters.attach(models.load(loaded.model), loaded.adapter, loaded.run.seed)
-        facts = run_plan.plan(loaded, policy).facts()
+        privacy = run_plan.plan(loaded, policy)
+        facts = {**privacy.facts(), **run_plan.crosscheck(privacy)}
     if as_json:
         typer.echo(json.dumps(facts, indent=2, allow_nan=False))
         return

@@ -136,8 +136,8 @@ class Slack:
     def epsilon(self, mu: float, delta: float) -> float:
         """epsilon at `delta` of mu-GDP with this slack; infinite if the table's distance alone uses up delta.
 
-        If A is within exp(+-r) of A', and A' within total variation t of one that is (e, d0)-DP, then A is
-        (e + 2 r, exp(r) (d0 + (1 + exp(e)) t))-DP; r and t are added up over rounds and shares.
+        If A is within total variation t of A', and A' within exp(+-r) of one that is (e, d0)-DP, then A is
+        (e + 2 r, exp(r) d0 + (1 + exp(e + 2 r)) t)-DP; r and t are added up over rounds and shares.
         """
         checked_delta(delta)
         epsilon = epsilon_of(mu, delta)
@@ -162,7 +162,7 @@ class Slack:
     def _left(self, epsilon: float, delta: float) -> float:
         if epsilon > 700:  # exp would overflow; the distance term is above any delta long before
             return -1.0
-        return delta * math.exp(-self.log_ratio) - (1 + math.exp(epsilon)) * self.distance
+        return math.exp(-self.log_ratio) * (delta - (1 + math.exp(epsilon + 2 * self.log_ratio)) * self.distance)
 
 
 def sum_of_shares_log_ratio(shares: int, share_variance: int) -> float:

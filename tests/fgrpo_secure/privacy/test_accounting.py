@@ -233,6 +233,10 @@ def test_a_slack_that_matters_enters_the_claim_as_its_theorem_says():
     far = Slack(0.0, 1e-9).epsilon(1.0, 1e-5)
     assert far > plain
     assert delta_of(1.0, far) + (1 + math.exp(far)) * 1e-9 <= 1e-5 * (1 + 1e-9)
+    both = Slack(0.1, 1e-9).epsilon(1.0, 1e-5)  # the table's distance comes after the ratio: e^(epsilon + 2 r) of it
+    d0 = delta_of(1.0, both - 0.2)
+    assert math.exp(0.1) * d0 + (1 + math.exp(both)) * 1e-9 <= 1e-5 * (1 + 1e-9)
+    assert both > wide
     assert Slack(0.0, 1e-5).epsilon(1.0, 1e-5) == math.inf
     assert Slack(0.0, 1e-30).epsilon(50.0, 1e-5) == math.inf
 

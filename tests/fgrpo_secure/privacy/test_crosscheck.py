@@ -1,0 +1,116 @@
+"""Other accountants beside ours: they bracket it, the integer formulas follow their sources, and traps stay known."""
+
+import inspect
+import math
+from fractions import Fraction
+
+import dp_accounting  # type: ignore[import-untyped]  # it ships no types
+import pytest
+from dp_accounting.pld import PLDAccountant  # type: ignore[import-untyped]  # as above
+from dp_accounting.rdp import RdpAccountant  # type: ignore[import-untyped]  # as above
+
+from fgrpo_secure.privacy import crosscheck
+from fgrpo_secure.privacy.accounting import epsilon_of, round_mu_squared
+from fgrpo_secure.privacy.crosscheck import Noise
+from fgrpo_secure.privacy.encode import Lattice
+from fgrpo_secure.privacy.noise import NoisePlan
+
+LARGE = {"clients": 1000, "multiplier": 8.0, "rounds": 50, "delta": 1e-6, "dimension": 10**7}
+
+
+def lattice_noise(scores):
+    """The noise whose deviation is 8 clip norms, whatever rounding does to the bound."""
+    lattice = Lattice.build(LARGE["dimension"], 1.0, scores)
+    variance = math.ceil((LARGE["multiplier"] * lattice.scale) ** 2 / LARGE["clients"])
+    return Noise(lattice.integer_bound, lattice.length, LARGE["clients"], variance)
+
+
+def charged(noise):
+    return epsilon_of(math.sqrt(LARGE["rounds"] * round_mu_squared(noise.bound, noise.total)), LARGE["delta"])
+
+
+def test_what_integers_and_scores_cost_beyond_the_ideal_gaussian():
+    ideal = epsilon_of(math.sqrt(LARGE["rounds"]) / LARGE["multiplier"], LARGE["delta"])
+    assert ideal == pytest.approx(4.249, abs=1e-3)
+    assert 1 < charged(lattice_noise(0)) / ideal <= 1.006  # the update alone
+    assert 1 < charged(lattice_noise(2)) / ideal <= 1.02  # with weight and gain in the same vector
+
+
+def test_the_lemma_is_tighter_than_concentrated_privacy_and_than_skellam_noise():
+    noise = lattice_noise(0)
+    zcdp = crosscheck.discrete_gaussian_epsilon(noise, LARGE["rounds"], LARGE["delta"])
+    skellam = crosscheck.skellam_epsilon(noise, LARGE["rounds"], LARGE["delta"])
+    assert zcdp == pytest.approx(4.569, abs=2e-3)
+    assert skellam == pytest.approx(4.586, abs=2e-3)  # its extra terms vanish; integer orders cost the rest
+    assert charged(noise) == pytest.approx(4.273, abs=2e-3)
+
+
+@pytest.mark.parametrize(("multiplier", "rounds", "delta"), [(2.25, 12, 1e-5), (8.0, 50, 1e-6)])
+def test_libraries_bracket_the_claim_of_record(multiplier, rounds, delta):
+    lattice = Lattice.build(1024, 1.0)
+    plan = NoisePlan.build(lattice, multiplier, floor=230, colluders=13)
+    noise = Noise(lattice.integer_bound, lattice.length, 217, plan.share_variance)
+    charged_multiplier = 1 / math.sqrt(plan.charge)
+    ours = epsilon_of(math.sqrt(rounds * plan.charge), delta)
+    found = crosscheck.figures(ours, charged_multiplier, noise, rounds, delta)
+    assert ours <= found.pld * (1 + 1e-9) <= ours * 1.001
+    assert ours <= found.prv <= ours + 0.02
+    for looser in (found.rdp, found.zcdp, found.skellam):
+        assert ours < looser < 1.1 * ours
+    assert found.facts()["privacy.crosscheck.pld"] == found.pld
+
+
+def test_beyond_any_protection_no_figure_is_stated():
+    noise = Noise(161, 1026, 5, 16)
+    assert crosscheck.figures(51.0, 0.1, noise, 12, 1e-5) == crosscheck.NOTHING
+
+
+def test_concentrated_privacy_equals_dp_accountings():
+    noise = Noise(100, 1, 1, 160_000)  # one share: no tau
+    accountant = RdpAccountant(orders=crosscheck.ORDERS)
+    accountant.compose(dp_accounting.ZCDpEvent(30 * 100**2 / 160_000 / 2))
+    assert crosscheck.discrete_gaussian_epsilon(noise, 30, 1e-5) == pytest.approx(
+        accountant.get_epsilon(1e-5), rel=1e-9
+    )
+
+
+def test_small_shares_pay_for_not_adding_up_to_one_discrete_gaussian():
+    few, many = Noise(10, 100, 4, 1), Noise(10, 100, 1, 4)
+    assert crosscheck.discrete_gaussian_epsilon(few, 1, 1e-5) > crosscheck.discrete_gaussian_epsilon(many, 1, 1e-5)
+
+
+def test_skellam_noise_pays_for_the_l1_norm_where_it_is_coarse():
+    coarse, fine = Noise(4, 1000, 1, 64), Noise(4000, 1000, 1, 64 * 10**6)
+    excess = [
+        crosscheck.skellam_epsilon(noise, 10, 1e-5) / crosscheck.discrete_gaussian_epsilon(noise, 10, 1e-5)
+        for noise in (coarse, fine)
+    ]
+    assert excess[0] > 1.01 * excess[1] > 1.01
+
+
+def test_releases_of_one_cohort_are_joined_before_sampling_and_one_by_one_they_would_report_too_little():
+    multipliers, rate, rounds, delta = [20.0, 24.0, 4.0], 0.1, 50, 1e-6
+    joined = crosscheck.collapsed(multipliers)
+    assert joined == pytest.approx(float(sum(Fraction(1, int(z) ** 2) for z in multipliers)) ** -0.5)
+
+    def sampled(*each):
+        accountant = PLDAccountant(value_discretization_interval=1e-3)
+        for multiplier in each:
+            event = dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(multiplier))
+            accountant.compose(event, rounds)
+        return accountant.get_epsilon(delta)
+
+    assert sampled(joined) > sampled(*multipliers)  # the second is the tempting, wrong one
+
+
+def test_sampling_of_a_fixed_size_is_unknown_to_pld_so_no_claim_rests_on_it():
+    event = dp_accounting.SampledWithoutReplacementDpEvent(100, 10, dp_accounting.GaussianDpEvent(1.0))
+    assert not PLDAccountant().supports(event)
+    several = dp_accounting.ComposedDpEvent([dp_accounting.GaussianDpEvent(1.0)] * 2)
+    assert not PLDAccountant().supports(dp_accounting.PoissonSampledDpEvent(0.1, several))  # join them first
+
+
+def test_the_accountant_that_reports_too_little_has_no_part_in_any_figure():
+    source = inspect.getsource(crosscheck)
+    assert "GaussianAccountant" not in source
+    assert "REPLACE_ONE)" not in source
