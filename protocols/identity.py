@@ -42,6 +42,15 @@ class Identity:
         """The 64-byte signature over `labels.encode(label, payload)`."""
         return self._secret.sign(labels.encode(label, payload)).signature
 
+    def sign_note(self, text: str) -> bytes:
+        """The 64-byte signature over the bare text of a note, whose format (C2SP signed-note) leaves no room for a
+        label. ValueError for a text that could be taken for a labelled message.
+        """
+        data = text.encode()
+        if data.startswith(labels.PROTOCOL):
+            raise ValueError("a note must not begin like a protocol message")
+        return self._secret.sign(data).signature
+
 
 def verify_signature(public: bytes, label: str, payload: bytes, signature: bytes) -> None:
     """Returns if `signature` is the holder of `public`'s over this label and payload, else raises

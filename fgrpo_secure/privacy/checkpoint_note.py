@@ -48,11 +48,25 @@ class Checkpoint:
 
 def sign(checkpoint: Checkpoint, signer: Signer) -> str:
     """The signed note. ValueError for a name or origin that the format has no room for."""
-    for name in (signer.name, checkpoint.origin):
-        if not name or any(character.isspace() or character == "+" for character in name):
-            raise ValueError(f"{name!r} must not be empty nor contain spaces or '+'")
+    if not checkpoint.origin or any(character.isspace() or character == "+" for character in checkpoint.origin):
+        raise ValueError(f"{checkpoint.origin!r} must not be empty nor contain spaces or '+'")
+    return f"{checkpoint.text}\n{signature_line(checkpoint, signer)}"
+
+
+def cosign(note: str, signer: Signer) -> str:
+    """`note` with one more signature line. What the note says is for the signer to check beforehand."""
+    text, separator, _ = note.partition("\n\n")
+    if not separator:
+        raise BadCheckpoint("a note has a blank line before its signatures")
+    return note + signature_line(_parse(text + "\n"), signer)
+
+
+def signature_line(checkpoint: Checkpoint, signer: Signer) -> str:
+    """The line by which `signer` stands for `checkpoint`."""
+    if not signer.name or any(character.isspace() or character == "+" for character in signer.name):
+        raise ValueError(f"{signer.name!r} must not be empty nor contain spaces or '+'")
     blob = key_id(signer.name, signer.public) + signer.sign(checkpoint.text.encode())
-    return f"{checkpoint.text}\n{_DASH}{signer.name} {base64.b64encode(blob).decode()}\n"
+    return f"{_DASH}{signer.name} {base64.b64encode(blob).decode()}\n"
 
 
 def verify(note: str, name: str, public: bytes) -> Checkpoint:

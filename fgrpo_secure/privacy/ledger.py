@@ -223,6 +223,13 @@ class Ledger:
         """All entries, oldest first."""
         return tuple(row.entry for row in self._store.rows(self.owner))
 
+    def end_of(self, session: bytes) -> int:
+        """The position of the entry that settled or aborted a session; LedgerMisuse if there is none."""
+        end = self._store.row_of(self.owner, session, Phase.END)
+        if end is None:
+            raise LedgerMisuse("this session was neither settled nor aborted")
+        return end.position
+
     def prove(self, position: int) -> tuple[bytes, tuple[bytes, ...]]:
         """(content of the entry at `position`, its inclusion path under `root`), or IndexError."""
         path = merkle.inclusion_proof(self._subtree, position, self.size())

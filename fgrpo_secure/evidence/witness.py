@@ -1,0 +1,117 @@
+"""Witnessing: after each session the clients look at the server's ledger and sign that they saw it.
+
+The server shows each client a signed checkpoint of its ledger, a proof that the ledger grew from what this client
+signed last, and the entry that settled the session. A client that finds its session at its own figures signs the
+checkpoint too. A server that keeps two ledgers, cuts one, or charges less than its clients did finds no signatures.
+"""
+
+import json
+from fractions import Fraction
+from typing import Annotated
+
+import msgspec
+
+from fgrpo_secure.privacy import checkpoint_note
+from fgrpo_secure.privacy.checkpoint_note import BadCheckpoint, Checkpoint
+from fgrpo_secure.privacy.ledger import Ledger
+from protocols import merkle
+from protocols.identity import Identity
+
+SERVER = "server"  # the name under which the server signs notes; no client has it
+MAX_EXHIBIT = 64 << 10  # bytes; a proof has one hash per doubling of the ledger
+
+Hash = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+Place = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Unwitnessed(ValueError):
+    """A client does not sign what it was shown; the sentence says why, from public facts only."""
+
+
+class Exhibit(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="exhibit"):
+    """What one client is shown. `seen` is the size that it signed last, 0 if none."""
+
+    note: str
+    seen: Place
+    growth: tuple[Hash, ...]
+    position: Place
+    entry: bytes
+    path: tuple[Hash, ...]
+
+
+def origin(server: bytes, run: bytes) -> str:
+    """The name of a run's ledger: it binds every witness to the server's key and the run."""
+    return f"fgrpo-secure/ledger/{server.hex()}/{run.hex()}"
+
+
+def client_name(client: int) -> str:
+    """The name under which a client signs notes."""
+    return f"client-{client}"
+
+
+def signer(identity: Identity, name: str) -> checkpoint_note.Signer:
+    """An identity as a signer of notes."""
+    return checkpoint_note.Signer(name, identity.public, lambda text: identity.sign_note(text.decode()))
+
+
+def exhibit(ledger: Ledger, note: str, seen: int, session: bytes) -> bytes:
+    """The encoded proof, for a client that last signed `seen` entries, that `session` is settled in `ledger`."""
+    position = ledger.end_of(session)
+    entry, path = ledger.prove(position)
+    growth = ledger.prove_growth(seen) if seen else ()
+    return msgspec.msgpack.encode(Exhibit(note, seen, growth, position, entry, path))
+
+
+def examine(
+    data: bytes,
+    server: bytes,
+    expected_origin: str,
+    last: tuple[int, bytes] | None,
+    session: bytes,
+    survivors: int,
+    charge: Fraction,
+) -> Checkpoint:
+    """The checkpoint to sign; raises Unwitnessed.
+
+    `last` is (size, root) of what this client signed last in this ledger. `survivors` and `charge` are its own
+    figures for `session`: the server's ledger may not show fewer survivors' noise as cheaper than the client did.
+    """
+    shown = _decode(data)
+    try:
+        checkpoint = checkpoint_note.verify(shown.note, SERVER, server)
+        if last is not None:
+            merkle.check_consistency(*last, checkpoint.size, checkpoint.root, shown.growth)
+        leaf = merkle.leaf_hash(shown.entry)
+        root = merkle.root_from_path(leaf, shown.position, checkpoint.size, shown.path)
+    except (BadCheckpoint, merkle.BadProof, IndexError) as problem:
+        raise Unwitnessed(f"the server's ledger does not prove itself: {problem}") from None
+    if checkpoint.origin != expected_origin:
+        raise Unwitnessed(f"the checkpoint is of {checkpoint.origin!r}, not of {expected_origin!r}")
+    if root != checkpoint.root:
+        raise Unwitnessed("the entry shown is not in the server's ledger")
+    _check_entry(shown.entry, session, survivors, charge)
+    return checkpoint
+
+
+def _check_entry(entry: bytes, session: bytes, survivors: int, charge: Fraction) -> None:
+    try:
+        fields = json.loads(entry)
+        kind, named, counted = fields["kind"], fields["session"], fields["survivors"]
+        charged = Fraction(fields["charge"])
+    except (ValueError, KeyError, TypeError, ZeroDivisionError):
+        raise Unwitnessed("the entry shown does not settle a session") from None
+    if (kind, named) != ("settled", session.hex()):
+        raise Unwitnessed("the entry shown settles another session")
+    if counted != survivors:
+        raise Unwitnessed(f"the server's ledger counts {counted} survivors, this client {survivors}")
+    if charged < charge:
+        raise Unwitnessed("the server's ledger charges less for this session than this client did")
+
+
+def _decode(data: bytes) -> Exhibit:
+    if len(data) > MAX_EXHIBIT:
+        raise Unwitnessed(f"an exhibit of {len(data)} bytes is longer than {MAX_EXHIBIT}")
+    try:
+        return msgspec.msgpack.decode(data, type=Exhibit)
+    except (msgspec.MsgspecError, UnicodeError):
+        raise Unwitnessed("the exhibit cannot be read") from None
