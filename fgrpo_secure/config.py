@@ -178,6 +178,19 @@ class Server(Section):
     momentum: Fraction01 = 0.0
 
 
+class Deployment(Section):
+    """What a registry of deployments asks besides; it changes nothing in the run."""
+
+    name: str | None = Field(None, description="name of the published adapter; default: run.name")
+    curators: tuple[str, ...] = Field(("not stated",), min_length=1, description="who publishes the adapter")
+    intended_use: str = "not stated"
+    region: str = Field("not stated", description="what region the data describes, or whose law applies")
+    sector: Literal["Technology", "Healthcare", "Education", "Government", "Energy", "Finance"] | None = None
+    publication_date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] = Field(
+        "1970-01-01", description="YYYY-MM-DD; 1970-01-01: not published"
+    )
+
+
 class Engine(Section):
     kind: Literal["embedded"] = "embedded"
     processes: Annotated[int, Field(ge=1, le=64)] = Field(1, description="worker processes that hold the clients")
@@ -202,6 +215,7 @@ class Config(Section):
     aggregation: Aggregation = Aggregation()
     server: Server = Server()
     engine: Engine = Engine()
+    deployment: Deployment = Deployment()
 
     @property
     def clients_total(self) -> int:

@@ -86,6 +86,26 @@ class RunDirectory:
         return self.root / "roster.bin"
 
     @property
+    def notes(self) -> Path:
+        return self.root / "notes"
+
+    @property
+    def statement(self) -> Path:
+        return self.root / "privacy_statement.json"
+
+    @property
+    def registry(self) -> Path:
+        return self.root / "deployment_registry.yaml"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "manifest.json"
+
+    @property
     def owners(self) -> Path:
         return self.root.with_name(self.root.name + ".owners")
 

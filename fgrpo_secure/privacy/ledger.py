@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
+from urllib.parse import quote
 
 from fgrpo_secure.privacy import checkpoint_note, ledger_entry
 from fgrpo_secure.privacy.accounting import BudgetExceeded as BudgetExceeded  # what `intent` raises
@@ -67,9 +68,31 @@ class Ledgers:
         self._db.execute("PRAGMA synchronous=FULL")
         self._db.executescript(SCHEMA)
 
+    @staticmethod
+    def read(path: Path) -> "Ledgers":
+        """The ledgers in an existing file, to read only; another process may be writing. LedgerCorrupt if it is none.
+
+        Without a writer's journal beside it the file is opened as it is, and nothing is left beside it either.
+        """
+        live = path.with_name(f"{path.name}-wal").exists()
+        ledgers = Ledgers.__new__(Ledgers)
+        try:
+            place = f"file:{quote(str(path.absolute()))}?mode=ro{'' if live else '&immutable=1'}"
+            ledgers._db = sqlite3.connect(place, uri=True, isolation_level=None, timeout=30)
+            ledgers._db.execute("SELECT owner, position, frontier FROM entry LIMIT 1").fetchone()
+        except sqlite3.Error:
+            raise LedgerCorrupt(f"{path} is missing or not a ledger") from None
+        return ledgers
+
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+    def existing(self, owner: str) -> "Ledger":
+        """The ledger of an owner that has one, as it is; LedgerCorrupt if there is none."""
+        if self.last_row(owner) is None:
+            raise LedgerCorrupt(f"there is no ledger of {owner!r} in the file")
+        return Ledger(self, owner)
 
     def owners(self) -> tuple[str, ...]:
         """The owners with a ledger in this file."""
