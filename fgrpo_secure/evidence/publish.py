@@ -1,0 +1,34 @@
+"""What a finished run leaves for others: statement, registry record and manifest, in that order."""
+
+from fgrpo_secure.evidence import manifest, registry, signed_file, statement, witness
+from fgrpo_secure.evidence.statement import Origins
+from fgrpo_secure.federation import Federation
+from fgrpo_secure.run_directory import write_durably
+from fgrpo_secure.run_record import RunRecord
+
+
+def publish(federation: Federation, record: RunRecord) -> None:
+    """Write summary, statement, record and manifest, signed by the server. Closes the server's ledger."""
+    directory, identity = federation.directory, federation.identity
+    summary = record.summary(federation)
+    directory.write_summary(summary)
+    origins = Origins(
+        server=identity.public.hex(),
+        authority=federation.roster.authority.hex(),
+        roster_digest=federation.roster.digest.hex(),
+        roster_version=federation.roster.version,
+        ledger=witness.origin(identity.public, federation.run),
+    )
+    stated = statement.build(
+        federation.config,
+        federation.privacy.facts(),
+        summary,
+        origins,
+        federation.ledger,
+        federation.policy.adapter_digest(),
+    )
+    signed_file.write(directory.statement, stated, identity)
+    text = registry.dump(registry.build(stated, federation.config.deployment))
+    write_durably(directory.registry, text.encode())
+    federation.close()  # SQLite folds its journal in: from here on the ledger's file does not change
+    manifest.write(directory, identity)
