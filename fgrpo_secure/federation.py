@@ -5,7 +5,7 @@ next one takes a new number. No session number is ever used twice, not even afte
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -19,6 +19,7 @@ from fgrpo_secure.config import Config
 from fgrpo_secure.engines.embedded import Embedded
 from fgrpo_secure.engines.frames import Costs
 from fgrpo_secure.engines.signatures import SharedVerifier
+from fgrpo_secure.evidence import notes, witness
 from fgrpo_secure.entropy import Entropy
 from fgrpo_secure.models import BaseModel
 from fgrpo_secure.privacy.accounting import epsilon_of
@@ -97,6 +98,16 @@ class Federation:
             entropy.from_kind(config.run.entropy, config.run.seed).child("server"),
         )
 
+    @property
+    def run(self) -> bytes:
+        """The run's name in plans and checkpoints."""
+        return run_plan.run_id(self.roster)
+
+    def close(self) -> None:
+        """Close the server's ledger; its file is complete then."""
+        if self.ledger is not None:
+            self.ledger.close()
+
     def epsilon_spent(self) -> float | None:
         """What the server has learned so far, as epsilon at the run's delta; None without differential privacy."""
         if self.ledger is None:
@@ -131,6 +142,7 @@ class Federation:
             self.verify.forget()
         seconds_server = entropy.processor_time() - server_started - link.seconds_inside
         self._settle(plan, admitted, len(recovered.survivors))
+        self._witness(plan, recovered.survivors)
         self.policy.set_vector(training_round, conclusion.vector)
         return RoundResult(
             conclusion,
@@ -181,6 +193,26 @@ class Federation:
     def _charge(self, plan: RoundPlan, charge: Fraction) -> None:
         if self.ledger is not None:
             self.ledger.intent(wire.session_of(plan), plan.round, charge)
+
+    def _witness(self, plan: RoundPlan, survivors: Sequence[int]) -> None:
+        """Show the survivors the ledger with this session settled, and keep the checkpoint with their signatures."""
+        if self.ledger is None or self.privacy.trusted_server:
+            return
+        session = wire.session_of(plan)
+        origin = witness.origin(self.identity.public, plan.run)
+        note = self.ledger.checkpoint(origin, witness.signer(self.identity, witness.SERVER))
+        signed = notes.last_signed(self.directory.notes)
+        seen = {client: signed.get(witness.client_name(client), 0) for client in survivors}
+        for _ in range(2):  # after a crash a client may have signed what was never kept here: it says how much
+            proof = {size: witness.exhibit(self.ledger, note, size, session) for size in set(seen.values())}
+            said = self.engine.witness(session, {client: proof[size] for client, size in seen.items()})
+            lines = "".join(each.line for each in said if each.line is not None)
+            stale = {each.client: each.seen for each in said if each.line is None and each.seen != seen[each.client]}
+            note += lines
+            seen = {client: size for client, size in stale.items() if 0 < size <= self.ledger.size()}
+            if not seen:
+                break
+        notes.keep(self.directory.notes, self.ledger.size(), note)
 
     def _settle(self, plan: RoundPlan, admitted: Admitted, survivors: int) -> None:
         if self.ledger is not None:

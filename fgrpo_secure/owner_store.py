@@ -23,6 +23,10 @@ CREATE TABLE IF NOT EXISTS answer (
     request_digest BLOB NOT NULL, state BLOB NOT NULL, reply BLOB NOT NULL,
     UNIQUE (identity, session, step)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS witnessed (
+    identity BLOB NOT NULL, origin TEXT NOT NULL, size INTEGER NOT NULL, root BLOB NOT NULL, note TEXT NOT NULL,
+    PRIMARY KEY (identity, origin)
+) STRICT;
 CREATE TABLE IF NOT EXISTS baseline (
     owner INTEGER NOT NULL, training_round INTEGER NOT NULL,
     mean REAL NOT NULL, variance REAL NOT NULL, observations INTEGER NOT NULL,
@@ -121,6 +125,23 @@ class OwnerStore:
         """Delete all answers. Safe between sessions: a finished round is never answered again, because its number
         is not newer than `last_round`."""
         self._db.execute("DELETE FROM answer WHERE identity = ?", (identity,))
+
+    def witnessed(self, identity: bytes, origin: str) -> tuple[int, bytes] | None:
+        """(size, root) of the server's ledger that this identity signed last; None if it never did."""
+        query = "SELECT size, root FROM witnessed WHERE identity = ? AND origin = ?"
+        row = self._db.execute(query, (identity, origin)).fetchone()
+        return None if row is None else (int(row[0]), bytes(row[1]))
+
+    def notes(self, identity: bytes) -> list[str]:
+        """The notes that this identity signed last, one for each ledger: what it can show an auditor."""
+        query = "SELECT note FROM witnessed WHERE identity = ? ORDER BY origin"
+        return [str(note) for (note,) in self._db.execute(query, (identity,))]
+
+    def put_witnessed(self, identity: bytes, origin: str, size: int, root: bytes, note: str) -> None:
+        """Remember what this identity signs, before the signature leaves."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO witnessed VALUES (?, ?, ?, ?, ?)", (identity, origin, size, root, note)
+        )
 
     def baseline_before(self, owner: int, training_round: int) -> Baseline:
         """The reward baseline from the rounds before `training_round`."""

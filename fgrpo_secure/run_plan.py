@@ -110,6 +110,11 @@ def context(base: BaseModel, policy: Policy) -> dict[str, bytes]:
     }
 
 
+def run_id(roster: Roster) -> bytes:
+    """The 16 bytes that name a run in its plans and in its ledger's checkpoints."""
+    return hashlib.sha256(roster.digest).digest()[:16]
+
+
 def open_round(
     config: Config,
     privacy: PrivacyPlan,
@@ -127,7 +132,7 @@ def open_round(
     settings = round_settings.for_round(config, training_round, variance)
     return RoundPlan(
         version=labels.VERSION,
-        run=hashlib.sha256(roster.digest).digest()[:16],
+        run=run_id(roster),
         round=session_number,
         roster_digest=roster.digest,
         roster_version=roster.version,

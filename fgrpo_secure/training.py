@@ -10,6 +10,7 @@ from typing import Protocol
 from fgrpo_secure import adapters, checkpoint, config_file, enrolment, entropy, models, owner, preflight
 from fgrpo_secure.config import Config
 from fgrpo_secure.engines.embedded import Embedded
+from fgrpo_secure.evidence import publish
 from fgrpo_secure.examination import Examination
 from fgrpo_secure.federation import Federation, RoundResult, SessionFailed
 from fgrpo_secure.privacy.accounting import BudgetExceeded
@@ -98,7 +99,7 @@ def _run(federation: Federation, examination: Examination, record: RunRecord, ob
     if record.final is None or record.stopped:
         record.final = examination.take(federation.policy)
     federation.policy.save(directory.adapter)
-    directory.write_summary(record.summary(federation))
+    publish.publish(federation, record)
 
 
 def _conduct(federation: Federation, training_round: int, observer: Observer) -> tuple[RoundResult, int]:

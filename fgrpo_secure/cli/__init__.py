@@ -7,6 +7,7 @@ import typer
 from fgrpo_secure.cli.demo import demo
 from fgrpo_secure.cli.plan import plan
 from fgrpo_secure.cli.run import run
+from fgrpo_secure.cli.verify import verify
 
 app = typer.Typer(
     name="fgrpo",
@@ -18,6 +19,7 @@ app = typer.Typer(
 app.command()(run)
 app.command()(plan)
 app.command()(demo)
+app.command()(verify)
 
 
 def main() -> None:

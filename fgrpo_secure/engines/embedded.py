@@ -17,7 +17,7 @@ from typing import IO, Protocol
 from fgrpo_secure.config import Config
 from fgrpo_secure.engines import frames
 from fgrpo_secure.engines.faults import Faults
-from fgrpo_secure.engines.frames import Answer, Begin, Costs, Finish, Recover, Recovered, Reply, Request
+from fgrpo_secure.engines.frames import Answer, Begin, Costs, Finish, Recover, Recovered, Reply, Request, Witness, Witnessed
 from fgrpo_secure.engines.host import Host
 from fgrpo_secure.run_directory import RunDirectory
 
@@ -129,6 +129,14 @@ class Embedded:
         self.attempt = attempt
         for _ in self._ask_all(Begin(adapter, attempt)):
             pass
+
+    def witness(self, session: bytes, exhibits: Mapping[int, bytes]) -> list[Witnessed]:
+        """What the owners say to what they are shown of the server's ledger, by ascending client."""
+        batches: list[dict[int, bytes]] = [{} for _ in self.hosts]
+        for client, exhibit in exhibits.items():
+            batches[client % len(batches)][client] = exhibit
+        replies = self._ask([Witness(session, batch) for batch in batches])
+        return sorted((reply for reply in replies if isinstance(reply, Witnessed)), key=lambda reply: reply.client)
 
     def finish(self) -> Costs:
         """What the round cost its owners."""

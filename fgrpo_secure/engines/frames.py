@@ -31,6 +31,21 @@ class Recover(msgspec.Struct, tag="recover", array_like=True, frozen=True):
     sessions: list[bytes]
 
 
+class Witness(msgspec.Struct, tag="witness", array_like=True, frozen=True):
+    """The server's ledger after `session`, as each owner is shown it."""
+
+    session: bytes
+    exhibits: dict[int, bytes]
+
+
+class Witnessed(msgspec.Struct, tag="witnessed", array_like=True, frozen=True):
+    """One owner's signature line on the checkpoint; None if it does not sign. `seen`: the size that it signed last."""
+
+    client: int
+    line: str | None
+    seen: int
+
+
 class Finish(msgspec.Struct, tag="finish", array_like=True, frozen=True):
     """The round is over: say what it cost."""
 
@@ -71,8 +86,8 @@ class Failed(msgspec.Struct, tag="failed", array_like=True, frozen=True):
     reason: str
 
 
-Request = Begin | Step | Recover | Finish
-Reply = Answer | Recovered | Costs | Done | Failed
+Request = Begin | Step | Recover | Witness | Finish
+Reply = Answer | Recovered | Witnessed | Costs | Done | Failed
 
 _requests = msgspec.msgpack.Decoder(Request)
 _replies = msgspec.msgpack.Decoder(Reply)

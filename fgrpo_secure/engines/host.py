@@ -13,7 +13,18 @@ from safetensors.torch import load
 from fgrpo_secure import adapters, enrolment, entropy, models, run_plan
 from fgrpo_secure.adapters import Policy
 from fgrpo_secure.config import Config
-from fgrpo_secure.engines.frames import Answer, Begin, Costs, Finish, Recover, Recovered, Reply, Request
+from fgrpo_secure.engines.frames import (
+    Answer,
+    Begin,
+    Costs,
+    Finish,
+    Recover,
+    Recovered,
+    Reply,
+    Request,
+    Witness,
+    Witnessed,
+)
 from fgrpo_secure.engines.frames import Step as StepRequest
 from fgrpo_secure.engines.seat import Book, Seat
 from fgrpo_secure.engines.signatures import SharedVerifier
@@ -62,6 +73,11 @@ class Host:
                 self._begin(request)
             case StepRequest():
                 yield from self._step(Step(request.step), request.messages)
+            case Witness():
+                with self._book.transaction():
+                    shown = request.exhibits.items()
+                    said = [self._seats[client].witness(request.session, exhibit) for client, exhibit in shown]
+                yield from said
             case Finish():
                 yield self._costs()
             case Recover():

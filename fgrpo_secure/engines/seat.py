@@ -16,11 +16,15 @@ from fgrpo_secure import client_policy, client_round, entropy, plain
 from fgrpo_secure.adapters import Policy
 from fgrpo_secure.client_policy import Admitted, ClientPolicy
 from fgrpo_secure.client_round import Contribution
+from fgrpo_secure.engines.frames import Witnessed
 from fgrpo_secure.engines.signatures import SharedVerifier
 from fgrpo_secure.enrolment import owner_store
 from fgrpo_secure.entropy import Entropy
+from fgrpo_secure.evidence import witness
+from fgrpo_secure.evidence.witness import Unwitnessed
 from fgrpo_secure.owner import Owner
 from fgrpo_secure.owner_store import OwnerStore
+from fgrpo_secure.privacy import checkpoint_note
 from fgrpo_secure.privacy.accounting import BudgetExceeded
 from fgrpo_secure.privacy.encode import IntArray
 from fgrpo_secure.privacy.ledger import Ledger, Ledgers
@@ -74,6 +78,8 @@ class Seat:
         self._owner = owner
         self._policy = policy
         self._identity = member.identity.public
+        self._server = member.server_key
+        self._signer = witness.signer(member.identity, witness.client_name(owner.id))
         self._server_key = member.server_key
         self._store = book.store
         self._ledger: Ledger | None = None if budget is None else book.ledgers.open(owner.id, budget)
@@ -127,6 +133,24 @@ class Seat:
                 self._owner.id, self._admitted.settings.training_round, self._contribution.baseline
             )
         return plain.upload(vector, plan)
+
+    def witness(self, session: bytes, exhibit: bytes) -> Witnessed:
+        """This owner's signature line on the server's ledger, or none, with the reason in its own log."""
+        settled, plan, admitted = self._driver.settled, self._plan, self._admitted
+        if settled is None or plan is None or admitted is None or settled.session != session:
+            return Witnessed(self._owner.id, None, 0)
+        origin, survivors = witness.origin(self._server, plan.run), len(settled.survivors)
+        last = self._store.witnessed(self._identity, origin)
+        charge = admitted.settled(survivors)
+        try:
+            checkpoint = witness.examine(exhibit, self._server, origin, last, session, survivors, charge)
+        except Unwitnessed as reason:
+            self._owner.write_log(f"session {self._attempt}: not signed: {reason}")
+            return Witnessed(self._owner.id, None, last[0] if last else 0)
+        line = checkpoint_note.signature_line(checkpoint, self._signer)
+        note = witness.shown_note(exhibit) + line
+        self._store.put_witnessed(self._identity, origin, checkpoint.size, checkpoint.root, note)
+        return Witnessed(self._owner.id, line, checkpoint.size)
 
     def complain(self, problem: ProtocolError) -> None:
         """Note in the owner's own log why it keeps silent."""

@@ -93,6 +93,11 @@ def examine(
     return checkpoint
 
 
+def shown_note(data: bytes) -> str:
+    """The server's note in an exhibit; raises Unwitnessed."""
+    return _decode(data).note
+
+
 def _check_entry(entry: bytes, session: bytes, survivors: int, charge: Fraction) -> None:
     try:
         fields = json.loads(entry)

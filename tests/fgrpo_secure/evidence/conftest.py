@@ -1,0 +1,54 @@
+"""One small private run, finished once and copied for whoever changes it."""
+
+import shutil
+
+import pytest
+
+from fgrpo_secure import config_file, training
+from fgrpo_secure.run_directory import RunDirectory
+
+TABLE = {
+    "run": {"name": "evidence"},
+    "adapter": {"rank": 1},
+    "federation": {"rounds": 2},
+    "grpo": {"num_generations": 2, "prompts_per_step": 1},
+    "privacy": {"noise_multiplier": 40.0},
+    "evaluation": {"prompts": 2, "samples": 1, "every": 0},
+    "client": [{"name": "adders", "task": "add", "count": 6}],
+}
+
+
+class Silent:
+    """An observer that looks away."""
+
+    def say(self, line):
+        pass
+
+    def started(self, name, rounds, done):
+        pass
+
+    def step(self, step, done, total):
+        pass
+
+    def finished_round(self, metrics):
+        pass
+
+
+@pytest.fixture(scope="session")
+def silent():
+    return Silent()
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The directory of a finished run. Nobody may change it."""
+    directory = RunDirectory(tmp_path_factory.mktemp("evidence") / "run")
+    training.start(config_file.parse(TABLE, "here"), directory, Silent())
+    return directory
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy to tamper with."""
+    shutil.copytree(finished.root, tmp_path / "run")
+    return RunDirectory(tmp_path / "run")
