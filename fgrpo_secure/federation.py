@@ -19,8 +19,8 @@ from fgrpo_secure.config import Config
 from fgrpo_secure.engines.embedded import Embedded
 from fgrpo_secure.engines.frames import Costs
 from fgrpo_secure.engines.signatures import SharedVerifier
-from fgrpo_secure.evidence import notes, witness
 from fgrpo_secure.entropy import Entropy
+from fgrpo_secure.evidence import notes, witness
 from fgrpo_secure.models import BaseModel
 from fgrpo_secure.privacy.accounting import epsilon_of
 from fgrpo_secure.privacy.encode import SumOutOfBounds

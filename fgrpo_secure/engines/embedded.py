@@ -8,7 +8,7 @@ inside a message.
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -17,7 +17,18 @@ from typing import IO, Protocol
 from fgrpo_secure.config import Config
 from fgrpo_secure.engines import frames
 from fgrpo_secure.engines.faults import Faults
-from fgrpo_secure.engines.frames import Answer, Begin, Costs, Finish, Recover, Recovered, Reply, Request, Witness, Witnessed
+from fgrpo_secure.engines.frames import (
+    Answer,
+    Begin,
+    Costs,
+    Finish,
+    Recover,
+    Recovered,
+    Reply,
+    Request,
+    Witness,
+    Witnessed,
+)
 from fgrpo_secure.engines.host import Host
 from fgrpo_secure.run_directory import RunDirectory
 
@@ -166,7 +177,7 @@ class Embedded:
     def _ask_all(self, request: Request) -> Iterable[Reply]:
         return self._ask([request] * len(self.hosts))
 
-    def _ask(self, requests: list[Request] | list[frames.Step]) -> Iterator[Reply]:
+    def _ask(self, requests: Sequence[Request]) -> Iterator[Reply]:
         """Ask all hosts at once; replies interleave in the order in which they arrive."""
         if len(self.hosts) == 1:
             yield from self.hosts[0].handle(requests[0])

@@ -23,7 +23,6 @@ from fgrpo_secure.engines.frames import (
     Reply,
     Request,
     Witness,
-    Witnessed,
 )
 from fgrpo_secure.engines.frames import Step as StepRequest
 from fgrpo_secure.engines.seat import Book, Seat

@@ -63,7 +63,10 @@ MESSAGES: dict[str, dict[str, tuple[Cover, str]]] = {
     },
     "opened": {
         "dealer": _WHO,
-        "share": (Cover.KEY_MATERIAL, "a share of a survivor's self mask or of a dropped client's mask key, never both"),
+        "share": (
+            Cover.KEY_MATERIAL,
+            "a share of a survivor's self mask or of a dropped client's mask key, never both",
+        ),
     },
 }
 """Tag of a message that clients send -> its fields."""

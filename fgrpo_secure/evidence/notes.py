@@ -31,9 +31,7 @@ def last_signed(folder: Path) -> dict[str, int]:
     return sizes
 
 
-def check(
-    folder: Path, ledger: Ledger, origin: str, server: bytes, clients: Mapping[int, bytes], quorum: int
-) -> str:
+def check(folder: Path, ledger: Ledger, origin: str, server: bytes, clients: Mapping[int, bytes], quorum: int) -> str:
     """A sentence about the notes in `folder`; raises BadFile or BadCheckpoint at the first that does not hold.
 
     Each must be of this ledger, and carry the server's signature and those of at least `quorum` enrolled clients.

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]  # has no types of its own
 
 from fgrpo_secure.config import Deployment
 
@@ -66,7 +66,7 @@ def _privacy(statement: Mapping[str, Any]) -> dict[str, Any]:
             "privacy_unit_details": f"Adjacency is {statement['adjacency']}.",
             "privacy_parameters": {"epsilon": claim["epsilon"], "delta": claim["delta"]},
             "privacy_parameters_details": (
-                f"Planned bound against the server for the whole run; by the ledger, {claim['epsilon_spent']} was spent. "
+                f"Planned bound against the server for the whole run; the ledger shows {claim['epsilon_spent']}. "
                 f"It is Gaussian differential privacy with mu = {claim['mu']}."
             ),
         },
@@ -82,9 +82,9 @@ def _privacy(statement: Mapping[str, Any]) -> dict[str, Any]:
 def _model(assumed: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "model_name": "Federated",
-        "model_name_details": "Noise is added by the data owners inside secure aggregation; the server sees noisy sums.",
+        "model_name_details": "Data owners add noise inside secure aggregation; the server sees noisy sums.",
         "actors": (
-            f"A server that is {str(assumed['adversary']).replace('_', ' ')}, with up to {assumed['colluders']} colluding "
+            f"A server ({str(assumed['adversary']).replace('_', ' ')}) with up to {assumed['colluders']} colluding "
             "data owners; an authority that enrols data owners; readers of the released adapter."
         ),
         "release_type": "Many releases",

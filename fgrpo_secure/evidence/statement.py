@@ -158,7 +158,9 @@ def _mechanism(config: Config, facts: Mapping[str, Any]) -> dict[str, Any]:
         "noise_multiplier": facts["privacy.noise_multiplier"],
         "share_variance": facts["privacy.share_variance"],
         "rounds_per_client": facts["privacy.rounds_per_client"],
-        "randomness": "AES-256-CTR under operating system keys" if config.run.entropy == "os" else "seeded: not private",
+        "randomness": "AES-256-CTR under operating system keys"
+        if config.run.entropy == "os"
+        else "seeded: not private",
     }
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]  # has no types of its own
 
 from fgrpo_secure import config_file
 from fgrpo_secure.config import Config

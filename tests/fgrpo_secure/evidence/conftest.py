@@ -1,6 +1,8 @@
 """One small private run, finished once and copied for whoever changes it."""
 
+import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +47,12 @@ def finished(tmp_path_factory):
     directory = RunDirectory(tmp_path_factory.mktemp("evidence") / "run")
     training.start(config_file.parse(TABLE, "here"), directory, Silent())
     return directory
+
+
+@pytest.fixture(scope="session")
+def registry_schema():
+    """The rules of the OpenDP deployments registry, at the commit that the file names."""
+    return json.loads(Path(__file__).with_name("registry_schema.json").read_text())
 
 
 @pytest.fixture
