@@ -24,7 +24,12 @@ PYTHON = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.
 PAGES = sorted([*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))])
 ADRS = sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))
 # Where it is not the distribution's own name.
-IMPORTED_AS = {"pynacl": {"nacl"}, "pydantic": {"pydantic", "pydantic_core"}, "dp-accounting": {"dp_accounting"}}
+IMPORTED_AS = {
+    "pyyaml": {"yaml"},
+    "pynacl": {"nacl"},
+    "pydantic": {"pydantic", "pydantic_core"},
+    "dp-accounting": {"dp_accounting"},
+}
 UNFINISHED = re.compile(r"\b(T[O]DO|F[I]XME|X{3}|H[A]CK|raise NotImplemented[E]rror)\b")
 NAMELESS = {"utils.py", "util.py", "helpers.py", "helper.py", "common.py", "misc.py"}
 
