@@ -108,6 +108,7 @@ def mask(
     values = values(state.plan) if callable(values) else values
     _check_values(state.plan, values)
     vectors = _masked(member.id, state, s2, dealers, values)
+    del values  # unmasked, and the largest thing here
     blank = wire.UploadDigest(member.id, wire.upload_digest(vectors), _BLANK)
     signature = member.identity.sign(labels.SIGN_UPLOAD, wire.upload_payload(s2, blank))
     own = msgspec.structs.replace(blank, signature=signature)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from math import prod
 
 from protocols import labels
 from protocols.errors import Malformed
@@ -59,17 +60,10 @@ def lagrange_at_zero(points: tuple[int, ...]) -> tuple[int, ...]:
 
     Points are public, so remembering them is safe; survivors' shares mostly come from few sets of holders.
     """
-    numerators, denominators = [], []
-    for own in points:
-        numerator = denominator = 1
-        for other in points:
-            if other != own:
-                numerator = numerator * other % PRIME
-                denominator = denominator * (other - own) % PRIME
-        numerators.append(numerator)
-        denominators.append(denominator)
-    inverses = _inverses(denominators)
-    return tuple(n * d % PRIME for n, d in zip(numerators, inverses, strict=True))
+    everything = prod(points) % PRIME
+    # The products run over small integers: cheaper to reduce once than at every step.
+    denominators = [own * prod(other - own for other in points if other != own) % PRIME for own in points]
+    return tuple(everything * inverse % PRIME for inverse in _inverses(denominators))
 
 
 def _coefficients(key: bytes, count: int) -> list[int]:
