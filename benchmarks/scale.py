@@ -266,7 +266,7 @@ def control(n: int, real: int) -> dict[str, Any]:
             "server_s": crowd.server[step],
             "down_bytes": crowd.sizes[step][0],
             "up_bytes": crowd.sizes[step][1],
-            "server_down_bytes": traffic.down[step],
+            "server_down_bytes": traffic.down[step],  # without what lost clients were not sent
             "server_up_bytes": traffic.up[step],
         }
         for step in Step

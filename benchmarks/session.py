@@ -275,7 +275,7 @@ def figures(meter: Meter, traffic: Traffic, tally: Tally) -> dict[str, Any]:
     for step in Step:
         name = PEERS_NAMES.get(step, step.value)
         result[f"up_bytes_{name}"] = traffic.up[step] // traffic.answered[step]
-        result[f"down_bytes_{name}"] = traffic.down[step] // traffic.asked[step]
+        result[f"down_bytes_{name}"] = traffic.down[step] // len(meter.client[step])
         result[f"server_{name}_s"] = meter.server[step]
     result["up_bytes_total"] = sum(v for k, v in result.items() if k.startswith("up_bytes_"))
     count = meter.federation.parameters.cohort

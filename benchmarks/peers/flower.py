@@ -12,8 +12,9 @@ masking stage with an error, as a lost node does. Prints one JSON object:
     server_unmask_split   of server_unmask_s: secret sharing, mask expansion, key agreement, the rest
     up_bytes_*, down_bytes_*   what one client sends and gets in a stage (values of the records, no framing)
     rss_peak_mb, rss_growth_mb   of the process, server and all clients together; growth since before the round
-    client_mask_peak_mb, server_peak_mb   with --trace (slow): tracemalloc peaks of one client's masking, and of the
-                          process while the server's code runs
+    client_mask_peak_mb, server_peak_mb   with --trace: tracemalloc peaks of one client's masking, and of the process
+                          while the server's code runs. Ends before the unmask stage, which tracing would make last
+                          for many minutes and which could only raise the peak
     max_abs_err           of the weighted mean: that the round was right
 """
 
@@ -248,7 +249,7 @@ def conduct(record: Round, shares: float | int, threshold: float) -> tuple[dict[
         record.inside, started = 0.0, record.clock()
         ok = getattr(workflow, f"{stage}_stage")(grid, context, state)
         seconds[stage] = record.clock() - started - record.inside
-        if not ok:
+        if not ok or (record.trace and stage == "collect_masked_vectors"):
             break
     if record.trace:
         record.server_peak = max(record.server_peak, tracemalloc.get_traced_memory()[1])
