@@ -4,6 +4,7 @@ import sys
 
 import typer
 
+from fgrpo_secure.cli import ledger
 from fgrpo_secure.cli.demo import demo
 from fgrpo_secure.cli.plan import plan
 from fgrpo_secure.cli.run import run
@@ -20,6 +21,7 @@ app.command()(run)
 app.command()(plan)
 app.command()(demo)
 app.command()(verify)
+app.add_typer(ledger.app, name="ledger")
 
 
 def main() -> None:

@@ -253,6 +253,10 @@ class Ledger:
             raise LedgerMisuse("this session was neither settled nor aborted")
         return end.position
 
+    def rows(self) -> Iterator[Row]:
+        """All rows, oldest first."""
+        return self._store.rows(self.owner)
+
     def prove(self, position: int) -> tuple[bytes, tuple[bytes, ...]]:
         """(content of the entry at `position`, its inclusion path under `root`), or IndexError."""
         path = merkle.inclusion_proof(self._subtree, position, self.size())
