@@ -302,13 +302,10 @@ def _masked(me: int, state: Shared, s2: bytes, dealers: tuple[int, ...], values:
 
 def _pack_masked(values: NDArray[np.int64], streams: masks.Keystreams, bits: int) -> bytearray:
     """Piece by piece, so that beside the values and their packed form nothing grows with the vector."""
-    space = np.empty(min(len(values), ring.PIECE), ring.lanes(bits))
 
-    def masked(piece: slice) -> ring.Lanes:
-        total = space[: piece.stop - piece.start]
-        total[...] = values[piece]  # modulo the lanes' width, as `ring.to_ring`
-        streams.add_to(total)
-        return ring.reduce(total, bits)
+    def masked(piece: slice, space: ring.Lanes) -> None:
+        space[...] = values[piece]  # modulo the lanes' width, as `ring.to_ring`
+        streams.add_to(space)
 
     return ring.pack_pieces(len(values), bits, masked)
 

@@ -74,12 +74,16 @@ def pack(elements: Lanes, bits: int) -> bytes:
     """Ring elements below 2^bits as a little-endian bit string, `bits` each, the last byte filled with
     zeros.
     """
-    return bytes(pack_pieces(len(elements), bits, elements.__getitem__))
+
+    def fill(piece: slice, space: Lanes) -> None:
+        space[...] = elements[piece]
+
+    return bytes(pack_pieces(len(elements), bits, fill))
 
 
-def pack_pieces(count: int, bits: int, elements: Callable[[slice], Lanes]) -> bytearray:
-    """`pack` of a vector whose pieces, as `pieces` cuts them, are made one after the other: nothing else of the
-    vector's size is held.
+def pack_pieces(count: int, bits: int, fill: Callable[[slice, Lanes], None]) -> bytearray:
+    """Packs `count` elements, taken modulo 2^bits. `fill` is given piece after piece, as `pieces` cuts them, and lanes
+    to write it to; nothing else of the vector's size is held.
     """
     packed = bytearray(packed_size(count, bits))
     space = np.frombuffer(packed, np.uint8)
@@ -87,7 +91,8 @@ def pack_pieces(count: int, bits: int, elements: Callable[[slice], Lanes]) -> by
     scratch = _Scratch(min(count, PIECE), bits)
     for piece in pieces(count):
         octets.fill(0)
-        _pack_piece(elements(piece), bits, octets, scratch)
+        fill(piece, scratch.lanes[: piece.stop - piece.start])
+        _pack_piece(piece.stop - piece.start, bits, octets, scratch)
         start, stop = piece.start * bits // 8, packed_size(piece.stop, bits)
         space[start:stop] = octets[: stop - start]
     return packed
@@ -134,14 +139,16 @@ class _Scratch:
 
     def __init__(self, count: int, bits: int) -> None:
         fields = -(-count // _elements_per_field(bits))
-        self.one, self.two, self.three = (np.empty(fields, np.uint64) for _ in range(3))
+        self.one, self.two, self.three = (np.zeros(fields, np.uint64) for _ in range(3))
+        self.lanes: Lanes = self.two.view(lanes(bits)) if bits <= 32 else self.two  # what is packed, and first
 
 
-def _pack_piece(piece: Lanes, bits: int, octets: NDArray[np.uint8], scratch: _Scratch) -> None:
-    if bits == 8 * piece.itemsize:
-        octets[: piece.nbytes] = np.ascontiguousarray(piece).view(np.uint8)
+def _pack_piece(count: int, bits: int, octets: NDArray[np.uint8], scratch: _Scratch) -> None:
+    """`scratch.lanes` into `octets`; all of scratch is written over."""
+    if bits == 32:
+        octets[: 4 * count] = scratch.lanes[:count].view(np.uint8)
         return
-    fields = _to_fields(piece, bits, scratch)
+    fields = _to_fields(count, bits, scratch)
     for offset, low, width, stride in _parts(bits):
         part = (fields >> np.uint64(low)) & np.uint64((1 << width) - 1) if width < stride else fields
         for chosen, words, shift in _words(octets, offset, len(fields), stride):
@@ -198,17 +205,17 @@ def _words(octets: NDArray[np.uint8], offset: int, count: int, stride: int) -> I
         yield slice(first, None, period), words, np.uint64(at % 8)
 
 
-def _to_fields(piece: Lanes, bits: int, scratch: _Scratch) -> Words:
-    """In `scratch.one`; `scratch.two` is written over."""
-    if _elements_per_field(bits) == 1:
-        fields = scratch.one[: len(piece)]
-        fields[...] = piece
-        return fields
-    pairs = scratch.two[: -(-len(piece) // 2)]
-    pairs[-1] = 0
-    pairs.view("<u4")[: len(piece)] = piece
-    fields = np.right_shift(pairs, np.uint64(32 - bits), out=scratch.one[: len(pairs)])
+def _to_fields(count: int, bits: int, scratch: _Scratch) -> Words:
+    """`scratch.lanes` as fields, in `scratch.one`."""
     low = np.uint64((1 << bits) - 1)
+    if _elements_per_field(bits) == 1:
+        fields = scratch.one[:count]
+        fields[...] = scratch.lanes[:count]
+        fields &= low
+        return fields
+    scratch.lanes[count : count + count % 2] = 0
+    pairs = scratch.two[: -(-count // 2)]
+    fields = np.right_shift(pairs, np.uint64(32 - bits), out=scratch.one[: len(pairs)])
     fields &= low << np.uint64(bits)
     pairs &= low
     fields |= pairs
