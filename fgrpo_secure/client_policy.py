@@ -13,13 +13,11 @@ from fgrpo_secure.privacy import discrete_gaussian, encode
 from fgrpo_secure.privacy.accounting import round_mu_squared
 from fgrpo_secure.privacy.encode import IntArray, Lattice
 from fgrpo_secure.privacy.noise import MIN_SHARE_VARIANCE, NoisedVector
-from fgrpo_secure.round_settings import RoundSettings
+from fgrpo_secure.round_settings import SCORES, RoundSettings, UnitTerms
 from protocols.errors import Refused
 from protocols.member import Limits
 from protocols.params import Adversary
 from protocols.wire import RoundPlan
-
-SCORES = 2  # weight and gain
 
 
 @dataclass(frozen=True)
@@ -30,14 +28,29 @@ class Admitted:
     lattice: Lattice
     colluders: int
     charge: Fraction
+    fixed_charge: Fraction | None = None
 
     def settled(self, survivors: int) -> Fraction:
-        """mu squared at the noise that `survivors` clients really added, `colluders` of which may be known."""
-        if self.settings.unit == "none":
+        """mu squared of the round: at the noise that `survivors` clients really added, `colluders` of them known.
+
+        With sampling it is the fixed share of a budget for all rounds: more noise earns no credit.
+        """
+        if self.fixed_charge is not None:
+            return self.fixed_charge
+        return self._at_noise_of(survivors)
+
+    def _at_noise_of(self, survivors: int) -> Fraction:
+        settings = self.settings
+        if settings.unit == "none":
             return Fraction(0)
-        shares = 1 if self.settings.aggregation == "plain" else survivors - self.colluders
-        total = shares * self.settings.share_variance
-        return round_mu_squared(self.lattice.integer_bound, total)
+        alone = settings.aggregation == "plain" or (settings.units is not None and settings.units.mode == "local")
+        shares = 1 if alone else survivors - self.colluders
+        noise = round_mu_squared(self.lattice.integer_bound, shares * settings.share_variance)
+        return settings.releases * (noise + settings.reward_charge)
+
+    def worst_case(self, floor: int) -> Fraction:
+        """mu squared of the round with the fewest survivors, for a unit that is in every sample."""
+        return self._at_noise_of(floor)
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,8 @@ class ClientPolicy:
 
     `max_charge` is the most that one round may cost it (mu squared), which is to say how little noise it accepts:
     without that bound a server could take the budget of a whole run for one round. None without privacy.
+    `units` are the terms on which units inside the client take part; `fixed_charge` is what a round costs the ledger
+    where the budget was fixed for a whole run of sampled rounds.
     """
 
     unit: str
@@ -56,6 +71,8 @@ class ClientPolicy:
     min_cohort: int
     min_survivors: int
     aggregation: str = "secure"
+    units: UnitTerms | None = None
+    fixed_charge: Fraction | None = None
 
     def limits(self, last_round: int, today: int) -> Limits:
         """The demands on thresholds, for the protocol; `today` in days since 1970-01-01."""
@@ -79,25 +96,27 @@ class ClientPolicy:
             raise Refused(f"the plan protects unit {settings.unit!r}, this client wants {self.unit!r}")
         if settings.aggregation != self.aggregation:  # 'plain' would leave out this client's noise
             raise Refused(f"the plan's aggregation is {settings.aggregation!r}, this client's is {self.aggregation!r}")
+        if settings.units != self.units:
+            raise Refused("the plan lets units take part on other terms than this client's")
         if dict(plan.vectors) != {"update": dimension, "scores": SCORES}:
             raise Refused("the plan's vectors are not this client's update and scores")
-        lattice = Lattice.build(dimension, settings.clip_norm, SCORES)
         variance = settings.share_variance
         if (settings.unit == "none") != (variance == 0):
             raise Refused(f"a noise variance of {variance} does not fit the privacy unit {settings.unit!r}")
         if variance and not MIN_SHARE_VARIANCE <= variance <= discrete_gaussian.MAX_VARIANCE:
             raise Refused(f"a noise variance of {variance} is outside what this client can add")
-        largest_noise = discrete_gaussian.largest_sample(variance) if variance else 0
-        needed = encode.required_ring_bits(lattice, len(plan.cohort), largest_noise)
+        lattice = settings.upload_lattice(dimension)
+        largest_noise = discrete_gaussian.largest_sample(settings.upload_variance)
+        needed = encode.required_ring_bits(lattice, len(plan.cohort), largest_noise, settings.vectors_per_client)
         if plan.ring_bits < needed:
             raise Refused(f"{plan.ring_bits} ring bits could overflow; {needed} cannot")
-        admitted = Admitted(settings, lattice, plan.colluders, Fraction(0))
-        return replace(admitted, charge=self._affordable(admitted.settled(plan.floor)))
+        admitted = Admitted(settings, lattice, plan.colluders, Fraction(0), self.fixed_charge)
+        self._affordable(admitted.worst_case(plan.floor))
+        return replace(admitted, charge=admitted.settled(plan.floor))
 
-    def _affordable(self, charge: Fraction) -> Fraction:
+    def _affordable(self, charge: Fraction) -> None:
         if charge > (self.max_charge or 0):
             raise Refused(f"the plan's noise is too weak: mu = {float(charge) ** 0.5:.4g} in one round")
-        return charge
 
 
 def vectors(noised: NoisedVector, dimension: int) -> dict[str, IntArray]:

@@ -4,10 +4,11 @@ Configuration is public: nothing here depends on data. Every key has a default; 
 Names of the `grpo` section, and their semantics, are TRL's.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fgrpo_secure import coupling
 from fgrpo_secure.privacy.clip import LARGEST_CLIP, SMALLEST_CLIP
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -65,7 +66,9 @@ class Federation(Section):
 
 class Grpo(Section):
     num_generations: Annotated[int, Field(ge=2)] = 8
-    prompts_per_step: Count = 4
+    prompts_per_step: Count = Field(
+        4, description="prompts of a client in one step; of one subject, or one prompt group, where these are the unit"
+    )
     loss_type: Literal["grpo", "dr_grpo", "bnpo", "dapo"] = "dr_grpo"
     scale_rewards: Literal["group", "batch", "none"] = "group"
     epsilon: Positive = 0.2
@@ -90,6 +93,11 @@ class Client(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     task: str | None = Field(None, description="a procedural task of fgrpo_secure.tasks")
     data: str | None = Field(None, description="a JSONL file with a 'prompt' field on each line")
+    subject: str | None = Field(None, description="column that says whom a row is about: the units of 'subject'")
+    rows: Count | None = Field(
+        None, description="a procedural task as a fixed data set of so many rows; default: fresh ones without end"
+    )
+    rows_per_subject: Count = Field(1, description="rows about each subject of a procedural data set")
     reward: str | tuple[str, ...] | None = Field(
         None, description="'module:function' or a built-in reward; default: the task's own"
     )
@@ -103,6 +111,8 @@ class Client(Section):
             raise ValueError(f"client {self.name!r} needs exactly one of 'task' and 'data'")
         if self.data is not None and self.reward is None:
             raise ValueError(f"client {self.name!r} reads a data file and therefore needs a 'reward'")
+        if self.data is not None and self.rows is not None:
+            raise ValueError(f"client {self.name!r} reads a data file, which has its own number of rows: leave 'rows'")
         if self.reward_scale == 0:
             raise ValueError(f"client {self.name!r} has reward_scale 0; any other number is allowed")
         return self
@@ -131,21 +141,42 @@ class Weighting(Section):
         "auto",
         description="'auto': exact ratio without privacy; with it public below 100 clients, noisy ratio from 100",
     )
+    reward_range: tuple[float, float] | None = Field(
+        None, description="public range that rewards are clipped to where weights need gains under a unit below client"
+    )
+    reward_noise_multiplier: Positive | None = Field(
+        None, description="deviation of the noise on such a clipped reward sum over half the range; charged"
+    )
 
 
 class Privacy(Section):
-    unit: Literal["client", "none"] = "client"
+    unit: Literal["client", "subject", "prompt_group", "none"] = Field(
+        "client",
+        description="what is protected: all of a client's data, all rows of one subject, one prompt; or nothing",
+    )
     epsilon: Annotated[float, Field(ge=1e-9)] | None = Field(
         None, description="budget against the server; give this or noise_multiplier"
     )
     noise_multiplier: Positive | None = None
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
-    clip_norm: ClipNorm = Field(1.0, description="L2 bound of one client's update in one round")
-    mode: Literal["distributed"] = "distributed"
+    clip_norm: ClipNorm = Field(1.0, description="L2 bound of one unit's update (a client's, or one gradient)")
+    mode: Literal["distributed", "local"] = Field(
+        "distributed",
+        description="'distributed': clients share the noise of a sum; 'local': each adds all of it, at every step",
+    )
+    sampling_rate: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="chance of each unit to take part in a step, by its client's secret coins; default: all do"
+    )
+    units_per_client: Count | None = Field(
+        None, description="the most subjects or prompts that any client holds; default: of procedural data, its size"
+    )
+    max_rounds_per_unit: Count | None = Field(
+        None, description="rounds that a subject or prompt takes part in, in public turns; default: all of its client's"
+    )
 
     @model_validator(mode="after")
     def one_budget(self) -> "Privacy":
-        if self.unit == "client" and (self.epsilon is None) == (self.noise_multiplier is None):
+        if self.unit != "none" and (self.epsilon is None) == (self.noise_multiplier is None):
             raise ValueError("give exactly one of 'epsilon' and 'noise_multiplier'")
         return self
 
@@ -222,8 +253,32 @@ class Config(Section):
         return sum(client.count for client in self.client)
 
     @property
+    def units_per_client(self) -> int:
+        """The most units that any client holds, by public facts: what a sum of units allows for."""
+        if self.privacy.unit in ("client", "none"):
+            return 1
+        return self.privacy.units_per_client or max(coupling.procedural_units(self, each) for each in self.client)
+
+    @property
+    def unit_blocks(self) -> int:
+        """Units take part in turns of so many blocks: each in one round of `unit_blocks`."""
+        rounds = self.federation.rounds
+        return -(-rounds // min(rounds, self.privacy.max_rounds_per_unit or rounds))
+
+    @property
     def cohort(self) -> int:
         return self.federation.clients_per_round or self.clients_total
+
+    @model_validator(mode="before")
+    @classmethod
+    def unit_defaults(cls, table: Any) -> Any:
+        """What is not written means something else where units lie inside a client: see `coupling.DEFAULTS`."""
+        return coupling.with_defaults(table)
+
+    @model_validator(mode="after")
+    def uncoupled(self) -> "Config":
+        coupling.check(self)
+        return self
 
     @model_validator(mode="after")
     def consistent(self) -> "Config":

@@ -4,7 +4,6 @@ A round is at most a few sessions: one that fails (too few clients, a sum beyond
 next one takes a new number. No session number is ever used twice, not even after a crash.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -22,7 +21,6 @@ from fgrpo_secure.engines.signatures import SharedVerifier
 from fgrpo_secure.entropy import Entropy
 from fgrpo_secure.evidence import notes, witness
 from fgrpo_secure.models import BaseModel
-from fgrpo_secure.privacy.accounting import epsilon_of
 from fgrpo_secure.privacy.encode import SumOutOfBounds
 from fgrpo_secure.privacy.ledger import Ledger, Ledgers
 from fgrpo_secure.privacy.planner import PrivacyPlan
@@ -92,7 +90,7 @@ class Federation:
             engine,
             enrolment.roster(directory),
             enrolment.server_identity(directory),
-            None if privacy.claim is None else ledgers.open(LEDGER_OWNER, privacy.claim.budget),
+            None if privacy.claim is None else ledgers.open(LEDGER_OWNER, config.unit_blocks * privacy.claim.budget),
             run_plan.demands(config, privacy),
             ServerOptimizer(config.server),
             entropy.from_kind(config.run.entropy, config.run.seed).child("server"),
@@ -110,9 +108,10 @@ class Federation:
 
     def epsilon_spent(self) -> float | None:
         """What the server has learned so far, as epsilon at the run's delta; None without differential privacy."""
-        if self.ledger is None:
+        claim = self.privacy.claim
+        if self.ledger is None or claim is None:
             return None
-        return epsilon_of(math.sqrt(self.ledger.spent()), self.config.privacy.delta) if self.ledger.spent() else 0.0
+        return claim.epsilon_spent(min(self.ledger.spent(), claim.budget))  # of units in turns: the most of any
 
     def conduct(self, training_round: int, on_answer: Callable[[str, int, int], None]) -> RoundResult:
         """One session of a training round, up to the model's new vector, which is set.

@@ -6,7 +6,7 @@ own log and contributes nothing but noise, so that nobody can tell.
 """
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from fgrpo_secure import entropy, gain
 from fgrpo_secure.adapters import Policy
 from fgrpo_secure.config import Client
-from fgrpo_secure.grpo import local_update, rewards, rollouts
+from fgrpo_secure.coupling import SMALL_UNITS
+from fgrpo_secure.grpo import local_update, rewards, rollouts, unit_gradients
 from fgrpo_secure.grpo.local_update import PromptGroups
 from fgrpo_secure.grpo.rewards import RewardFunction
 from fgrpo_secure.grpo.rollouts import PromptTooLong
+from fgrpo_secure.privacy.clip import Update
 from fgrpo_secure.round_settings import RoundSettings
-from fgrpo_secure.tasks import Source, UnusableData, open_source, reward_of
+from fgrpo_secure.tasks import Row, Source, UnitTable, UnusableData, open_source, open_units, reward_of
 
 
 class UnusableRound(ValueError):
@@ -40,7 +42,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Owner:
-    """A data owner: `index` counts the owners that the same configuration table makes."""
+    """A data owner. `units` is its data by unit where the unit lies inside a client, else None."""
 
     id: int
     name: str
@@ -48,6 +50,7 @@ class Owner:
     reward_functions: tuple[RewardFunction, ...] = field(repr=False)
     reward_scale: float
     log: Path
+    units: UnitTable | None = field(default=None, repr=False)
 
     def train(self, policy: Policy, settings: RoundSettings) -> Trained:
         """Local GRPO from the model as received. Raises UnusableRound."""
@@ -76,6 +79,30 @@ class Owner:
             raise UnusableRound("local training diverged: the update or the mean reward is not finite")
         return Trained(update, observation, sum(seconds))
 
+    def unit_groups(self, policy: Policy, settings: RoundSettings, step: int, unit: str) -> PromptGroups | None:
+        """One unit's rollouts and rewards, from its own rows alone; None, and a note, if its data is unusable.
+
+        **Why** Each unit is sampled by itself, from a generator of its own: in a common batch, one unit's prompts
+        would change the padding and the draws of all others.
+        """
+        if self.units is None:
+            raise ValueError("this owner's data is not divided into units")
+        rows = self.units.batch(unit, settings.training_round, step, settings.grpo.prompts_per_step)
+        try:
+            return self._sampled(policy, settings, rows, f"{step}/{unit}")
+        except (rewards.RewardError, UnusableData, PromptTooLong, RuntimeError) as problem:
+            self._note_unit(settings, problem)
+            return None
+
+    def unit_update(self, policy: Policy, settings: RoundSettings, groups: PromptGroups) -> Update:
+        """Where one unit's data would move the policy, of any length; zero, and a note, if that fails."""
+        try:
+            with np.errstate(all="ignore"):
+                return Update(unit_gradients.descent(policy, groups, settings.grpo, settings.training_round))
+        except RuntimeError as problem:
+            self._note_unit(settings, problem)
+            return Update.zero(policy.dimension(settings.training_round))
+
     def note(self, settings: RoundSettings, reason: UnusableRound) -> None:
         """Tell the owner, and only the owner, why its round was empty."""
         self.write_log(f"round {settings.training_round}: {reason}")
@@ -96,9 +123,12 @@ class Owner:
 
     def _groups(self, policy: Policy, settings: RoundSettings, step: int, count: int | None = None) -> PromptGroups:
         rows = self.source.batch(settings.training_round, step, count or settings.grpo.prompts_per_step)
+        return self._sampled(policy, settings, rows, str(step))
+
+    def _sampled(self, policy: Policy, settings: RoundSettings, rows: list[Row], label: str) -> PromptGroups:
         prompts = [str(row["prompt"]) for row in rows]
         columns = {key: [row[key] for row in rows] for key in rows[0] if key != "prompt"}
-        generator = torch.Generator().manual_seed(self.rollout_seed(settings, step))
+        generator = torch.Generator().manual_seed(self.rollout_seed(settings, label))
         sampled = rollouts.sample(policy, prompts, settings.grpo, generator)
         scores = rewards.score(
             self.reward_functions,
@@ -111,16 +141,29 @@ class Owner:
         shape = (len(prompts), settings.grpo.num_generations)
         return PromptGroups(sampled, self.reward_scale * scores.reshape(shape))
 
-    def rollout_seed(self, settings: RoundSettings, step: int) -> int:
+    def _note_unit(self, settings: RoundSettings, problem: Exception) -> None:
+        """Training's errors may quote numbers; rewards' and data's own sentences do not."""
+        reason = type(problem).__name__ if isinstance(problem, RuntimeError) else str(problem)
+        self.write_log(f"round {settings.training_round}: a unit contributes nothing: {reason}")
+
+    def rollout_seed(self, settings: RoundSettings, label: str) -> int:
         """Rollouts follow the run's public seed: they carry no privacy, and reproducible ones help debugging."""
-        text = f"rollouts/{settings.seed}/{self.id}/{settings.training_round}/{step}"
+        text = f"rollouts/{settings.seed}/{self.id}/{settings.training_round}/{label}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 
-def make_owners(clients: tuple[Client, ...], seed: int, wanted: set[int], folder: Path) -> dict[int, Owner]:
+def make_owners(
+    clients: tuple[Client, ...],
+    seed: int,
+    wanted: set[int],
+    folder: Path,
+    unit: str = "client",
+    most_units: int = 1,
+) -> dict[int, Owner]:
     """The owners with the ids in `wanted`; ids run through the [[client]] tables in order.
 
-    Raises UnusableData or RewardError naming the file, line or function that cannot be used.
+    `unit` is what is protected, `most_units` the public bound on how many units an owner may hold. Raises
+    UnusableData or RewardError naming the file, line or function that cannot be used.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     owners: dict[int, Owner] = {}
@@ -128,7 +171,10 @@ def make_owners(clients: tuple[Client, ...], seed: int, wanted: set[int], folder
     for client in clients:
         for index in range(client.count):
             if next_id in wanted:
-                owners[next_id] = _make_owner(client, seed, index, next_id, folder)
+                made = _make_owner(client, seed, index, next_id, folder)
+                inside = unit in SMALL_UNITS
+                units = open_units(client, seed, index, unit, most_units) if inside else None
+                owners[next_id] = replace(made, units=units)
             next_id += 1
     return owners
 

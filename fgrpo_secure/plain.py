@@ -74,14 +74,14 @@ def upload(values: IntArray, plan: RoundPlan) -> bytes:
 def _opened(data: bytes, plan: RoundPlan, admitted: Admitted) -> IntArray:
     """A client's vector; ValueError for another length, or a norm above the bound that honest clients keep."""
     values = ring.to_signed(ring.unpack(data, admitted.lattice.length, plan.ring_bits), plan.ring_bits)
-    if not encode.within(values, admitted.lattice.integer_bound):
+    if not encode.within(values, admitted.settings.vectors_per_client * admitted.lattice.integer_bound):
         raise ValueError("a vector is longer than its bound")
     return values
 
 
 def _with_noise(total: IntArray, admitted: Admitted, source: Entropy) -> IntArray:
     """The sum with the whole round's noise, drawn by the exact sampler that clients use for their shares."""
-    variance = admitted.settings.share_variance
+    variance = admitted.settings.upload_variance
     if variance == 0:
         return total
     return noise.add_share(EncodedVector(total, admitted.lattice.integer_bound), variance, source).values

@@ -5,10 +5,11 @@ After a client has accepted a round, a failure that depends on its data must not
 
 from fgrpo_secure import run_plan
 from fgrpo_secure.adapters import Policy
-from fgrpo_secure.config import Config
+from fgrpo_secure.config import Client, Config
+from fgrpo_secure.coupling import SMALL_UNITS
 from fgrpo_secure.examination import Examination
 from fgrpo_secure.grpo.rollouts import check_prompts
-from fgrpo_secure.tasks import TASKS, UnusableData, open_source, reward_of
+from fgrpo_secure.tasks import TASKS, UnusableData, open_source, open_units, reward_of
 from fgrpo_secure.tasks.sources import FileSource
 
 SAMPLED_PROMPTS = 64  # of a procedural task, whose prompts are all alike
@@ -31,8 +32,17 @@ def check(config: Config, policy: Policy, examination: Examination) -> None:
     run_plan.plan(config, policy)
     length = config.grpo.max_completion_length
     for client in config.client:
+        if config.privacy.unit in SMALL_UNITS:
+            _check_units(config, policy, client)
+            continue
         source = open_source(client, config.run.seed, 0)
         rows = source.rows if isinstance(source, FileSource) else source.batch(0, 0, SAMPLED_PROMPTS)
         check_prompts(policy, [str(row["prompt"]) for row in rows], length)
     for rows in examination.problems.values():
         check_prompts(policy, [str(row["prompt"]) for row in rows], length)
+
+
+def _check_units(config: Config, policy: Policy, client: Client) -> None:
+    table = open_units(client, config.run.seed, 0, config.privacy.unit, config.units_per_client)
+    prompts = [str(row["prompt"]) for rows in table.rows.values() for row in rows]
+    check_prompts(policy, prompts, config.grpo.max_completion_length)

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from safetensors.torch import save
 
-from fgrpo_secure import client_policy, gain, round_settings, schedule
+from fgrpo_secure import gain, round_settings, schedule
 from fgrpo_secure.adapters import Policy
 from fgrpo_secure.client_policy import ClientPolicy
 from fgrpo_secure.config import Config
@@ -49,8 +49,9 @@ def _plan(config: Config, policy: Policy, dimension: int) -> PrivacyPlan:
         max_rounds_per_client=config.federation.max_rounds_per_client,
         dimension=dimension,
         unit=config.privacy.unit,
-        epsilon=config.privacy.epsilon if config.privacy.unit == "client" else None,
-        noise_multiplier=config.privacy.noise_multiplier if config.privacy.unit == "client" else None,
+        units=_units(config),
+        epsilon=config.privacy.epsilon if config.privacy.unit != "none" else None,
+        noise_multiplier=config.privacy.noise_multiplier if config.privacy.unit != "none" else None,
         delta=config.privacy.delta,
         clip_norm=config.privacy.clip_norm,
         adversary=_adversary(config),
@@ -58,6 +59,20 @@ def _plan(config: Config, policy: Policy, dimension: int) -> PrivacyPlan:
         max_dropout=config.aggregation.max_dropout,
         mean_weight=gain.reference_weight(config.weighting),
         broadcast_bytes=_broadcast_bytes(config, policy),
+    )
+
+
+def _units(config: Config) -> planner.Units | None:
+    settings = round_settings.for_round(config, 0, 0)
+    if settings.units is None:
+        return None
+    return planner.Units(
+        per_client=settings.units.units_per_client,
+        rounds=schedule.rounds_per_unit(config),
+        releases=settings.releases,
+        local=settings.units.mode == "local",
+        rate=settings.units.sampling_rate,
+        reward_charge=settings.reward_charge,
     )
 
 
@@ -71,14 +86,20 @@ def demands(config: Config, privacy: PrivacyPlan) -> ClientPolicy:
     """What the clients of a trial insist on: the plan that they computed for themselves, and nothing weaker."""
     return ClientPolicy(
         config.privacy.unit,
-        None if privacy.noise is None else privacy.noise.charge * (1 + ROUNDING),
+        None if privacy.noise is None else _releases(privacy) * privacy.release_charge * (1 + ROUNDING),
         _adversary(config) or Adversary.HONEST_BUT_CURIOUS,  # a plain run asks its clients for no threshold
         config.aggregation.max_corrupt,
         config.aggregation.max_dropout,
         min_cohort=config.cohort,
         min_survivors=privacy.parameters.floor,
         aggregation=config.aggregation.mode,
+        units=round_settings.unit_terms(config),
+        fixed_charge=privacy.round_charge,
     )
+
+
+def _releases(privacy: PrivacyPlan) -> int:
+    return privacy.units.releases if privacy.units else 1
 
 
 def _adversary(config: Config) -> Adversary | None:
@@ -126,10 +147,9 @@ def open_round(
 ) -> RoundPlan:
     """The plan of one session: the public facts of training round `training_round`."""
     parameters = privacy.parameters
-    lattice = Lattice.build(dimension, config.privacy.clip_norm, client_policy.SCORES)
-    variance = share_variance(privacy, lattice)
-    largest_noise = largest_sample(variance) if variance else 0
+    variance = share_variance(privacy, Lattice.build(dimension, config.privacy.clip_norm, round_settings.SCORES))
     settings = round_settings.for_round(config, training_round, variance)
+    largest_noise = largest_sample(settings.upload_variance)
     return RoundPlan(
         version=labels.VERSION,
         run=run_id(roster),
@@ -139,8 +159,10 @@ def open_round(
         cohort=schedule.cohort(config, training_round),
         context=tuple(sorted(loaded.items())),
         settings=settings.encode(),
-        vectors=(("update", dimension), ("scores", client_policy.SCORES)),
-        ring_bits=required_ring_bits(lattice, parameters.cohort, largest_noise),
+        vectors=(("update", dimension), ("scores", round_settings.SCORES)),
+        ring_bits=required_ring_bits(
+            settings.upload_lattice(dimension), parameters.cohort, largest_noise, settings.vectors_per_client
+        ),
         adversary=parameters.adversary,
         colluders=parameters.colluders,
         quorum=parameters.quorum,
@@ -156,6 +178,5 @@ def share_variance(privacy: PrivacyPlan, lattice: Lattice) -> int:
         return 0
     if lattice == privacy.lattice:
         return privacy.noise.share_variance
-    return NoisePlan.build(
-        lattice, privacy.claim.noise_multiplier, privacy.noise.floor, privacy.noise.colluders
-    ).share_variance
+    floor, colluders = privacy.noise.floor, privacy.noise.colluders
+    return NoisePlan.build(lattice, privacy.claim.noise_multiplier, floor, colluders).share_variance

@@ -120,7 +120,7 @@ class RunRecord:
             "reproducible_entropy": config.run.entropy == "seeded",
             "secure_aggregation": _aggregation(federation),
             "warnings": facts["warnings"],
-            "differential_privacy": "client" if config.privacy.unit == "client" else "no differential privacy",
+            "differential_privacy": config.privacy.unit if config.privacy.unit != "none" else "no differential privacy",
             "reward.initial": before.reward,
             "reward.final": after.reward,
             "pass_rate.initial": before.pass_rate,

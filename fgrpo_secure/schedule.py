@@ -16,6 +16,11 @@ def cohort(config: Config, training_round: int) -> tuple[int, ...]:
     return tuple(sorted((first + offset) % total for offset in range(size)))
 
 
+def rounds_per_unit(config: Config) -> int:
+    """The most rounds that any one unit inside a client takes part in over the whole run."""
+    return min(rounds_per_client(config), -(-config.federation.rounds // config.unit_blocks))
+
+
 def rounds_per_client(config: Config) -> int:
     """The most rounds that any one client takes part in over the whole run."""
     return -(-config.federation.rounds * config.cohort // config.clients_total)

@@ -13,6 +13,8 @@ from fgrpo_secure import client_round
 from fgrpo_secure.apply import ServerOptimizer, WeightedMean, denominator_kind, weighted_mean
 from fgrpo_secure.client_policy import Admitted
 from fgrpo_secure.privacy import encode
+from fgrpo_secure.privacy.encode import FloatArray
+from fgrpo_secure.round_settings import RoundSettings
 from protocols import drive
 from protocols.drive import Link, Traffic
 from protocols.identity import Identity, Verify
@@ -36,6 +38,13 @@ def collect(
     return drive.conduct(identity, plan, roster, link, verify=verify)
 
 
+def per_client(update_sum: FloatArray, settings: RoundSettings) -> FloatArray:
+    """A sum over clients of one update each: units' vectors arrive added up, and are averaged by a public number."""
+    if settings.units is None or settings.units.mode == "local":
+        return update_sum
+    return update_sum / settings.units.expected
+
+
 def conclude(
     recovered: Recovered,
     admitted: Admitted,
@@ -51,9 +60,11 @@ def conclude(
     settings, lattice = admitted.settings, admitted.lattice
     survivors = len(recovered.survivors)
     total = np.concatenate([recovered.totals["update"], recovered.totals["scores"]])
-    encode.check_sum(total, lattice, survivors, settings.share_variance)
+    encode.check_sum(total, lattice, survivors, settings.upload_variance, settings.vectors_per_client)
     decoded = encode.from_ring(total, lattice, client_round.score_ranges(settings), survivors)
     weight_sum, gain_sum = decoded.score_sums
     kind = denominator_kind(settings.weighting, settings.unit != "none", survivors)
-    mean = weighted_mean(decoded.update_sum, weight_sum, gain_sum, survivors, kind, settings.weighting)
+    mean = weighted_mean(
+        per_client(decoded.update_sum, settings), weight_sum, gain_sum, survivors, kind, settings.weighting
+    )
     return Conclusion(optimizer.step(vector, mean.update, factors), mean)

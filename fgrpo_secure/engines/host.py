@@ -89,7 +89,8 @@ class Host:
         plan = run_plan.plan(config, self._policy)
         source = entropy.from_kind(config.run.entropy, config.run.seed).child("owners")
         demands = run_plan.demands(config, plan)
-        for owner in make_owners(config.client, config.run.seed, ids, folder).values():
+        unit, most = config.privacy.unit, config.units_per_client
+        for owner in make_owners(config.client, config.run.seed, ids, folder, unit, most).values():
             identity = Identity.from_seed(self._book.store.identity_seed(owner.id))
             member = Member(owner.id, identity, roster, pins.server, demands.limits(-1, entropy.today()), self._verify)
             self._seats[owner.id] = Seat(

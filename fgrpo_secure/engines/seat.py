@@ -12,7 +12,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from fgrpo_secure import client_policy, client_round, entropy, plain
+from fgrpo_secure import client_policy, client_round, entropy, plain, unit_round
 from fgrpo_secure.adapters import Policy
 from fgrpo_secure.client_policy import Admitted, ClientPolicy
 from fgrpo_secure.client_round import Contribution
@@ -82,7 +82,8 @@ class Seat:
         self._signer = witness.signer(member.identity, witness.client_name(owner.id))
         self._server_key = member.server_key
         self._store = book.store
-        self._ledger: Ledger | None = None if budget is None else book.ledgers.open(owner.id, budget)
+        blocks = policy.units.blocks if policy.units else 1
+        self._ledgers = () if budget is None else book.ledgers.open_turns(owner.id, budget, blocks)
         self._source = source
         self._verify = verify
         self._driver = ClientDriver(member, book.store, self._random, context)
@@ -165,9 +166,9 @@ class Seat:
         return any(self._masked(session) for session in sessions)
 
     def _close_open_sessions(self) -> None:
-        if self._ledger is not None:
-            for session in self._ledger.open_sessions():
-                self._ledger.abort(session, refund=not self._masked(session))
+        for ledger in self._ledgers:
+            for session in ledger.open_sessions():
+                ledger.abort(session, refund=not self._masked(session))
 
     def _masked(self, session: bytes) -> bool:
         return self._store.reply(self._identity, session, Step.MASK) is not None
@@ -176,10 +177,10 @@ class Seat:
         """The driver has checked signature, roster and thresholds; here the privacy side agrees, and pays."""
         dimension = policy.dimension(client_policy.training_round(plan))
         admitted = self._policy.admit(plan, dimension)
-        session = wire.session_of(plan)
-        if self._ledger is not None and not self._ledger.is_open(session):
+        session, ledger = wire.session_of(plan), self._ledger(admitted)
+        if ledger is not None and not ledger.is_open(session):
             try:
-                self._ledger.intent(session, plan.round, admitted.charge)
+                ledger.intent(session, plan.round, admitted.charge)
             except BudgetExceeded:
                 raise Refused("the privacy budget does not cover this round") from None
         self._plan, self._admitted = plan, admitted
@@ -191,7 +192,8 @@ class Seat:
         training_round = admitted.settings.training_round
         past = self._store.baseline_before(self._owner.id, training_round)
         source = self._source.child("session", plan.round)
-        contribution = client_round.contribute(policy, self._owner, admitted.settings, admitted.lattice, past, source)
+        contribute = client_round.contribute if admitted.settings.units is None else unit_round.contribute
+        contribution = contribute(policy, self._owner, admitted.settings, admitted.lattice, past, source)
         self._contribution = contribution
         self.rollouts_seconds += contribution.seconds_rollouts
         self.training_seconds += contribution.seconds_training
@@ -202,11 +204,17 @@ class Seat:
         settled, admitted, contribution = self._driver.settled, self._admitted, self._contribution
         if settled is None or admitted is None or contribution is None:
             return
-        survivors = len(settled.survivors)
-        if self._ledger is not None and self._ledger.is_open(settled.session):
-            self._ledger.settle(settled.session, survivors, admitted.settled(survivors))
+        survivors, ledger = len(settled.survivors), self._ledger(admitted)
+        if ledger is not None and ledger.is_open(settled.session):
+            ledger.settle(settled.session, survivors, admitted.settled(survivors))
         self._store.put_baseline(self._owner.id, admitted.settings.training_round, contribution.baseline)
         self._contribution = None
+
+    def _ledger(self, admitted: Admitted) -> Ledger | None:
+        """The ledger of the units whose turn a round is: a budget for each of them, whoever they are."""
+        if not self._ledgers:
+            return None
+        return self._ledgers[admitted.settings.training_round % len(self._ledgers)]
 
     def _random(self, count: int) -> bytes:
         """Fresh bytes for the protocol; every call has a label of its own."""

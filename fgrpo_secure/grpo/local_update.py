@@ -40,7 +40,7 @@ def run(
     """
     received = policy.get_vector(round_number)
     parameters = policy.trainable(round_number)
-    optimizer = _optimizer(parameters, settings)
+    optimizer = local_optimizer(parameters, settings)
     try:
         for step in range(local_steps):
             _learn(policy, parameters, optimizer, next_groups(step), settings)
@@ -64,6 +64,14 @@ def completion_logp(policy: Policy, rollouts: Rollouts, temperature: float) -> t
     return -functional.cross_entropy(scaled.flatten(0, 1), ids.flatten(), reduction="none").view(ids.shape)
 
 
+def loss(policy: Policy, groups: PromptGroups, settings: Grpo) -> torch.Tensor:
+    """The objective of fresh rollouts, a scalar that depends on the trainable factors: old and new policy are one."""
+    advantages, mask = _signal(groups, settings)
+    reference = _reference_logp(policy, groups.rollouts, settings)
+    logp = completion_logp(policy, groups.rollouts, settings.temperature)
+    return objective(logp, logp.detach(), reference, advantages, mask, settings)
+
+
 def _learn(
     policy: Policy,
     parameters: list[torch.nn.Parameter],
@@ -72,22 +80,29 @@ def _learn(
     settings: Grpo,
 ) -> None:
     rollouts = groups.rollouts
-    rewards = torch.from_numpy(groups.rewards)
-    advantages = group_advantages(rewards, settings.scale_rewards).flatten().float().to(rollouts.ids.device)
-    mask = rollouts.mask.float()
-    if settings.mask_truncated_completions:
-        mask = mask * (~rollouts.truncated).unsqueeze(1)
+    advantages, mask = _signal(groups, settings)
     reference = _reference_logp(policy, rollouts, settings)
     old: torch.Tensor | None = None
     for _ in range(settings.num_iterations):
         logp = completion_logp(policy, rollouts, settings.temperature)
         old = logp.detach() if old is None else old  # the first iteration's policy is the one that sampled
-        loss = objective(logp, old, reference, advantages, mask, settings)
-        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+        total = objective(logp, old, reference, advantages, mask, settings)
+        for parameter, gradient in zip(parameters, torch.autograd.grad(total, parameters), strict=True):
             parameter.grad = gradient
         if settings.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
         optimizer.step()
+
+
+def _signal(groups: PromptGroups, settings: Grpo) -> tuple[torch.Tensor, torch.Tensor]:
+    """Advantages, shape (sequences,), and the mask of the tokens that count, (sequences, tokens)."""
+    rollouts = groups.rollouts
+    rewards = torch.from_numpy(groups.rewards)
+    advantages = group_advantages(rewards, settings.scale_rewards).flatten().float().to(rollouts.ids.device)
+    mask = rollouts.mask.float()
+    if settings.mask_truncated_completions:
+        mask = mask * (~rollouts.truncated).unsqueeze(1)
+    return advantages, mask
 
 
 def _reference_logp(policy: Policy, rollouts: Rollouts, settings: Grpo) -> torch.Tensor | None:
@@ -98,7 +113,8 @@ def _reference_logp(policy: Policy, rollouts: Rollouts, settings: Grpo) -> torch
         return completion_logp(policy, rollouts, settings.temperature)
 
 
-def _optimizer(parameters: list[torch.nn.Parameter], settings: Grpo) -> torch.optim.Optimizer:
+def local_optimizer(parameters: list[torch.nn.Parameter], settings: Grpo) -> torch.optim.Optimizer:
+    """The optimiser of local steps, without memory of earlier rounds."""
     if settings.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=settings.learning_rate)
     return torch.optim.Adam(parameters, lr=settings.learning_rate)

@@ -139,13 +139,17 @@ class Slack:
         If A is within total variation t of A', and A' within exp(+-r) of one that is (e, d0)-DP, then A is
         (e + 2 r, exp(r) d0 + (1 + exp(e + 2 r)) t)-DP; r and t are added up over rounds and shares.
         """
+        return self.epsilon_by(lambda left: epsilon_of(mu, left), delta)
+
+    def epsilon_by(self, curve: Callable[[float], float], delta: float) -> float:
+        """The same for a mechanism that is (curve(delta), delta)-DP at every delta."""
         checked_delta(delta)
-        epsilon = epsilon_of(mu, delta)
+        epsilon = curve(delta)
         for _ in range(100):  # exp(epsilon) * t is tiny wherever a claim means something: one turn does
-            left = self._left(epsilon, delta)
+            left = self.left(epsilon, delta)
             if left <= 0:
                 break
-            needed = epsilon_of(mu, left)
+            needed = curve(left)
             if needed <= epsilon:
                 return epsilon + 2 * self.log_ratio
             epsilon = needed * (1 + 1e-12)
@@ -154,12 +158,13 @@ class Slack:
     def mu(self, epsilon: float, delta: float) -> float:
         """The largest mu, but for 10^-11 of it, whose claim is within (epsilon, delta); else ValueError."""
         checked_delta(delta)
-        left = self._left(epsilon, delta)
+        left = self.left(epsilon, delta)
         if left <= 0:
             raise ValueError(f"epsilon is {epsilon:g}; the sampler's table supports no claim that large")
         return mu_of(epsilon - 2 * self.log_ratio, left) * (1 - 1e-11)
 
-    def _left(self, epsilon: float, delta: float) -> float:
+    def left(self, epsilon: float, delta: float) -> float:
+        """What remains of `delta` at `epsilon` for the mechanism itself; not above 0 if nothing does."""
         if epsilon > 700:  # exp would overflow; the distance term is above any delta long before
             return -1.0
         return math.exp(-self.log_ratio) * (delta - (1 + math.exp(epsilon + 2 * self.log_ratio)) * self.distance)

@@ -156,35 +156,36 @@ def within(values: IntArray, bound: int) -> bool:
     return squares <= bound * bound
 
 
-def sum_bound(lattice: Lattice, survivors: int, share_variance: int) -> int:
+def sum_bound(lattice: Lattice, survivors: int, share_variance: int, vectors: int = 1) -> int:
     """The norm, in lattice steps, that a sum of honest vectors exceeds with probability <= 2^-40.
 
-    Every vector has norm at most B; the noise of variance V = survivors * share_variance is sub-Gaussian in
-    each of the D coordinates, so its squared norm exceeds V * (D + 2 sqrt(D x) + 2 x) with probability at
-    most exp(-x) (Hsu, Kakade, Zhang 2012, Theorem 2.1).
+    Each survivor sent the sum of at most `vectors` vectors. Every vector has norm at most B; the noise of
+    variance V = survivors * share_variance is sub-Gaussian in each of the D coordinates, so its squared norm
+    exceeds V * (D + 2 sqrt(D x) + 2 x) with probability at most exp(-x) (Hsu, Kakade, Zhang 2012, Theorem 2.1).
     """
     x = SUM_TAIL_BITS * math.log(2)
     tail = lattice.length + 2 * math.sqrt(lattice.length * x) + 2 * x
-    return survivors * lattice.integer_bound + math.ceil(math.sqrt(survivors * share_variance * tail))
+    return survivors * vectors * lattice.integer_bound + math.ceil(math.sqrt(survivors * share_variance * tail))
 
 
-def check_sum(total: IntArray, lattice: Lattice, survivors: int, share_variance: int) -> None:
+def check_sum(total: IntArray, lattice: Lattice, survivors: int, share_variance: int, vectors: int = 1) -> None:
     """Returns if `total`, shape (d + scores,), can be a sum of honest clients; else raises SumOutOfBounds.
 
     **Why** The ring accepts any value, so a lying client's upload is bounded by nothing else.
     """
-    bound = sum_bound(lattice, survivors, share_variance)
+    bound = sum_bound(lattice, survivors, share_variance, vectors)
     if not within(total, bound):
         raise SumOutOfBounds(survivors, bound)
 
 
-def required_ring_bits(lattice: Lattice, cohort: int, largest_noise: int) -> int:
-    """The fewest ring bits (at least 8) in which no sum of `cohort` honest vectors ever wraps around.
+def required_ring_bits(lattice: Lattice, cohort: int, largest_noise: int, vectors: int = 1) -> int:
+    """The fewest ring bits (at least 8) in which no sum over `cohort` honest clients ever wraps around.
 
+    Each client sends the sum of at most `vectors` encoded vectors and one noise share.
     `largest_noise` is the largest magnitude that one noise sample can have (0 without noise). ValueError
     above 62.
     """
-    largest = cohort * (lattice.integer_bound + largest_noise)
+    largest = cohort * (vectors * lattice.integer_bound + largest_noise)
     bits = max(MIN_RING_BITS, largest.bit_length() + 1)  # largest < 2^(bits - 1)
     if bits > MAX_RING_BITS:
         raise ValueError(f"the sum of {cohort} vectors needs {bits} ring bits; at most {MAX_RING_BITS} are allowed")

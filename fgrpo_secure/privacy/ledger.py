@@ -98,6 +98,11 @@ class Ledgers:
         """The owners with a ledger in this file."""
         return tuple(name for (name,) in self._db.execute("SELECT DISTINCT owner FROM entry ORDER BY owner"))
 
+    def open_turns(self, owner: str | int, budget: Fraction, blocks: int) -> tuple["Ledger", ...]:
+        """One ledger per block of units that take turns, each with the whole budget: a unit is in one block only."""
+        names = [owner] if blocks == 1 else [f"{owner}/turn-{block}" for block in range(blocks)]
+        return tuple(self.open(name, budget) for name in names)
+
     def open(self, owner: str | int, budget: Fraction) -> "Ledger":
         """The owner's ledger with a budget of `budget` (sum of mu^2, above 0).
 

@@ -15,6 +15,7 @@ from fgrpo_secure.privacy import discrete_gaussian
 from fgrpo_secure.privacy.accounting import LEMMA_VARIANCE, round_mu_squared
 from fgrpo_secure.privacy.encode import EncodedVector, Lattice
 from fgrpo_secure.privacy.keystream import KEY_BYTES
+from fgrpo_secure.privacy.units import EncodedSum
 
 MIN_SHARE_VARIANCE = 16  # below it, sums of discrete Gaussians need not be close to one: accounting.Slack
 
@@ -25,7 +26,7 @@ IntArray = NDArray[np.int64]
 class NoisedVector:
     """An encoded vector plus this client's noise share, shape (d + scores,): to be masked, not shown.
 
-    `share_variance` is 0 only where the run has no differential privacy.
+    `share_variance` is 0 only where the run has no differential privacy, or the update was noised before.
     """
 
     values: IntArray = field(repr=False)
@@ -33,7 +34,7 @@ class NoisedVector:
     share_variance: int
 
 
-def add_share(encoded: EncodedVector, variance: int, entropy: Entropy) -> NoisedVector:
+def add_share(encoded: EncodedVector | EncodedSum, variance: int, entropy: Entropy) -> NoisedVector:
     """The vector plus independent discrete Gaussian noise of this lattice variance; ValueError below 16.
 
     **Claim** The sum over h honest clients has at least the noise that `NoisePlan` charges for h.
@@ -47,8 +48,16 @@ def add_share(encoded: EncodedVector, variance: int, entropy: Entropy) -> Noised
     return NoisedVector(encoded.values + noise, encoded.bound, variance)
 
 
-def no_noise(encoded: EncodedVector) -> NoisedVector:
+def no_noise(encoded: EncodedVector | EncodedSum) -> NoisedVector:
     """The vector as it is: where there is no differential privacy, or a trusted server adds the noise; nowhere else."""
+    return NoisedVector(encoded.values, encoded.bound, 0)
+
+
+def noised_before(encoded: EncodedVector) -> NoisedVector:
+    """The vector as it is, for updates made from noised gradients alone (privacy.mode = "local") and no others.
+
+    **Why** No noise is needed: whatever is computed from noised sums and public numbers is post-processing.
+    """
     return NoisedVector(encoded.values, encoded.bound, 0)
 
 

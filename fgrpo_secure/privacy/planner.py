@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from fgrpo_secure.privacy import discrete_gaussian, traffic
-from fgrpo_secure.privacy.accounting import LARGEST_MU, Slack, checked_delta, epsilon_of
+from fgrpo_secure.privacy.accounting import LARGEST_MU, Slack, checked_delta, epsilon_of, mu_of
 from fgrpo_secure.privacy.encode import Lattice, required_ring_bits
 from fgrpo_secure.privacy.noise import MIN_SHARE_VARIANCE, NoisePlan, largest_multiplier
+from fgrpo_secure.privacy.sampled import Sampling, least_multiplier
 from fgrpo_secure.privacy.traffic import Traffic
 from protocols import params, ring
 from protocols.params import Adversary, Parameters
@@ -48,6 +49,35 @@ class Claim:
     noise_multiplier: float
     budget: Fraction
     rounds: int
+    sampling: Sampling | None = None
+
+    def epsilon_spent(self, spent: Fraction) -> float:
+        """What a ledger with this sum of charges stands for, as epsilon at the claim's delta.
+
+        With sampling, a charge is a share of the budget that was fixed for all releases: it says how many happened.
+        """
+        if not spent:
+            return 0.0
+        if self.sampling is None:
+            return epsilon_of(math.sqrt(spent), self.delta)
+        return self.sampling.epsilon(self.delta, math.ceil(spent / self.budget * self.sampling.releases))
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """Units inside a client: how many it holds at most, and what each releases in a round that it takes part in.
+
+    `rounds` is how many rounds that are, `releases` the steps of such a round. `local`: a client adds all noise
+    itself. `rate`: its secret coins choose the units of a step. `reward_charge`: mu^2 of a noised reward sum that
+    is released with each step's gradient.
+    """
+
+    per_client: int
+    rounds: int
+    releases: int = 1
+    local: bool = False
+    rate: float | None = None
+    reward_charge: Fraction = Fraction(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +92,8 @@ class PrivacyPlan:
     claim: Claim | None
     ring_bits: int
     traffic: Traffic
+    unit: str
+    units: Units | None
     useful_dimension: float | None
     verdict: str
     warnings: tuple[str, ...]
@@ -76,12 +108,34 @@ class PrivacyPlan:
         """The lattice variance of each client's noise share; 0 without privacy."""
         return 0 if self.noise is None else self.noise.share_variance
 
+    @property
+    def _server_unprotected(self) -> bool:
+        """Whether the server sees what no noise covers yet: in a plain run, unless clients add all noise themselves."""
+        return self.trusted_server and not (self.units is not None and self.units.local)
+
+    @property
+    def release_charge(self) -> Fraction:
+        """mu^2 of one release at its worst, for a unit that is in it; 0 without privacy."""
+        if self.noise is None:
+            return Fraction(0)
+        return self.noise.charge + (self.units.reward_charge if self.units else 0)
+
+    @property
+    def round_charge(self) -> Fraction | None:
+        """What a round costs a ledger whatever happens in it, if that is fixed before the run: with sampling."""
+        if self.claim is None or self.units is None or self.units.rate is None:
+            return None
+        return self.claim.budget / self.units.rounds
+
     def facts(self) -> dict[str, object]:
         """Everything by its public name; null where there is no differential privacy."""
         claim = self.claim
         return {
-            "privacy.unit": "none" if claim is None else "client",
-            "privacy.epsilon_server": None if self.trusted_server else claim and claim.epsilon,
+            "privacy.unit": self.unit,
+            "privacy.mode": "local" if self.units and self.units.local else "distributed",
+            "privacy.units_per_client": self.units.per_client if self.units else 1,
+            "privacy.sampling_rate": self.units and self.units.rate,
+            "privacy.epsilon_server": None if self._server_unprotected else claim and claim.epsilon,
             "privacy.epsilon_release": claim and claim.epsilon,
             "privacy.epsilon_replace_one": claim and claim.epsilon_replace_one,
             "privacy.delta": claim and claim.delta,
@@ -89,6 +143,7 @@ class PrivacyPlan:
             "privacy.mu_server": claim and claim.mu,
             "privacy.share_variance": self.share_variance,
             "privacy.rounds_per_client": self.rounds_per_client,
+            "privacy.rounds_per_unit": self.units.rounds if self.units else self.rounds_per_client,
             **self._aggregation(),
             "bytes.up_per_client_per_round": self.traffic.up,
             "bytes.down_per_client_per_round": self.traffic.down,
@@ -138,24 +193,26 @@ def plan(
     max_rounds_per_client: int | None = None,
     scores: int = 2,
     broadcast_bytes: int = 0,
+    units: Units | None = None,
 ) -> PrivacyPlan:
     """The plan for `rounds` rounds with `clients_per_round` of `clients` clients in each.
 
-    `unit` is "client", with one of `epsilon` (the most to spend against the server, at `delta`) and `noise_multiplier`
-    (deviation of the honest noise over the norm bound at the fewest survivors), or "none". `adversary` None: a trusted
-    server adds all noise. `rounds_per_client` is how often the schedule takes its busiest client, `mean_weight` an
-    average client's public weight. Raises InfeasiblePlan, or ValueError for numbers that mean nothing.
+    `unit` is "client", "subject" or "prompt_group", with one of `epsilon` (the most to spend against the server, at
+    `delta`) and `noise_multiplier` (deviation of the honest noise over the norm bound at the fewest survivors), or
+    "none". `adversary` None: a trusted server adds all noise. `rounds_per_client` is how often the schedule takes its
+    busiest client, `mean_weight` an average client's public weight. `units` goes with the units inside a client.
+    Raises InfeasiblePlan, or ValueError for numbers that mean nothing.
     """
-    _check_unit(unit, mean_weight)
+    _check_unit(unit, units, mean_weight)
     _check_schedule(rounds, clients, clients_per_round, rounds_per_client, max_rounds_per_client)
     lattice = Lattice.build(dimension, clip_norm, scores)
     parameters = _parameters(adversary, clients, clients_per_round, max_corrupt, max_dropout)
     noise, claim = None, None
-    if unit == "client":
-        sizing = _sizing(adversary, lattice, parameters, rounds_per_client, delta)
+    if unit != "none":
+        sizing = _sizing(adversary, lattice, parameters, units or Units(1, rounds_per_client), delta)
         noise, claim = sizing.solve(epsilon, noise_multiplier)
-    bits = _ring_bits(lattice, clients_per_round, noise)
-    useful = _useful_dimension(noise, rounds, clients_per_round, adversary, mean_weight)
+    bits = _ring_bits(lattice, clients_per_round, noise, units)
+    useful = _useful_dimension(noise, rounds, clients_per_round, adversary, mean_weight, units)
     return PrivacyPlan(
         rounds=rounds,
         rounds_per_client=rounds_per_client,
@@ -165,23 +222,32 @@ def plan(
         claim=claim,
         ring_bits=bits,
         traffic=_traffic(adversary, parameters, (dimension, scores), bits, broadcast_bytes),
+        unit=unit,
+        units=units,
         useful_dimension=useful,
         verdict=_verdict(dimension, useful, claim),
-        warnings=(() if adversary else (NO_SECURE_AGGREGATION,)) + _warnings(clients, claim),
+        warnings=(() if adversary else (NO_SECURE_AGGREGATION,))
+        + _warnings(clients * (units.per_client if units else 1), unit, claim),
     )
 
 
-def _check_unit(unit: str, mean_weight: float) -> None:
-    if unit not in ("client", "none"):
-        raise ValueError(f"unit is {unit!r}; allowed are 'client' and 'none'")
+def _check_unit(unit: str, units: Units | None, mean_weight: float) -> None:
+    if unit not in ("client", "subject", "prompt_group", "none"):
+        raise ValueError(f"unit is {unit!r}; allowed are 'client', 'subject', 'prompt_group' and 'none'")
+    if (units is not None) != (unit in ("subject", "prompt_group")):
+        raise ValueError(f"unit is {unit!r}: 'units' is for 'subject' and 'prompt_group', and for them only")
+    if units is not None and min(units.per_client, units.rounds, units.releases) < 1:
+        raise ValueError("units per client, rounds per unit and releases per round must be at least 1")
     if not 0 < mean_weight <= 1:
         raise ValueError(f"mean_weight is {mean_weight:g}; it must be above 0 and at most 1")
 
 
-def _ring_bits(lattice: Lattice, cohort: int, noise: NoisePlan | None) -> int:
-    variance = 0 if noise is None else noise.share_variance
+def _ring_bits(lattice: Lattice, cohort: int, noise: NoisePlan | None, units: Units | None) -> int:
+    local = units is not None and units.local
+    variance = 0 if noise is None or local else noise.share_variance
+    vectors = 1 if units is None or local else 1 + units.per_client
     try:
-        return required_ring_bits(lattice, cohort, discrete_gaussian.largest_sample(variance))
+        return required_ring_bits(lattice, cohort, discrete_gaussian.largest_sample(variance), vectors)
     except ValueError as error:
         raise InfeasiblePlan(str(error), "fewer clients per round, or less noise") from None
 
@@ -204,11 +270,12 @@ def _check_schedule(rounds: int, clients: int, cohort: int, busiest: int, most: 
 
 
 def _sizing(
-    adversary: Adversary | None, lattice: Lattice, parameters: Parameters, participations: int, delta: float
+    adversary: Adversary | None, lattice: Lattice, parameters: Parameters, units: Units, delta: float
 ) -> "_Sizing":
-    """Noise for the least honest survivors; of a trusted server's noise nobody can lose or know a share."""
-    floor, colluders = (1, 0) if adversary is None else (parameters.floor, parameters.colluders)
-    return _Sizing(lattice, parameters.cohort, floor, colluders, participations, checked_delta(delta))
+    """Noise for the least honest survivors; what a trusted server or a client adds alone, nobody can lose or know."""
+    alone = adversary is None or units.local
+    floor, colluders = (1, 0) if alone else (parameters.floor, parameters.colluders)
+    return _Sizing(lattice, 1 if units.local else parameters.cohort, floor, colluders, units, checked_delta(delta))
 
 
 def _traffic(
@@ -231,19 +298,24 @@ def _parameters(adversary: Adversary | None, clients: int, cohort: int, corrupt:
 
 @dataclass(frozen=True, slots=True)
 class _Sizing:
-    """Solves budget against noise for one client's `participations` rounds."""
+    """Solves budget against noise for the releases that one unit takes part in."""
 
     lattice: Lattice
-    cohort: int
+    shares: int
     floor: int
     colluders: int
-    participations: int
+    units: Units
     delta: float
+
+    @property
+    def participations(self) -> int:
+        """Releases that a unit takes part in."""
+        return self.units.rounds * self.units.releases
 
     @property
     def slack(self) -> Slack:
         """The most that any number of survivors with any admissible variance can cost beyond GDP."""
-        return Slack.of(self.participations, self.lattice.length, self.cohort, MIN_SHARE_VARIANCE)
+        return Slack.of(self.participations, self.lattice.length, self.shares, MIN_SHARE_VARIANCE)
 
     def solve(self, epsilon: float | None, noise_multiplier: float | None) -> tuple[NoisePlan, Claim]:
         """The smallest noise that keeps within `epsilon`, or the claim of `noise_multiplier`."""
@@ -251,15 +323,31 @@ class _Sizing:
             raise ValueError("give exactly one of epsilon and noise_multiplier")
         if epsilon is None:
             noise = self._noise(noise_multiplier or 0.0)
-            return noise, self._claim(noise, self.participations * noise.charge)
+            return noise, self._claim(noise, None)
         if not 0 < epsilon < math.inf:
             raise ValueError(f"epsilon is {epsilon:g}; it must be above 0 and finite")
         largest = self._largest_epsilon()
         if epsilon > largest:
             raise InfeasiblePlan(f"epsilon = {epsilon:g} cannot be stated at this delta", f"epsilon = {largest:g}")
         mu = self.slack.mu(epsilon, self.delta)
-        noise = self._noise(math.sqrt(self.participations) / mu * (1 + 1e-12))
+        noise = self._noise(self._multiplier(epsilon, mu))
         return noise, self._claim(noise, Fraction(mu) ** 2)
+
+    def _multiplier(self, epsilon: float, mu: float) -> float:
+        """The least noise multiplier of a gradient sum, after what a reward sum beside it costs."""
+        if self.units.rate is None:
+            joint = mu / math.sqrt(self.participations)
+        else:
+            left = self.slack.left(epsilon, self.delta)
+            joint = 1 / least_multiplier(self.units.rate, self.participations, epsilon - 2 * self.slack.log_ratio, left)
+        alone = joint**2 - float(self.units.reward_charge)
+        if alone <= 0:
+            least = 1 / joint
+            raise InfeasiblePlan(
+                f"the rewards' noise alone costs more than epsilon = {epsilon:g}",
+                f"weighting.reward_noise_multiplier above {least:.3g}",
+            )
+        return 1 / math.sqrt(alone) * (1 + 1e-12)
 
     def _noise(self, noise_multiplier: float) -> NoisePlan:
         largest = largest_multiplier(self.lattice, self.floor, self.colluders)
@@ -271,8 +359,12 @@ class _Sizing:
             )
         return NoisePlan.build(self.lattice, noise_multiplier, self.floor, self.colluders)
 
-    def _claim(self, noise: NoisePlan, budget: Fraction) -> Claim:
-        mu = math.sqrt(self.participations * noise.charge)
+    def _claim(self, noise: NoisePlan, budget: Fraction | None) -> Claim:
+        """The claim of this noise; `budget` is the sum of mu^2 that was asked for, if one was."""
+        release = noise.charge + self.units.reward_charge
+        if self.units.rate is not None:
+            return self._sampled_claim(noise, 1 / math.sqrt(release))
+        mu = math.sqrt(self.participations * release)
         epsilon = self._epsilon(mu)
         if epsilon is None:
             largest = self.slack.mu(self._largest_epsilon(), self.delta)
@@ -281,7 +373,23 @@ class _Sizing:
                 f"noise_multiplier = {math.sqrt(self.participations) / largest:.4g}",
             )
         multiplier = 1 / math.sqrt(noise.charge)
-        return Claim(epsilon, self._epsilon(2 * mu), self.delta, mu, multiplier, budget, self.participations)
+        limit = self.participations * release if budget is None else budget
+        return Claim(epsilon, self._epsilon(2 * mu), self.delta, mu, multiplier, limit, self.units.rounds)
+
+    def _sampled_claim(self, noise: NoisePlan, joint_multiplier: float) -> Claim:
+        """The claim of `participations` sampled releases; its mu is that of the same epsilon without sampling."""
+        sampling = Sampling(self.units.rate or 1.0, joint_multiplier, self.participations)
+        epsilon = self.slack.epsilon_by(sampling.epsilon, self.delta)
+        replaced = self.slack.epsilon_by(sampling.epsilon_replace_one, self.delta)
+        if not 0 < epsilon <= self._largest_epsilon():
+            raise InfeasiblePlan(
+                f"no finite epsilon above 0 can be stated for a noise multiplier of {joint_multiplier:.4g}",
+                "a noise_multiplier between 0.3 and 1000",
+            )
+        mu = mu_of(epsilon, self.delta)
+        finite = None if math.isinf(replaced) else replaced
+        alone = 1 / math.sqrt(noise.charge)
+        return Claim(epsilon, finite, self.delta, mu, alone, Fraction(mu) ** 2, self.units.rounds, sampling)
 
     def _epsilon(self, mu: float) -> float | None:
         if mu > LARGEST_MU:
@@ -295,17 +403,26 @@ class _Sizing:
 
 
 def _useful_dimension(
-    noise: NoisePlan | None, rounds: int, cohort: int, adversary: Adversary | None, mean_weight: float
+    noise: NoisePlan | None,
+    rounds: int,
+    cohort: int,
+    adversary: Adversary | None,
+    mean_weight: float,
+    units: Units | None,
 ) -> float | None:
     """How many coordinates all rounds together lift above the noise that is added when all are present.
 
-    rounds * (survivors * mean weight)^2 / z^2, if clipped updates agree in direction: an upper bound.
+    releases * (units in one * mean weight)^2 / z^2, if clipped updates agree in direction: an upper bound.
     """
     if noise is None:
         return None
-    shares = 1 if adversary is None else cohort
+    local = units is not None and units.local
+    shares = 1 if adversary is None and not local else cohort
     z_squared = (shares * noise.share_variance) / noise.integer_bound**2
-    return rounds * (cohort * mean_weight) ** 2 / z_squared
+    if units is None:
+        return rounds * (cohort * mean_weight) ** 2 / z_squared
+    share = units.rate or units.rounds / rounds  # of a unit's presence in a release, by coins or by turns
+    return rounds * units.releases * (cohort * units.per_client * share * mean_weight) ** 2 / z_squared
 
 
 def _verdict(dimension: int, useful: float | None, claim: Claim | None) -> str:
@@ -321,11 +438,12 @@ def _verdict(dimension: int, useful: float | None, claim: Claim | None) -> str:
     return f"cannot learn: {leaves}; {remedy} would let it"
 
 
-def _warnings(clients: int, claim: Claim | None) -> tuple[str, ...]:
-    if claim is None or claim.delta * clients < 1:
+def _warnings(units: int, unit: str, claim: Claim | None) -> tuple[str, ...]:
+    """`units` is how many there may be over all clients."""
+    if claim is None or claim.delta * units < 1:
         return ()
     warning = (
-        f"delta = {claim.delta:g} is not below 1 / clients = {1 / clients:.3g}: "
-        "it would allow one client's data to be published outright"
+        f"delta = {claim.delta:g} is not below 1 / {unit}s = {1 / units:.3g}: "
+        f"it would allow one {unit}'s data to be published outright"
     )
     return (warning,)

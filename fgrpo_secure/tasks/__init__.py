@@ -8,6 +8,7 @@ from fgrpo_secure.tasks.files import Row, UnusableData
 from fgrpo_secure.tasks.procedural import TASKS, Problem, Task, problems, split_of
 from fgrpo_secure.tasks.rewards import BUILT_IN, is_correct, reward_of
 from fgrpo_secure.tasks.sources import Source, open_source
+from fgrpo_secure.tasks.units import UnitTable, open_units
 
 __all__ = [
     "BUILT_IN",
@@ -16,12 +17,14 @@ __all__ = [
     "Row",
     "Source",
     "Task",
+    "UnitTable",
     "UnusableData",
     "evaluation_reward",
     "evaluation_set",
     "evaluation_sets",
     "is_correct",
     "open_source",
+    "open_units",
     "problems",
     "reward_of",
     "split_of",

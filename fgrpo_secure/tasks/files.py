@@ -17,14 +17,15 @@ class UnusableData(ValueError):
     """The data cannot be used; the sentence names the file and line, and quotes nothing from it."""
 
 
-def read_rows(path: str, needs: Iterable[str] = ()) -> list[Row]:
+def read_rows(path: str, needs: Iterable[str] = (), subject: str | None = None) -> list[Row]:
     """Every row of the file, all with the same columns (null where a line lacks one), in the file's order.
 
     `needs` are columns without which the client's reward cannot work: each line must have them, as text.
+    `subject` is the column that says whom a row is about: a text that is not empty, or an integer.
     Blank lines are skipped. Raises UnusableData.
     """
     required = tuple(needs)
-    rows = [_row(text, path, number, required) for number, text in _lines(path)]
+    rows = [_row(text, path, number, required, subject) for number, text in _lines(path)]
     if not rows:
         raise UnusableData(f'{path} has no rows; each line must be a JSON object with a "prompt" string')
     columns = dict.fromkeys(column for row in rows for column in row)
@@ -46,7 +47,7 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _row(text: str, path: str, number: int, required: tuple[str, ...]) -> Row:
+def _row(text: str, path: str, number: int, required: tuple[str, ...], subject: str | None) -> Row:
     where = f"{path}, line {number}"
     try:
         row = json.loads(text, parse_constant=_refuse_constant)
@@ -60,10 +61,16 @@ def _row(text: str, path: str, number: int, required: tuple[str, ...]) -> Row:
     for column in required:
         if not isinstance(row.get(column), str):
             raise UnusableData(f'{where} lacks the string "{column}" that the chosen reward compares with')
+    if subject is not None and not _names_somebody(row.get(subject)):
+        raise UnusableData(f'{where} lacks the subject column "{subject}"; it must be a non-empty string or an integer')
     for column in TAKEN:
         if column in row:
             raise UnusableData(f'{where} has a field "{column}"; training passes that name to rewards itself')
     return row
+
+
+def _names_somebody(value: object) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool) and value != ""
 
 
 def _refuse_constant(_: str) -> NoReturn:

@@ -56,12 +56,16 @@ def open_source(client: Client, seed: int, index: int) -> Source:
     """
     label = ("source", seed, client.name, index)
     if client.data is not None:
-        return FileSource(read_rows(client.data, needs=_columns_of(client.reward)), label)
+        return FileSource(read_rows(client.data, needs=columns_of(client.reward)), label)
+    return TaskSource(task_of(client), client.difficulty, label)
+
+
+def task_of(client: Client) -> Task:
+    """The procedural task of a client. Raises UnusableData if there is none of that name."""
     try:
-        task = named(str(client.task))
+        return named(str(client.task))
     except ValueError as problem:
         raise UnusableData(f"client {client.name!r}: {problem}") from None
-    return TaskSource(task, client.difficulty, label)
 
 
 def row_of(problem: Problem) -> Row:
@@ -69,6 +73,7 @@ def row_of(problem: Problem) -> Row:
     return {"prompt": problem.prompt, "answer": problem.answer}
 
 
-def _columns_of(reward: str | tuple[str, ...] | None) -> tuple[str, ...]:
+def columns_of(reward: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The columns without which a client's rewards cannot work."""
     specs = (reward,) if isinstance(reward, str) else reward or ()
     return ("answer",) if any(spec in BUILT_IN for spec in specs) else ()
