@@ -177,7 +177,7 @@ class Seat:
         """The driver has checked signature, roster and thresholds; here the privacy side agrees, and pays."""
         dimension = policy.dimension(client_policy.training_round(plan))
         admitted = self._policy.admit(plan, dimension)
-        session, ledger = wire.session_of(plan), self._ledger(admitted)
+        session, ledger = wire.session_of(plan), self._ledger_of(admitted)
         if ledger is not None and not ledger.is_open(session):
             try:
                 ledger.intent(session, plan.round, admitted.charge)
@@ -204,13 +204,18 @@ class Seat:
         settled, admitted, contribution = self._driver.settled, self._admitted, self._contribution
         if settled is None or admitted is None or contribution is None:
             return
-        survivors, ledger = len(settled.survivors), self._ledger(admitted)
+        survivors, ledger = len(settled.survivors), self._ledger_of(admitted)
         if ledger is not None and ledger.is_open(settled.session):
             ledger.settle(settled.session, survivors, admitted.settled(survivors))
         self._store.put_baseline(self._owner.id, admitted.settings.training_round, contribution.baseline)
         self._contribution = None
 
-    def _ledger(self, admitted: Admitted) -> Ledger | None:
+    @property
+    def _ledger(self) -> Ledger | None:
+        """The ledger of the first turn, which is the only one unless units take turns."""
+        return self._ledgers[0] if self._ledgers else None
+
+    def _ledger_of(self, admitted: Admitted) -> Ledger | None:
         """The ledger of the units whose turn a round is: a budget for each of them, whoever they are."""
         if not self._ledgers:
             return None

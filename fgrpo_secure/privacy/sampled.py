@@ -9,14 +9,17 @@ What one sample releases together (a gradient sum, a reward sum) is one Gaussian
 dp-accounting composes; its distributions are pessimistic (Doroshenko et al. 2022, arXiv 2207.04380).
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
 import dp_accounting  # type: ignore[import-untyped]  # dp-accounting ships no types
 from dp_accounting.pld import PLDAccountant  # type: ignore[import-untyped]
 
+from fgrpo_secure.privacy.accounting import mu_of
+
 GRID = 1e-3  # of the privacy loss; at 1e-4 the same epsilon to four digits, at ten times the time
-LEAST_MULTIPLIER, LARGEST_MULTIPLIER = 0.05, 1e4
+PESSIMISM = 0.01  # the grid's: a rate near 1 may ask for a little more than arithmetic without a grid
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +41,18 @@ class Sampling:
 
 
 def least_multiplier(rate: float, releases: int, epsilon: float, delta: float) -> float:
-    """The smallest multiplier within (epsilon, delta), to one part in 10^4; ValueError beyond 0.05 to 10,000."""
-    low, high = LEAST_MULTIPLIER, LEAST_MULTIPLIER
-    while Sampling(rate, high, releases).epsilon(delta) > epsilon:
-        low, high = high, 2 * high
-        if high > LARGEST_MULTIPLIER:
-            raise ValueError(f"epsilon = {epsilon:g} needs a noise multiplier above {LARGEST_MULTIPLIER:g}")
+    """The smallest multiplier within (epsilon, delta), to one part in 10^4. Sampling never needs more than none."""
+
+    def within(multiplier: float) -> bool:
+        return Sampling(rate, multiplier, releases).epsilon(delta) <= epsilon
+
+    high = math.sqrt(releases) / mu_of(epsilon, delta) * (1 + PESSIMISM)
+    low = high / 2
+    while within(low):
+        low, high = low / 2, low
     while high - low > 1e-4 * high:
         middle = (low + high) / 2
-        within = Sampling(rate, middle, releases).epsilon(delta) <= epsilon
-        low, high = (low, middle) if within else (middle, high)
+        low, high = (low, middle) if within(middle) else (middle, high)
     return high
 
 
