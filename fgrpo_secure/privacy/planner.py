@@ -134,7 +134,7 @@ class PrivacyPlan:
             "privacy.unit": self.unit,
             "privacy.mode": "local" if self.units and self.units.local else "distributed",
             "privacy.units_per_client": self.units.per_client if self.units else 1,
-            "privacy.sampling_rate": self.units and self.units.rate,
+            "privacy.sampling_rate": (self.units and self.units.rate) or 1.0,
             "privacy.epsilon_server": None if self._server_unprotected else claim and claim.epsilon,
             "privacy.epsilon_release": claim and claim.epsilon,
             "privacy.epsilon_replace_one": claim and claim.epsilon_replace_one,

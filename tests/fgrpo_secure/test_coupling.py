@@ -60,9 +60,7 @@ def test_each_coupling_is_refused_in_one_sentence_with_its_reason(tmp_path, over
     assert "\n" not in str(problem.value)
 
 
-@pytest.mark.parametrize(
-    "key", ["mode=local", "sampling_rate=0.5", "units_per_client=4", "max_rounds_per_unit=2"]
-)
+@pytest.mark.parametrize("key", ["mode=local", "sampling_rate=0.5", "units_per_client=4", "max_rounds_per_unit=2"])
 @pytest.mark.parametrize("unit", ["client", "none"])
 def test_settings_of_small_units_are_refused_where_the_client_is_the_unit(tmp_path, key, unit):
     with pytest.raises(ConfigError, match="is for privacy.unit 'subject' and 'prompt_group'"):

@@ -209,7 +209,7 @@ def test_a_delta_that_would_allow_publishing_a_client_is_warned_about():
         ({"dimension": 0}, "dimension is 0; allowed are"),
         ({"mean_weight": 0.0}, "mean_weight is 0; it must be above 0 and at most 1"),
         ({"mean_weight": 1.5}, "mean_weight is 1.5"),
-        ({"unit": "subject"}, "unit is 'subject'; allowed are 'client' and 'none'"),
+        ({"unit": "person"}, "unit is 'person'; allowed are 'client', 'subject', 'prompt_group' and 'none'"),
         ({"rounds": 0}, "rounds = 0"),
         ({"max_rounds_per_client": 0}, "max_rounds_per_client = 0"),
         ({"clients_per_round": 257}, "clients_per_round = 257"),
