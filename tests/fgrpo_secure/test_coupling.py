@@ -63,7 +63,7 @@ def test_each_coupling_is_refused_in_one_sentence_with_its_reason(tmp_path, over
 @pytest.mark.parametrize("key", ["mode=local", "sampling_rate=0.5", "units_per_client=4", "max_rounds_per_unit=2"])
 @pytest.mark.parametrize("unit", ["client", "none"])
 def test_settings_of_small_units_are_refused_where_the_client_is_the_unit(tmp_path, key, unit):
-    with pytest.raises(ConfigError, match="is for privacy.unit 'subject' and 'prompt_group'"):
+    with pytest.raises(ConfigError, match=r"is for privacy\.unit 'subject' and 'prompt_group'"):
         load(tmp_path, f"privacy.{key}", unit=unit)
 
 
@@ -76,8 +76,10 @@ def test_settings_of_small_units_are_refused_where_the_client_is_the_unit(tmp_pa
         ('[[client]]\nname = "a"\ndata = "x.jsonl"\nreward = "exact"\nsubject = "p"\ncount = 2\n', "several budgets"),
         ('[[client]]\nname = "a"\ndata = "x.jsonl"\nreward = "exact"\nsubject = "p"\nrows = 3\n', "leave 'rows'"),
         (
-            'units_per_client = 9\n[[client]]\nname = "a"\ndata = "x.jsonl"\nreward = "exact"\nsubject = "p"\n'
-            '[[client]]\nname = "b"\ndata = "x.jsonl"\nreward = "exact"\nsubject = "p"\n',
+            (
+                'units_per_client = 9\n[[client]]\nname = "a"\ndata = "x.jsonl"\nreward = "exact"\nsubject = "p"\n'
+                '[[client]]\nname = "b"\ndata = "x.jsonl"\nreward = "exact"\nsubject = "p"\n'
+            ),
             "two budgets",
         ),
     ],
