@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from fgrpo_secure.privacy import discrete_gaussian, traffic
-from fgrpo_secure.privacy.accounting import LARGEST_MU, Slack, checked_delta, epsilon_of, mu_of
+from fgrpo_secure.privacy.accounting import LARGEST_MU, epsilon_of
 from fgrpo_secure.privacy.encode import Lattice, required_ring_bits
-from fgrpo_secure.privacy.noise import MIN_SHARE_VARIANCE, NoisePlan, largest_multiplier
-from fgrpo_secure.privacy.sampled import Sampling, least_multiplier
+from fgrpo_secure.privacy.noise import NoisePlan
+from fgrpo_secure.privacy.sizing import Claim, sizing
+from fgrpo_secure.privacy.sizing import InfeasiblePlan as InfeasiblePlan  # what `plan` raises
+from fgrpo_secure.privacy.sizing import Units as Units  # what `plan` takes
 from fgrpo_secure.privacy.traffic import Traffic
 from protocols import params, ring
 from protocols.params import Adversary, Parameters
@@ -23,61 +25,6 @@ NO_SECURE_AGGREGATION = (
     "no secure aggregation: the server sees every client's update in the clear; a baseline, not for data that matters"
 )
 LARGEST_ADVISED = 100.0  # no advice goes beyond an epsilon that protects nobody
-
-
-class InfeasiblePlan(ValueError):
-    """No run can satisfy the request; `nearest` names the nearest one that can be satisfied."""
-
-    def __init__(self, reason: str, nearest: str) -> None:
-        super().__init__(f"{reason}; nearest feasible: {nearest}")
-        self.reason = reason
-        self.nearest = nearest
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """The guarantee against the server, for a client that takes part in `rounds` rounds.
-
-    `budget` is the sum of mu^2 that a client's ledger allows; `epsilon_replace_one` is None where it has no
-    finite value.
-    """
-
-    epsilon: float
-    epsilon_replace_one: float | None
-    delta: float
-    mu: float
-    noise_multiplier: float
-    budget: Fraction
-    rounds: int
-    sampling: Sampling | None = None
-
-    def epsilon_spent(self, spent: Fraction) -> float:
-        """What a ledger with this sum of charges stands for, as epsilon at the claim's delta.
-
-        With sampling, a charge is a share of the budget that was fixed for all releases: it says how many happened.
-        """
-        if not spent:
-            return 0.0
-        if self.sampling is None:
-            return epsilon_of(math.sqrt(spent), self.delta)
-        return self.sampling.epsilon(self.delta, math.ceil(spent / self.budget * self.sampling.releases))
-
-
-@dataclass(frozen=True, slots=True)
-class Units:
-    """Units inside a client: how many it holds at most, and what each releases in a round that it takes part in.
-
-    `rounds` is how many rounds that are, `releases` the steps of such a round. `local`: a client adds all noise
-    itself. `rate`: its secret coins choose the units of a step. `reward_charge`: mu^2 of a noised reward sum that
-    is released with each step's gradient.
-    """
-
-    per_client: int
-    rounds: int
-    releases: int = 1
-    local: bool = False
-    rate: float | None = None
-    reward_charge: Fraction = Fraction(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +156,8 @@ def plan(
     parameters = _parameters(adversary, clients, clients_per_round, max_corrupt, max_dropout)
     noise, claim = None, None
     if unit != "none":
-        sizing = _sizing(adversary, lattice, parameters, units or Units(1, rounds_per_client), delta)
-        noise, claim = sizing.solve(epsilon, noise_multiplier)
+        sized = sizing(adversary, lattice, parameters, units or Units(1, rounds_per_client), delta)
+        noise, claim = sized.solve(epsilon, noise_multiplier)
     bits = _ring_bits(lattice, clients_per_round, noise, units)
     useful = _useful_dimension(noise, rounds, clients_per_round, adversary, mean_weight, units)
     return PrivacyPlan(
@@ -269,15 +216,6 @@ def _check_schedule(rounds: int, clients: int, cohort: int, busiest: int, most: 
         )
 
 
-def _sizing(
-    adversary: Adversary | None, lattice: Lattice, parameters: Parameters, units: Units, delta: float
-) -> "_Sizing":
-    """Noise for the least honest survivors; what a trusted server or a client adds alone, nobody can lose or know."""
-    alone = adversary is None or units.local
-    floor, colluders = (1, 0) if alone else (parameters.floor, parameters.colluders)
-    return _Sizing(lattice, 1 if units.local else parameters.cohort, floor, colluders, units, checked_delta(delta))
-
-
 def _traffic(
     adversary: Adversary | None, parameters: Parameters, lengths: tuple[int, ...], bits: int, broadcast: int
 ) -> Traffic:
@@ -294,112 +232,6 @@ def _parameters(adversary: Adversary | None, clients: int, cohort: int, corrupt:
         return params.derive(adversary, clients, cohort, corrupt, dropout)
     except params.Infeasible as error:
         raise InfeasiblePlan(error.reason, error.nearest) from None
-
-
-@dataclass(frozen=True, slots=True)
-class _Sizing:
-    """Solves budget against noise for the releases that one unit takes part in."""
-
-    lattice: Lattice
-    shares: int
-    floor: int
-    colluders: int
-    units: Units
-    delta: float
-
-    @property
-    def participations(self) -> int:
-        """Releases that a unit takes part in."""
-        return self.units.rounds * self.units.releases
-
-    @property
-    def slack(self) -> Slack:
-        """The most that any number of survivors with any admissible variance can cost beyond GDP."""
-        return Slack.of(self.participations, self.lattice.length, self.shares, MIN_SHARE_VARIANCE)
-
-    def solve(self, epsilon: float | None, noise_multiplier: float | None) -> tuple[NoisePlan, Claim]:
-        """The smallest noise that keeps within `epsilon`, or the claim of `noise_multiplier`."""
-        if (epsilon is None) == (noise_multiplier is None):
-            raise ValueError("give exactly one of epsilon and noise_multiplier")
-        if epsilon is None:
-            noise = self._noise(noise_multiplier or 0.0)
-            return noise, self._claim(noise, None)
-        if not 0 < epsilon < math.inf:
-            raise ValueError(f"epsilon is {epsilon:g}; it must be above 0 and finite")
-        largest = self._largest_epsilon()
-        if epsilon > largest:
-            raise InfeasiblePlan(f"epsilon = {epsilon:g} cannot be stated at this delta", f"epsilon = {largest:g}")
-        mu = self.slack.mu(epsilon, self.delta)
-        noise = self._noise(self._multiplier(epsilon, mu))
-        return noise, self._claim(noise, Fraction(mu) ** 2)
-
-    def _multiplier(self, epsilon: float, mu: float) -> float:
-        """The least noise multiplier of a gradient sum, after what a reward sum beside it costs."""
-        if self.units.rate is None:
-            joint = mu / math.sqrt(self.participations)
-        else:
-            left = self.slack.left(epsilon, self.delta)
-            joint = 1 / least_multiplier(self.units.rate, self.participations, epsilon - 2 * self.slack.log_ratio, left)
-        alone = joint**2 - float(self.units.reward_charge)
-        if alone <= 0:
-            least = 1 / joint
-            raise InfeasiblePlan(
-                f"the rewards' noise alone costs more than epsilon = {epsilon:g}",
-                f"weighting.reward_noise_multiplier above {least:.3g}",
-            )
-        return 1 / math.sqrt(alone) * (1 + 1e-12)
-
-    def _noise(self, noise_multiplier: float) -> NoisePlan:
-        largest = largest_multiplier(self.lattice, self.floor, self.colluders)
-        if largest < noise_multiplier < math.inf:
-            mu = math.sqrt(self.participations) / largest
-            raise InfeasiblePlan(
-                f"noise_multiplier = {noise_multiplier:.4g} is beyond the sampler's range",
-                f"noise_multiplier = {largest:.4g} (epsilon = {self.slack.epsilon(mu, self.delta):.4g})",
-            )
-        return NoisePlan.build(self.lattice, noise_multiplier, self.floor, self.colluders)
-
-    def _claim(self, noise: NoisePlan, budget: Fraction | None) -> Claim:
-        """The claim of this noise; `budget` is the sum of mu^2 that was asked for, if one was."""
-        release = noise.charge + self.units.reward_charge
-        if self.units.rate is not None:
-            return self._sampled_claim(noise, 1 / math.sqrt(release))
-        mu = math.sqrt(self.participations * release)
-        epsilon = self._epsilon(mu)
-        if epsilon is None:
-            largest = self.slack.mu(self._largest_epsilon(), self.delta)
-            raise InfeasiblePlan(
-                f"so little noise that no finite epsilon can be stated at delta = {self.delta:g}",
-                f"noise_multiplier = {math.sqrt(self.participations) / largest:.4g}",
-            )
-        multiplier = 1 / math.sqrt(noise.charge)
-        limit = self.participations * release if budget is None else budget
-        return Claim(epsilon, self._epsilon(2 * mu), self.delta, mu, multiplier, limit, self.units.rounds)
-
-    def _sampled_claim(self, noise: NoisePlan, joint_multiplier: float) -> Claim:
-        """The claim of `participations` sampled releases; its mu is that of the same epsilon without sampling."""
-        sampling = Sampling(self.units.rate or 1.0, joint_multiplier, self.participations)
-        epsilon = self.slack.epsilon_by(sampling.epsilon, self.delta)
-        replaced = self.slack.epsilon_by(sampling.epsilon_replace_one, self.delta)
-        if not 0 < epsilon <= self._largest_epsilon():
-            raise InfeasiblePlan(
-                f"no finite epsilon above 0 can be stated for a noise multiplier of {joint_multiplier:.4g}",
-                "a noise_multiplier between 0.3 and 1000",
-            )
-        mu = mu_of(epsilon, self.delta)
-        finite = None if math.isinf(replaced) else replaced
-        alone = 1 / math.sqrt(noise.charge)
-        return Claim(epsilon, finite, self.delta, mu, alone, Fraction(mu) ** 2, self.units.rounds, sampling)
-
-    def _epsilon(self, mu: float) -> float | None:
-        if mu > LARGEST_MU:
-            return None
-        epsilon = self.slack.epsilon(mu, self.delta)
-        return None if math.isinf(epsilon) else epsilon
-
-    def _largest_epsilon(self) -> float:
-        """Where the distance of the sampler's table would use up a tenth of delta, rounded down."""
-        return math.floor(math.log(self.delta / 10) - math.log(self.slack.distance))
 
 
 def _useful_dimension(
