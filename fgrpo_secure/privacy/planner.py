@@ -142,22 +142,20 @@ def plan(
     broadcast_bytes: int = 0,
     units: Units | None = None,
 ) -> PrivacyPlan:
-    """The plan for `rounds` rounds with `clients_per_round` of `clients` clients in each.
+    """The plan for `rounds` rounds with `clients_per_round` of `clients` clients in each; `units` inside them, if any.
 
     `unit` is "client", "subject" or "prompt_group", with one of `epsilon` (the most to spend against the server, at
     `delta`) and `noise_multiplier` (deviation of the honest noise over the norm bound at the fewest survivors), or
     "none". `adversary` None: a trusted server adds all noise. `rounds_per_client` is how often the schedule takes its
-    busiest client, `mean_weight` an average client's public weight. `units` goes with the units inside a client.
-    Raises InfeasiblePlan, or ValueError for numbers that mean nothing.
+    busiest client, `mean_weight` an average client's weight. Raises InfeasiblePlan, ValueError for senseless numbers.
     """
     _check_unit(unit, units, mean_weight)
     _check_schedule(rounds, clients, clients_per_round, rounds_per_client, max_rounds_per_client)
     lattice = Lattice.build(dimension, clip_norm, scores)
     parameters = _parameters(adversary, clients, clients_per_round, max_corrupt, max_dropout)
-    noise, claim = None, None
-    if unit != "none":
-        sized = sizing(adversary, lattice, parameters, units or Units(1, rounds_per_client), delta)
-        noise, claim = sized.solve(epsilon, noise_multiplier)
+    each = units or Units(1, rounds_per_client)
+    sized = None if unit == "none" else sizing(adversary, lattice, parameters, each, delta)
+    noise, claim = (None, None) if sized is None else sized.solve(epsilon, noise_multiplier)
     bits = _ring_bits(lattice, clients_per_round, noise, units)
     useful = _useful_dimension(noise, rounds, clients_per_round, adversary, mean_weight, units)
     return PrivacyPlan(
@@ -173,8 +171,7 @@ def plan(
         units=units,
         useful_dimension=useful,
         verdict=_verdict(dimension, useful, claim),
-        warnings=(() if adversary else (NO_SECURE_AGGREGATION,))
-        + _warnings(clients * (units.per_client if units else 1), unit, claim),
+        warnings=_warnings(clients * each.per_client, unit, claim, adversary),
     )
 
 
@@ -270,12 +267,13 @@ def _verdict(dimension: int, useful: float | None, claim: Claim | None) -> str:
     return f"cannot learn: {leaves}; {remedy} would let it"
 
 
-def _warnings(units: int, unit: str, claim: Claim | None) -> tuple[str, ...]:
+def _warnings(units: int, unit: str, claim: Claim | None, adversary: Adversary | None) -> tuple[str, ...]:
     """`units` is how many there may be over all clients."""
+    aggregation = () if adversary else (NO_SECURE_AGGREGATION,)
     if claim is None or claim.delta * units < 1:
-        return ()
+        return aggregation
     warning = (
         f"delta = {claim.delta:g} is not below 1 / {unit}s = {1 / units:.3g}: "
         f"it would allow one {unit}'s data to be published outright"
     )
-    return (warning,)
+    return (*aggregation, warning)
