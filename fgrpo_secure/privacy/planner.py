@@ -144,18 +144,16 @@ def plan(
 ) -> PrivacyPlan:
     """The plan for `rounds` rounds with `clients_per_round` of `clients` clients in each; `units` inside them, if any.
 
-    `unit` is "client", "subject" or "prompt_group", with one of `epsilon` (the most to spend against the server, at
-    `delta`) and `noise_multiplier` (deviation of the honest noise over the norm bound at the fewest survivors), or
-    "none". `adversary` None: a trusted server adds all noise. `rounds_per_client` is how often the schedule takes its
-    busiest client, `mean_weight` an average client's weight. Raises InfeasiblePlan, ValueError for senseless numbers.
+    `unit` is "none", or goes with one of `epsilon` (the most to spend against the server, at `delta`) and
+    `noise_multiplier` (deviation of the honest noise over the norm bound at the fewest survivors). `adversary` None: a
+    trusted server adds it. `rounds_per_client` counts the busiest client's. Raises InfeasiblePlan or ValueError.
     """
     _check_unit(unit, units, mean_weight)
     _check_schedule(rounds, clients, clients_per_round, rounds_per_client, max_rounds_per_client)
-    lattice = Lattice.build(dimension, clip_norm, scores)
+    lattice, each = Lattice.build(dimension, clip_norm, scores), units or Units(1, rounds_per_client)
     parameters = _parameters(adversary, clients, clients_per_round, max_corrupt, max_dropout)
-    each = units or Units(1, rounds_per_client)
-    sized = None if unit == "none" else sizing(adversary, lattice, parameters, each, delta)
-    noise, claim = (None, None) if sized is None else sized.solve(epsilon, noise_multiplier)
+    sized = sizing(adversary, lattice, parameters, each, delta) if unit != "none" else None
+    noise, claim = sized.solve(epsilon, noise_multiplier) if sized else (None, None)
     bits = _ring_bits(lattice, clients_per_round, noise, units)
     useful = _useful_dimension(noise, rounds, clients_per_round, adversary, mean_weight, units)
     return PrivacyPlan(
