@@ -115,7 +115,7 @@ class Federation:
     def member(self, index: int) -> Member:
         """Client `index`, which accepts these parameters."""
         p = self.parameters
-        limits = Limits(p.adversary, 0.0, 1 - p.floor / p.cohort + 1e-9, 3, 2, 0)
+        limits = Limits(p.adversary, 0.0, 1 - p.floor / p.cohort + 1e-9, 3, 2, last_round=0, today=0)
         id_ = self.roster.members[index].id
         return Member(id_, self.identities[index], self.roster, self.server.public, limits, self.verify)
 
