@@ -212,10 +212,10 @@ def read_enrolment_line(line: str) -> tuple[str, bytes]:
     """(name, public key) of an enrolment line. Malformed if it is none, BadSignature if the key is somebody else's."""
     try:
         name, public, signature = line.split()
-        key, proof = bytes.fromhex(public), bytes.fromhex(signature)
-    except ValueError:
+        signed, key, proof = name.encode(), bytes.fromhex(public), bytes.fromhex(signature)
+    except ValueError:  # a name that is no Unicode text too: a terminal hands on any bytes
         raise Malformed("an enrolment line is a name, a public key and a signature, with spaces between") from None
-    verify_signature(key, labels.SIGN_ENROLMENT, name.encode(), proof)
+    verify_signature(key, labels.SIGN_ENROLMENT, signed, proof)
     return name, key
 
 

@@ -34,6 +34,10 @@ def decoders() -> Iterator[Target]:
     world = recording("lying").world
     signed = [roster.sign_roster(world.authority, world.roster)]
     yield Target("open roster", signed, recorded, functools.partial(_open_roster, world))
+    yield Target("renew roster", signed, recorded, functools.partial(_renew_roster, world))
+    yield Target("look into roster", signed, recorded, _look_into_roster)
+    lines = [roster.enrolment_line(identity, "client-a").encode() for identity in world.identities.values()]
+    yield Target("enrolment line", lines, lines, _enrolment_line)
     yield Target("session in", recorded, recorded, _session_in)
     yield from _states_and_parts(recorded)
 
@@ -70,6 +74,40 @@ def _open_roster(world: "worlds.World", data: bytes) -> str:
         return "refused"
     if opened.digest != world.roster.digest:
         raise Broken("another roster opens")
+    return "taken"
+
+
+def _renew_roster(world: "worlds.World", data: bytes) -> str:
+    try:
+        renewed = roster.renew(world.roster, data)
+    except (Malformed, BadSignature, Refused) as error:
+        check_reason(error)
+        return "refused"
+    if renewed is not world.roster:
+        raise Broken("another roster succeeds")
+    return "taken"
+
+
+def _look_into_roster(data: bytes) -> str:
+    taken = 0
+    for look in (roster.claimed_authority, roster.handovers_of):
+        try:
+            look(data)
+            taken += 1
+        except Malformed as error:
+            check_reason(error)
+    return "taken" if taken else "refused"
+
+
+def _enrolment_line(data: bytes) -> str:
+    """As it comes from a terminal or a file: bytes that are no UTF-8 arrive as lone surrogates."""
+    try:
+        name, _ = roster.read_enrolment_line(data.decode("utf-8", "surrogateescape"))
+    except (Malformed, BadSignature) as error:
+        check_reason(error)
+        return "refused"
+    if name != "client-a":
+        raise Broken("a key is enrolled under another name than it signed")
     return "taken"
 
 

@@ -190,3 +190,10 @@ def test_an_enrolment_line_proves_that_its_maker_holds_the_key():
     for wrong in ("", "one two", "name zz zz", f"{line} more"):
         with pytest.raises(Malformed, match="enrolment line"):
             read_enrolment_line(wrong)
+
+
+def test_a_name_that_is_no_text_is_no_enrolment():
+    """What a terminal makes of bytes that are no UTF-8."""
+    line = enrolment_line(OTHER, "clinic-3")
+    with pytest.raises(Malformed, match="an enrolment line is"):
+        read_enrolment_line(line.replace("clinic", "clin\udcff"))
