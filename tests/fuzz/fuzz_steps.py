@@ -11,7 +11,7 @@ from random import Random
 
 import fuzz_messages
 import numpy as np
-from fuzz_world import WORLDS, Broken, Recording, Target, check_reason, entropy, recording, worlds
+from fuzz_world import DENSEST, WORLDS, Broken, Recording, Target, check_reason, entropy, recording, worlds
 
 from protocols import wire
 from protocols.drive import ClientDriver, conduct
@@ -20,6 +20,7 @@ from protocols.server import Recovered
 from protocols.wire import Step
 
 ROOMY = {"n": 9, "max_dropout": 0.33}  # whole sessions have three clients to lose
+SESSION_ROOM = lambda size: DENSEST * size + (1 << 20)  # noqa: E731  # every hundredth message ends a session too
 EPISODE = 100  # messages that one session of the server is fed before it goes on with honest ones
 
 # --- one step of a client ---
@@ -135,7 +136,7 @@ def servers() -> Iterator[Target]:
             for step in Step:
                 label = f"server {step.value} ({name}{', all keys' if lenient else ''})"
                 server = Server(seen, step, exact=not lenient)
-                yield Target(label, list(seen.answers[step].values()), seen.messages(), server.feed)
+                yield Target(label, list(seen.answers[step].values()), seen.messages(), server.feed, SESSION_ROOM)
 
 
 # --- whole sessions ---
