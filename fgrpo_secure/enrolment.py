@@ -7,14 +7,16 @@ the owners' folder the two public keys that every client pins.
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from fgrpo_secure.config import Config
 from fgrpo_secure.entropy import Entropy
 from fgrpo_secure.owner_store import OwnerStore
 from fgrpo_secure.run_directory import RunDirectory, RunDirectoryError, write_durably
-from protocols.errors import ProtocolError
+from protocols.errors import FaultyServer, ProtocolError, Refused
 from protocols.identity import Identity
+from protocols.member import accept_roster
 from protocols.roster import Entry, Roster, open_roster, sign_roster
 
 SEED_BYTES = 32
@@ -75,6 +77,44 @@ def roster(directory: RunDirectory) -> Roster:
         return open_roster(directory.roster.read_bytes(), authority, 1)
     except (OSError, ProtocolError, ValueError) as problem:
         raise RunDirectoryError(f"{directory.roster} is not this federation's roster: {problem}") from None
+
+
+def rosters(directory: RunDirectory, authority: bytes) -> list[Roster]:
+    """All rosters that the run has used, oldest first, checked from the authority's key at the beginning.
+
+    Raises OSError, or what `open_roster` and `check_succeeds` raise.
+    """
+    paths = [*sorted(directory.past_roster(0).parent.glob("*.bin")), directory.roster]
+    found = {roster.version: roster for roster in (open_roster(path.read_bytes(), authority, 1) for path in paths)}
+    ordered = [found[version] for version in sorted(found)]
+    for earlier, later in pairwise(ordered):
+        later.check_succeeds(earlier)
+    return ordered
+
+
+def take_up(directory: RunDirectory, known: Roster, server: bytes) -> tuple[Roster, str]:
+    """The roster after somebody put `roster.next` into the run, and a sentence about it.
+
+    A roster that may follow replaces the run's; another one is set aside as `roster.refused`, and the run goes on
+    with what it had. Clients judge for themselves: this only keeps a mistake from stopping them.
+    """
+    shown = directory.next_roster.read_bytes()
+    try:
+        later = accept_roster(known, shown, server)
+    except (FaultyServer, Refused) as problem:
+        directory.next_roster.replace(directory.refused_roster)
+        return known, f"the new roster is not taken up and now lies in {directory.refused_roster}: {problem.reason}"
+    past = directory.past_roster(known.version)
+    past.parent.mkdir(exist_ok=True)
+    write_durably(past, directory.roster.read_bytes())
+    write_durably(directory.roster, shown)
+    directory.next_roster.unlink()
+    return later, f"roster version {later.version} is in force"
+
+
+def replacement_key(directory: RunDirectory, name: str) -> Path:
+    """Where the owner `name` puts the identity file of its next key, before the roster that names the key comes."""
+    return directory.owners / f"{name}.identity"
 
 
 def server_identity(directory: RunDirectory) -> Identity:

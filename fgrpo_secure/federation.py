@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from safetensors.torch import save
 
-from fgrpo_secure import enrolment, entropy, plain, run_plan, server_round
+from fgrpo_secure import enrolment, entropy, plain, run_plan, schedule, server_round
 from fgrpo_secure.adapters import Policy
 from fgrpo_secure.apply import ServerOptimizer
 from fgrpo_secure.client_policy import Admitted, ClientPolicy
@@ -72,7 +72,14 @@ class Federation:
     demands: ClientPolicy
     optimizer: ServerOptimizer
     source: Entropy  # of a baseline's central noise; a server that is not trusted adds none
+    clients: tuple[int, ...] | None = None  # who may take part since the last `renew`; None: all
     verify: SharedVerifier = field(default_factory=SharedVerifier)
+    first_plan: PrivacyPlan = field(init=False)
+    first_run: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        first = enrolment.rosters(self.directory, enrolment.pins(self.directory).authority)[0]
+        self.first_plan, self.first_run = self.privacy, run_plan.run_id(first)
 
     @staticmethod
     def open(
@@ -99,7 +106,7 @@ class Federation:
     @property
     def run(self) -> bytes:
         """The run's name in plans and checkpoints."""
-        return run_plan.run_id(self.roster)
+        return self.first_run
 
     def close(self) -> None:
         """Close the server's ledger; its file is complete then."""
@@ -122,7 +129,7 @@ class Federation:
         plan, admitted = self._open(training_round)
         adapter = save(dict(self.policy.full_state()))
         self._charge(plan, admitted.charge)
-        self.engine.begin(adapter, plan.round)
+        self.engine.begin(adapter, plan.round, self.directory.roster.read_bytes())
         link = CountingLink(self.engine, on_answer)
         server_started = entropy.processor_time()
         try:
@@ -155,6 +162,22 @@ class Federation:
             entropy.stopwatch() - started,
         )
 
+    def renew(self) -> str | None:
+        """Take up a newer roster that was put into the run, and plan for those who may take part today.
+
+        Between rounds. Gives the sentence to say if something changed. Raises Refused if the roster has expired, or
+        InfeasiblePlan if too few are left.
+        """
+        said = None
+        if self.directory.next_roster.exists():
+            self.roster, said = enrolment.take_up(self.directory, self.roster, self.identity.public)
+        clients = schedule.clients(self.config, self.roster, entropy.today())
+        privacy = run_plan.replan(self.config, self.policy, self.first_plan, len(clients), len(self.roster))
+        if clients != (self.clients or tuple(range(self.config.clients_total))):
+            said = f"{said or 'who may take part has changed'}; {len(clients)} clients take part from now on"
+        self.clients, self.privacy, self.demands = clients, privacy, run_plan.demands(self.config, privacy)
+        return said
+
     def recover(self) -> None:
         """After a crash: the owners close their open sessions, then the server its own, refunded only if no masked
         vector of it can have left anybody."""
@@ -174,6 +197,8 @@ class Federation:
             training_round,
             self._next_session(),
             dimension,
+            self.clients,
+            self.run,
         )
         return plan, self.demands.admit(plan, dimension)
 

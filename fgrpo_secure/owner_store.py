@@ -27,6 +27,9 @@ CREATE TABLE IF NOT EXISTS witnessed (
     identity BLOB NOT NULL, origin TEXT NOT NULL, size INTEGER NOT NULL, root BLOB NOT NULL, note TEXT NOT NULL,
     PRIMARY KEY (identity, origin)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS roster (
+    one INTEGER PRIMARY KEY CHECK (one = 0), version INTEGER NOT NULL, signed BLOB NOT NULL
+) STRICT;
 CREATE TABLE IF NOT EXISTS baseline (
     owner INTEGER NOT NULL, training_round INTEGER NOT NULL,
     mean REAL NOT NULL, variance REAL NOT NULL, observations INTEGER NOT NULL,
@@ -77,6 +80,32 @@ class OwnerStore:
         if row is None:
             raise KeyError(owner)
         return bytes(row[0])
+
+    def replace_identity(self, owner: int, seed: bytes, old: bytes, new: bytes) -> None:
+        """Store the seed that follows the owner's present one; `old` and `new` are the public keys of both.
+
+        The new key begins at the old one's last round.
+        """
+        self._db.execute("UPDATE identity SET seed = ? WHERE owner = ?", (seed, owner))
+        last = self.last_round(old)
+        if last > self.last_round(new):
+            self.advance(new, last)
+        self._db.execute("UPDATE OR REPLACE witnessed SET identity = ? WHERE identity = ?", (new, old))
+
+    def roster(self) -> bytes | None:
+        """The newest signed roster that the owners of this file accepted; None before the first."""
+        row = self._db.execute("SELECT signed FROM roster").fetchone()
+        return None if row is None else bytes(row[0])
+
+    def put_roster(self, version: int, signed: bytes) -> None:
+        """Replace the roster; AnswerConflict unless the version is above the stored one's."""
+        changed = self._db.execute(
+            "INSERT INTO roster VALUES (0, ?, ?) ON CONFLICT (one) DO UPDATE "
+            "SET version = excluded.version, signed = excluded.signed WHERE excluded.version > roster.version",
+            (version, signed),
+        ).rowcount
+        if changed != 1:
+            raise AnswerConflict(f"roster version {version} is not newer than the stored one")
 
     def last_round(self, identity: bytes) -> int:
         """The newest round this identity ever accepted a plan for, in any run; -1 if none."""

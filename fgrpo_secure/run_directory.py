@@ -105,6 +105,19 @@ class RunDirectory:
     def manifest(self) -> Path:
         return self.root / "manifest.json"
 
+    def past_roster(self, version: int) -> Path:
+        """Where a roster is kept that a newer one replaced: what clients signed under it stays verifiable."""
+        return self.root / "rosters" / f"{version:08d}.bin"
+
+    @property
+    def next_roster(self) -> Path:
+        """Where a newer signed roster is put while the run goes on."""
+        return self.root / "roster.next"
+
+    @property
+    def refused_roster(self) -> Path:
+        return self.root / "roster.refused"
+
     @property
     def owners(self) -> Path:
         return self.root.with_name(self.root.name + ".owners")

@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import math
 from collections.abc import Mapping
 from fractions import Fraction
 
@@ -20,7 +21,7 @@ from fgrpo_secure.privacy.crosscheck import Noise
 from fgrpo_secure.privacy.discrete_gaussian import largest_sample
 from fgrpo_secure.privacy.encode import Lattice, required_ring_bits
 from fgrpo_secure.privacy.noise import NoisePlan
-from fgrpo_secure.privacy.planner import PrivacyPlan
+from fgrpo_secure.privacy.planner import InfeasiblePlan, PrivacyPlan
 from protocols import labels
 from protocols.params import Adversary
 from protocols.roster import Roster
@@ -36,22 +37,65 @@ def plan(config: Config, policy: Policy) -> PrivacyPlan:
     Where rounds differ in length ('alternate') it is the plan of the kind of round that costs more.
     Raises Infeasible or InfeasiblePlan, naming the nearest feasible setting.
     """
-    plans = [_plan(config, policy, dimension) for dimension in {policy.dimension(0), policy.dimension(1)}]
+    everybody = config.clients_total
+    return _dearest(config, policy, everybody, everybody, *_asked(config))
+
+
+def replan(config: Config, policy: Policy, first: PrivacyPlan, count: int, enrolled: int) -> PrivacyPlan:
+    """The plan of the remaining rounds when `count` clients may take part and the roster has `enrolled`.
+
+    `first` is the plan that the run began with: a round may cost no client more than then (less if the schedule now
+    takes each of them more often), so that the budget still covers the run. Thresholds, floor and noise shares are
+    those of the new cohort. Raises InfeasiblePlan, naming the nearest feasible setting.
+    """
+    if count == enrolled == config.clients_total:
+        return first
+    wanted = schedule.size(config, count)
+    if count < max(1, wanted):
+        raise InfeasiblePlan(f"{count} clients may take part, a round needs {wanted}", f"clients_per_round = {count}")
+    if first.claim is None or config.privacy.unit != "client":  # inside a client nothing changes with the others
+        return _dearest(config, policy, count, enrolled, *_asked(config))
+    oftener = schedule.rounds_per_client(config, count) / first.rounds_per_client
+    return _dearest(config, policy, count, enrolled, None, first.claim.noise_multiplier * math.sqrt(max(1.0, oftener)))
+
+
+def _asked(config: Config) -> tuple[float | None, float | None]:
+    """(epsilon, noise multiplier), one of them None; both without differential privacy."""
+    private = config.privacy
+    return (None, None) if private.unit == "none" else (private.epsilon, private.noise_multiplier)
+
+
+def _dearest(
+    config: Config, policy: Policy, count: int, enrolled: int, epsilon: float | None, multiplier: float | None
+) -> PrivacyPlan:
+    plans = [
+        _plan(config, policy, dimension, count, enrolled, epsilon, multiplier)
+        for dimension in {policy.dimension(0), policy.dimension(1)}
+    ]
     return max(plans, key=lambda found: (found.noise.charge if found.noise else 0, found.ring_bits))
 
 
-def _plan(config: Config, policy: Policy, dimension: int) -> PrivacyPlan:
+def _plan(
+    config: Config,
+    policy: Policy,
+    dimension: int,
+    count: int,
+    enrolled: int,
+    epsilon: float | None,
+    multiplier: float | None,
+) -> PrivacyPlan:
     return planner.plan(
         rounds=config.federation.rounds,
-        clients=config.clients_total,
-        clients_per_round=config.cohort,
-        rounds_per_client=schedule.rounds_per_client(config),
+        clients=count,
+        enrolled=enrolled,
+        clients_per_round=schedule.size(config, count),
+        rounds_per_client=schedule.rounds_per_client(config, count),
         max_rounds_per_client=config.federation.max_rounds_per_client,
         dimension=dimension,
         unit=config.privacy.unit,
         units=_units(config),
-        epsilon=config.privacy.epsilon if config.privacy.unit != "none" else None,
-        noise_multiplier=config.privacy.noise_multiplier if config.privacy.unit != "none" else None,
+        epsilon=epsilon,
+        noise_multiplier=multiplier,
         delta=config.privacy.delta,
         clip_norm=config.privacy.clip_norm,
         adversary=_adversary(config),
@@ -90,7 +134,7 @@ def demands(config: Config, privacy: PrivacyPlan) -> ClientPolicy:
         _adversary(config) or Adversary.HONEST_BUT_CURIOUS,  # a plain run asks its clients for no threshold
         config.aggregation.max_corrupt,
         config.aggregation.max_dropout,
-        min_cohort=config.cohort,
+        min_cohort=privacy.parameters.cohort,
         min_survivors=privacy.parameters.floor,
         aggregation=config.aggregation.mode,
         units=round_settings.unit_terms(config),
@@ -144,19 +188,25 @@ def open_round(
     training_round: int,
     session_number: int,
     dimension: int,
+    clients: tuple[int, ...] | None = None,
+    run: bytes | None = None,
 ) -> RoundPlan:
-    """The plan of one session: the public facts of training round `training_round`."""
+    """The plan of one session: the public facts of training round `training_round`.
+
+    `clients` may take part; default: all of the configuration. `run` is the run's name; default: that of a run which
+    began with this roster.
+    """
     parameters = privacy.parameters
     variance = share_variance(privacy, Lattice.build(dimension, config.privacy.clip_norm, round_settings.SCORES))
     settings = round_settings.for_round(config, training_round, variance)
     largest_noise = largest_sample(settings.upload_variance)
     return RoundPlan(
         version=labels.VERSION,
-        run=run_id(roster),
+        run=run or run_id(roster),
         round=session_number,
         roster_digest=roster.digest,
         roster_version=roster.version,
-        cohort=schedule.cohort(config, training_round),
+        cohort=schedule.cohort(config, training_round, clients),
         context=tuple(sorted(loaded.items())),
         settings=settings.encode(),
         vectors=(("update", dimension), ("scores", round_settings.SCORES)),

@@ -1,19 +1,28 @@
 """Who takes part in which round: fixed before the run, so that the server cannot choose cohorts."""
 
 from fgrpo_secure.config import Config
+from protocols.roster import Roster
 
 
-def cohort(config: Config, training_round: int) -> tuple[int, ...]:
-    """Ascending client ids of round `training_round` (from 0).
+def clients(config: Config, roster: Roster, today: int) -> tuple[int, ...]:
+    """Ascending ids of those among the run's clients who may take part today (days since 1970-01-01).
+
+    Refused if the roster has expired.
+    """
+    return tuple(client for client in roster.active(today) if client < config.clients_total)
+
+
+def cohort(config: Config, training_round: int, ids: tuple[int, ...] | None = None) -> tuple[int, ...]:
+    """Ascending client ids of round `training_round` (from 0), out of `ids`, who may take part (default: all).
 
     'all' takes everybody; 'blocks' deals the ids in turn, so that over any stretch of rounds two clients differ by
-    at most one participation. Ids are those of the roster, 0 to clients - 1.
+    at most one participation as long as nobody leaves.
     """
+    ids = tuple(range(config.clients_total)) if ids is None else ids
     if config.federation.schedule == "all":
-        return tuple(range(config.clients_total))
-    size, total = config.cohort, config.clients_total
-    first = training_round * size
-    return tuple(sorted((first + offset) % total for offset in range(size)))
+        return ids
+    first = training_round * config.cohort
+    return tuple(sorted(ids[(first + offset) % len(ids)] for offset in range(config.cohort)))
 
 
 def rounds_per_unit(config: Config) -> int:
@@ -21,6 +30,12 @@ def rounds_per_unit(config: Config) -> int:
     return min(rounds_per_client(config), -(-config.federation.rounds // config.unit_blocks))
 
 
-def rounds_per_client(config: Config) -> int:
-    """The most rounds that any one client takes part in over the whole run."""
-    return -(-config.federation.rounds * config.cohort // config.clients_total)
+def size(config: Config, count: int) -> int:
+    """Clients of one round when `count` may take part."""
+    return count if config.federation.schedule == "all" else config.cohort
+
+
+def rounds_per_client(config: Config, count: int | None = None) -> int:
+    """The most rounds that any one of `count` clients (default: all) takes part in over a whole run."""
+    count = count or config.clients_total
+    return -(-config.federation.rounds * size(config, count) // count)

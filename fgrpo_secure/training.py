@@ -14,9 +14,10 @@ from fgrpo_secure.evidence import publish
 from fgrpo_secure.examination import Examination
 from fgrpo_secure.federation import Federation, RoundResult, SessionFailed
 from fgrpo_secure.privacy.accounting import BudgetExceeded
-from fgrpo_secure.privacy.planner import NO_SECURE_AGGREGATION
+from fgrpo_secure.privacy.planner import NO_SECURE_AGGREGATION, InfeasiblePlan
 from fgrpo_secure.run_directory import RoundMetrics, RunDirectory
 from fgrpo_secure.run_record import RunRecord
+from protocols.errors import Refused
 
 ATTEMPTS = 3  # sessions that one training round may take before the run stops
 
@@ -105,8 +106,19 @@ def _run(federation: Federation, examination: Examination, record: RunRecord, ob
 def _conduct(federation: Federation, training_round: int, observer: Observer) -> tuple[RoundResult, int]:
     """The result of a round and how many of its sessions failed before."""
     for failed in range(ATTEMPTS):
+        _renew(federation, training_round, observer)
         try:
             return federation.conduct(training_round, observer.step), failed
         except SessionFailed as problem:
             observer.say(f"round {training_round + 1}: a session failed: {problem}")
     raise RunStopped(f"round {training_round + 1} failed {ATTEMPTS} times; continue later with --resume")
+
+
+def _renew(federation: Federation, training_round: int, observer: Observer) -> None:
+    """A newer roster, or a new day, before every session: who is revoked or expired takes no part in it."""
+    try:
+        said = federation.renew()
+    except (Refused, InfeasiblePlan) as problem:
+        raise RunStopped(f"the run cannot go on after round {training_round}: {problem}") from None
+    if said is not None:
+        observer.say(f"round {training_round + 1}: {said}")

@@ -91,6 +91,10 @@ class Roster:
         return {entry.id: entry.public for entry in self.members}
 
     @cached_property
+    def _publics(self) -> frozenset[bytes]:
+        return frozenset(self._keys.values())
+
+    @cached_property
     def _names(self) -> dict[int, str]:
         return {entry.id: entry.name for entry in self.members}
 
@@ -113,7 +117,7 @@ class Roster:
 
     def names_key(self, key: bytes) -> bool:
         """Whether the key is the authority's or a client's: then it must not be the server's."""
-        return key == self.authority or key in self._keys.values()
+        return key == self.authority or key in self._publics
 
     def active(self, today: int) -> tuple[int, ...]:
         """Ascending ids of those who may take part today. Refused if the roster itself has expired."""

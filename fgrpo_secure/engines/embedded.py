@@ -134,11 +134,11 @@ class Embedded:
         replies = self._ask_all(Recover(sessions))
         return sum(reply.masked for reply in replies if isinstance(reply, Recovered))
 
-    def begin(self, adapter: bytes, attempt: int) -> None:
-        """Hand every owner the model of the round; `attempt` is the session's number."""
+    def begin(self, adapter: bytes, attempt: int, roster: bytes) -> None:
+        """Hand every owner the model of the round and the roster; `attempt` is the session's number."""
         self.refusals.clear()
         self.attempt = attempt
-        for _ in self._ask_all(Begin(adapter, attempt)):
+        for _ in self._ask_all(Begin(adapter, attempt, roster)):
             pass
 
     def witness(self, session: bytes, exhibits: Mapping[int, bytes]) -> list[Witnessed]:

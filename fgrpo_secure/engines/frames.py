@@ -12,10 +12,11 @@ MAX_FRAME = 1 << 31
 
 
 class Begin(msgspec.Struct, tag="begin", array_like=True, frozen=True):
-    """Session number `attempt` starts: the adapter to train from, as safetensors bytes."""
+    """Session number `attempt` starts: the adapter to train from, as safetensors bytes, and the signed roster."""
 
     adapter: bytes
     attempt: int
+    roster: bytes
 
 
 class Step(msgspec.Struct, tag="step", array_like=True, frozen=True):

@@ -25,14 +25,15 @@ from fgrpo_secure.engines.frames import (
     Witness,
 )
 from fgrpo_secure.engines.frames import Step as StepRequest
+from fgrpo_secure.engines.places import Places
 from fgrpo_secure.engines.seat import Book, Seat
 from fgrpo_secure.engines.signatures import SharedVerifier
 from fgrpo_secure.models import BaseModel
 from fgrpo_secure.owner import make_owners
 from fgrpo_secure.run_directory import RunDirectory
-from protocols.errors import ProtocolError, Refused
+from fgrpo_secure.trust import Trust
+from protocols.errors import FaultyServer, ProtocolError, Refused
 from protocols.identity import Identity
-from protocols.member import Member
 from protocols.wire import Step
 
 CHUNK = 16  # owners per commit: few commits, and uploads still leave as they are made
@@ -49,6 +50,7 @@ class Host:
         self._seats: dict[int, Seat] = {}
         self._context: dict[str, bytes] = {}
         self._verify = SharedVerifier()
+        self._objection: Refused | FaultyServer | None = None
 
     @staticmethod
     def open(directory: RunDirectory, config: Config, index: int, count: int) -> "Host":
@@ -85,18 +87,19 @@ class Host:
                 yield Recovered(masked)
 
     def _seat_owners(self, directory: RunDirectory, config: Config, ids: set[int], folder: Path) -> None:
-        roster, pins = enrolment.roster(directory), enrolment.pins(directory)
+        pins = enrolment.pins(directory)
+        with self._book.transaction():
+            trust = Trust(self._book.store, pins.authority, pins.server, directory.roster.read_bytes())
         plan = run_plan.plan(config, self._policy)
+        self._places = Places(config, directory, self._policy, plan, trust, pins.server, self._verify)
         source = entropy.from_kind(config.run.entropy, config.run.seed).child("owners")
-        demands = run_plan.demands(config, plan)
         unit, most = config.privacy.unit, config.units_per_client
         for owner in make_owners(config.client, config.run.seed, ids, folder, unit, most).values():
             identity = Identity.from_seed(self._book.store.identity_seed(owner.id))
-            member = Member(owner.id, identity, roster, pins.server, demands.limits(-1, entropy.today()), self._verify)
             self._seats[owner.id] = Seat(
                 owner,
-                demands,
-                member,
+                identity,
+                pins.server,
                 self._book,
                 None if plan.claim is None or self._plain else plan.claim.budget,
                 source.child(owner.id),
@@ -111,6 +114,7 @@ class Host:
         with self._book.transaction():
             for seat in self._seats.values():
                 seat.begin(request.attempt)
+            self._objection = self._places.give_out(self._seats, request.roster)
 
     def _step(self, step: Step, messages: Mapping[int, bytes]) -> Iterator[Answer]:
         clients = sorted(messages)
@@ -124,6 +128,8 @@ class Host:
         """One owner's answer; None where it keeps silent because somebody cheated."""
         seat = self._seats[client]
         try:
+            if self._objection is not None:
+                raise type(self._objection)(self._objection.reason)
             if self._plain:
                 return Answer(client, seat.answer_in_the_clear(message, self._policy))
             return Answer(client, seat.handle(step, message, self._policy))

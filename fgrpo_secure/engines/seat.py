@@ -32,6 +32,7 @@ from fgrpo_secure.run_directory import RunDirectory
 from protocols import wire
 from protocols.drive import ClientDriver
 from protocols.errors import ProtocolError, Refused
+from protocols.identity import Identity
 from protocols.member import Member
 from protocols.wire import RoundPlan, SignedPlan, Step
 
@@ -67,8 +68,8 @@ class Seat:
     def __init__(
         self,
         owner: Owner,
-        policy: ClientPolicy,
-        member: Member,
+        identity: Identity,
+        server_key: bytes,
         book: Book,
         budget: Fraction | None,
         source: Entropy,
@@ -76,18 +77,34 @@ class Seat:
         context: Callable[[], Mapping[str, bytes]],
     ) -> None:
         self._owner = owner
-        self._policy = policy
-        self._identity = member.identity.public
-        self._server = member.server_key
-        self._signer = witness.signer(member.identity, witness.client_name(owner.id))
-        self._server_key = member.server_key
+        self._identity = identity.public
+        self._signer = witness.signer(identity, witness.client_name(owner.id))
+        self._server_key = server_key
         self._store = book.store
         blocks = policy.units.blocks if policy.units else 1
         self._ledgers = () if budget is None else book.ledgers.open_turns(owner.id, budget, blocks)
         self._source = source
         self._verify = verify
-        self._driver = ClientDriver(member, book.store, self._random, context)
+        self._context = context
+        self._policy: ClientPolicy | None = None
+        self._driver: ClientDriver | None = None
         self._reset(0)
+
+    @property
+    def name(self) -> str:
+        """The owner's name."""
+        return self._owner.name
+
+    def take_place(self, member: Member | None, policy: ClientPolicy | None) -> None:
+        """From now on the owner is `member`, and insists on `policy`; without them it takes no part.
+
+        Between sessions only: a session ends under the identity that it began with.
+        """
+        self._policy = policy
+        self._driver = None if member is None else ClientDriver(member, self._store, self._random, self._context)
+        if member is not None:
+            self._identity = member.identity.public
+            self._signer = witness.signer(member.identity, witness.client_name(member.id))
 
     def begin(self, attempt: int) -> None:
         """Close and forget the session before; `attempt` numbers the one that comes.
@@ -111,6 +128,8 @@ class Seat:
     def handle(self, step: Step, message: bytes, policy: Policy) -> bytes:
         """The owner's answer to one message. Raises Refused (public reasons) or blames somebody."""
         started, trained = entropy.processor_time(), self.training_seconds
+        if self._driver is None:
+            raise Refused("the roster does not enrol this client under a key that it holds")
         reply = self._driver.handle(step, message, lambda plan: self._contribute(plan, policy))
         if step is Step.ANNOUNCE:
             self._accept(wire.decode(SignedPlan, message, wire.MAX_PLAN).plan, policy)
@@ -140,11 +159,11 @@ class Seat:
         settled, plan, admitted = self._driver.settled, self._plan, self._admitted
         if settled is None or plan is None or admitted is None or settled.session != session:
             return Witnessed(self._owner.id, None, 0)
-        origin, survivors = witness.origin(self._server, plan.run), len(settled.survivors)
+        origin, survivors = witness.origin(self._server_key, plan.run), len(settled.survivors)
         last = self._store.witnessed(self._identity, origin)
         charge = admitted.settled(survivors)
         try:
-            checkpoint = witness.examine(exhibit, self._server, origin, last, session, survivors, charge)
+            checkpoint = witness.examine(exhibit, self._server_key, origin, last, session, survivors, charge)
         except Unwitnessed as reason:
             self._owner.write_log(f"session {self._attempt}: not signed: {reason}")
             return Witnessed(self._owner.id, None, last[0] if last else 0)
@@ -176,6 +195,8 @@ class Seat:
     def _accept(self, plan: RoundPlan, policy: Policy) -> None:
         """The driver has checked signature, roster and thresholds; here the privacy side agrees, and pays."""
         dimension = policy.dimension(client_policy.training_round(plan))
+        if self._policy is None:
+            raise Refused("the roster does not enrol this client under a key that it holds")
         admitted = self._policy.admit(plan, dimension)
         session, ledger = wire.session_of(plan), self._ledger_of(admitted)
         if ledger is not None and not ledger.is_open(session):
@@ -201,7 +222,8 @@ class Seat:
 
     def _settle(self) -> None:
         """A quorum signed who survived: only now may the charge go down to the noise that is really there."""
-        settled, admitted, contribution = self._driver.settled, self._admitted, self._contribution
+        settled = None if self._driver is None else self._driver.settled
+        admitted, contribution = self._admitted, self._contribution
         if settled is None or admitted is None or contribution is None:
             return
         survivors, ledger = len(settled.survivors), self._ledger_of(admitted)

@@ -1,6 +1,6 @@
 """The folder of witnessed checkpoints: one signed note (C2SP) for each state of the ledger that clients saw."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fgrpo_secure.evidence import witness
@@ -31,13 +31,15 @@ def last_signed(folder: Path) -> dict[str, int]:
     return sizes
 
 
-def check(folder: Path, ledger: Ledger, origin: str, server: bytes, clients: Mapping[int, bytes], quorum: int) -> str:
+def check(
+    folder: Path, ledger: Ledger, origin: str, server: bytes, clients: Mapping[int, Sequence[bytes]], quorum: int
+) -> str:
     """A sentence about the notes in `folder`; raises BadFile or BadCheckpoint at the first that does not hold.
 
     Each must be of this ledger, and carry the server's signature and those of at least `quorum` enrolled clients.
     The newest must cover the last settled session.
     """
-    names = {witness.client_name(client): public for client, public in clients.items()}
+    names = {witness.client_name(client): keys for client, keys in clients.items()}
     fewest, covered = len(clients), 0
     for path in sorted(folder.glob("*.note")):
         text = path.read_text(encoding="utf-8")
@@ -66,7 +68,7 @@ def check_one(note: str, name: str, ledger: Ledger, origin: str, server: bytes) 
     return checkpoint
 
 
-def _cosigners(note: str, name: str, clients: Mapping[str, bytes]) -> int:
+def _cosigners(note: str, name: str, clients: Mapping[str, Sequence[bytes]]) -> int:
     """How many clients signed. Every line must hold: a bad one says that somebody changed the note."""
     signed = [each for each in signers(note) if each != witness.SERVER]
     lines = note.partition("\n\n")[2].splitlines()
@@ -75,8 +77,14 @@ def _cosigners(note: str, name: str, clients: Mapping[str, bytes]) -> int:
     for each in signed:
         if each not in clients:
             raise BadFile(f"{name} is signed by {each}, which is not on the roster")
-        try:
-            checkpoint_note.verify(note, each, clients[each])
-        except BadCheckpoint:
-            raise BadFile(f"{name} carries no valid signature of {each}") from None
+        if not any(_signed_by(note, each, key) for key in clients[each]):
+            raise BadFile(f"{name} carries no valid signature of {each}")
     return len(signed)
+
+
+def _signed_by(note: str, name: str, key: bytes) -> bool:
+    try:
+        checkpoint_note.verify(note, name, key)
+    except BadCheckpoint:
+        return False
+    return True

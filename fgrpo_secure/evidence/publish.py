@@ -1,5 +1,6 @@
 """What a finished run leaves for others: statement, registry record and manifest, in that order."""
 
+from fgrpo_secure import enrolment
 from fgrpo_secure.evidence import manifest, registry, signed_file, statement, witness
 from fgrpo_secure.evidence.statement import Origins
 from fgrpo_secure.federation import Federation
@@ -14,7 +15,7 @@ def publish(federation: Federation, record: RunRecord) -> None:
     directory.write_summary(summary)
     origins = Origins(
         server=identity.public.hex(),
-        authority=federation.roster.authority.hex(),
+        authority=enrolment.pins(directory).authority.hex(),  # the one that the run began with
         roster_digest=federation.roster.digest.hex(),
         roster_version=federation.roster.version,
         ledger=witness.origin(identity.public, federation.run),

@@ -13,7 +13,7 @@ from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]  # has no types of its own
 
-from fgrpo_secure import config_file
+from fgrpo_secure import config_file, enrolment
 from fgrpo_secure.config import Config
 from fgrpo_secure.evidence import manifest, notes, registry, signed_file, statement
 from fgrpo_secure.evidence.signed_file import BadFile
@@ -22,7 +22,7 @@ from fgrpo_secure.privacy.ledger import Ledger, LedgerError, Ledgers
 from fgrpo_secure.run_directory import RunDirectory
 from protocols.errors import ProtocolError
 from protocols.identity import Identity
-from protocols.roster import Roster, open_roster
+from protocols.roster import Roster
 
 
 class Mismatch(ValueError):
@@ -52,6 +52,7 @@ class Evidence:
     statement: dict[str, Any] = field(default_factory=dict)
     config: Config | None = None
     roster: Roster | None = None
+    keys: dict[int, list[bytes]] = field(default_factory=dict)  # of every client of any roster of the run
     ledger: Ledger | None = None
 
 
@@ -104,7 +105,10 @@ def _roster(evidence: Evidence) -> str:
     """The roster is signed by the authority, which is not the server."""
     origins = evidence.statement["origins"]
     authority = evidence.trust.authority or bytes.fromhex(origins["authority"])
-    evidence.roster = open_roster(evidence.directory.roster.read_bytes(), authority, 0)
+    used = enrolment.rosters(evidence.directory, authority)
+    evidence.roster = used[-1]
+    for member in (member for roster in used for member in roster.members):
+        evidence.keys.setdefault(member.id, []).append(member.public)
     if evidence.roster.digest.hex() != origins["roster_digest"]:
         raise BadFile(f"{evidence.directory.roster.name} is not the roster that the statement names")
     if authority == evidence.server:
@@ -135,7 +139,7 @@ def _witnesses(evidence: Evidence) -> str:
         evidence.ledger,
         evidence.statement["origins"]["ledger"],
         evidence.server,
-        {member.id: member.public for member in evidence.roster.members},
+        evidence.keys,
         evidence.statement["assumptions"]["quorum"],
     )
 

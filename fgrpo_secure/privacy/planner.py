@@ -138,6 +138,7 @@ def plan(
     epsilon: float | None = None,
     noise_multiplier: float | None = None,
     max_rounds_per_client: int | None = None,
+    enrolled: int | None = None,
     scores: int = 2,
     broadcast_bytes: int = 0,
     units: Units | None = None,
@@ -146,12 +147,13 @@ def plan(
 
     `unit` is "none", or goes with one of `epsilon` (the most to spend against the server, at `delta`) and
     `noise_multiplier` (deviation of the honest noise over the norm bound at the fewest survivors). `adversary` None: a
-    trusted server adds it. `rounds_per_client` counts the busiest client's. Raises InfeasiblePlan or ValueError.
+    trusted server adds it. `enrolled` are on the roster, if more than `clients`. `rounds_per_client` counts the busiest
+    client's. Raises InfeasiblePlan or ValueError.
     """
     _check_unit(unit, units, mean_weight)
     _check_schedule(rounds, clients, clients_per_round, rounds_per_client, max_rounds_per_client)
     lattice, each = Lattice.build(dimension, clip_norm, scores), units or Units(1, rounds_per_client)
-    parameters = _parameters(adversary, clients, clients_per_round, max_corrupt, max_dropout)
+    parameters = _parameters(adversary, max(clients, enrolled or 0), clients_per_round, max_corrupt, max_dropout)
     sized = sizing(adversary, lattice, parameters, each, delta) if unit != "none" else None
     noise, claim = sized.solve(epsilon, noise_multiplier) if sized else (None, None)
     bits = _ring_bits(lattice, clients_per_round, noise, units)
@@ -219,12 +221,12 @@ def _traffic(
     return traffic.per_round(parameters, lengths, bits, broadcast)
 
 
-def _parameters(adversary: Adversary | None, clients: int, cohort: int, corrupt: float, dropout: float) -> Parameters:
+def _parameters(adversary: Adversary | None, roster: int, cohort: int, corrupt: float, dropout: float) -> Parameters:
     if adversary is None:  # no thresholds: there is nothing to open
         floor = cohort - math.floor(Fraction(str(dropout)) * cohort)
         return Parameters(Adversary.HONEST_BUT_CURIOUS, cohort, 0, 0, 0, 0, floor)
     try:
-        return params.derive(adversary, clients, cohort, corrupt, dropout)
+        return params.derive(adversary, roster, cohort, corrupt, dropout)
     except params.Infeasible as error:
         raise InfeasiblePlan(error.reason, error.nearest) from None
 

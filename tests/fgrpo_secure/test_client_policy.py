@@ -210,7 +210,7 @@ def test_clients_that_were_given_another_adapter_than_the_plan_names_refuse(tria
     engine = federation.engine
     before = engine.begin
 
-    def another(adapter, attempt):
+    def another(adapter, attempt, roster):
         before(adapter[:-4] + np.float32(0.125).tobytes(), attempt)
 
     monkeypatch.setattr(engine, "begin", another)

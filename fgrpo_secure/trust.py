@@ -1,0 +1,58 @@
+"""What a client durably trusts: the newest roster it ever accepted, and through it the authority it now pins.
+
+A server may show a roster before every round. An older one, another one of the same version, or one that the pinned
+authority did not sign changes nothing here; a newer one is on disk before it is used.
+"""
+
+from pathlib import Path
+
+from fgrpo_secure import identity_file
+from fgrpo_secure.owner_store import OwnerStore
+from protocols.identity import Identity
+from protocols.member import accept_roster
+from protocols.roster import Roster, open_roster
+
+
+class Trust:
+    """The roster of the owners in one store. `authority` is the key that they pinned at enrolment."""
+
+    def __init__(self, store: OwnerStore, authority: bytes, server: bytes, first: bytes) -> None:
+        """`first` are the signed bytes to begin with where nothing is stored. Raises what `open_roster` raises."""
+        self._store = store
+        self._server = server
+        stored = store.roster()
+        self.roster: Roster = open_roster(stored or first, authority, 1)
+        if stored is None:
+            store.put_roster(self.roster.version, first)
+        self._shown = stored or first
+
+    def see(self, shown: bytes) -> Roster:
+        """The roster to use after the server showed `shown`. Raises FaultyServer or Refused, and keeps what it had."""
+        if shown == self._shown:
+            return self.roster
+        later = accept_roster(self.roster, shown, self._server)
+        if later.version > self.roster.version:
+            self._store.put_roster(later.version, shown)
+        self.roster, self._shown = later, shown
+        return later
+
+    def identity(self, owner: int, replacement: Path) -> Identity | None:
+        """The owner's identity whose key the roster has; None if it has none of this owner's.
+
+        A new key is taken up from the identity file `replacement` as soon as the roster names it. The old key's round
+        counter goes on with the new one: no round comes twice.
+        """
+        if owner not in self.roster:
+            return None
+        current = Identity.from_seed(self._store.identity_seed(owner))
+        if current.public == self.roster.public(owner):
+            return current
+        try:
+            seed = identity_file.read_seed(replacement)
+        except identity_file.IdentityFileError:
+            return None
+        renewed = Identity.from_seed(seed)
+        if renewed.public != self.roster.public(owner):
+            return None
+        self._store.replace_identity(owner, seed, current.public, renewed.public)
+        return renewed
