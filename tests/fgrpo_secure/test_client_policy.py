@@ -211,7 +211,7 @@ def test_clients_that_were_given_another_adapter_than_the_plan_names_refuse(tria
     before = engine.begin
 
     def another(adapter, attempt, roster):
-        before(adapter[:-4] + np.float32(0.125).tobytes(), attempt)
+        before(adapter[:-4] + np.float32(0.125).tobytes(), attempt, roster)
 
     monkeypatch.setattr(engine, "begin", another)
     with pytest.raises(SessionFailed, match=r"8 clients refused: .* what this client loaded: adapter"):
