@@ -156,7 +156,7 @@ class Seat:
 
     def witness(self, session: bytes, exhibit: bytes) -> Witnessed:
         """This owner's signature line on the server's ledger, or none, with the reason in its own log."""
-        settled, plan, admitted = self._driver.settled, self._plan, self._admitted
+        settled, plan, admitted = None if self._driver is None else self._driver.settled, self._plan, self._admitted
         if settled is None or plan is None or admitted is None or settled.session != session:
             return Witnessed(self._owner.id, None, 0)
         origin, survivors = witness.origin(self._server_key, plan.run), len(settled.survivors)

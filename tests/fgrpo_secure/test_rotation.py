@@ -5,6 +5,7 @@ import json
 import pytest
 
 from fgrpo_secure import enrolment, entropy, identity_file
+from fgrpo_secure.evidence.verify import Trust, verify
 from fgrpo_secure.federation import SessionFailed
 from fgrpo_secure.privacy.planner import InfeasiblePlan
 from fgrpo_secure.training import RunStopped
@@ -143,3 +144,21 @@ def test_a_roster_by_the_server_is_set_aside_and_a_revocation_of_too_many_ends_t
     assert directory.refused_roster.exists()
     assert any("not taken up" in line and "did not sign" in line for line in trial.lines)
     assert [line["survivors"] for line in directory.read_metrics()] == [8, 8]
+
+
+def test_a_run_whose_roster_and_authority_changed_verifies_from_its_files(trial):
+    _, directory = trial.configure()
+    seed = bytes(range(32))
+
+    def after_a_round(metrics):
+        if metrics.round == 1:
+            identity_file.write(directory.owners / "add.identity", "add", seed)
+            put_next(directory, revoke=(7,), keys={0: Identity.from_seed(seed).public})
+
+    trial.finished_round = after_a_round
+    trial.run()
+    assert directory.past_roster(1).is_file()
+    pinned = enrolment.pins(directory).authority
+    assert [roster.version for roster in enrolment.rosters(directory, pinned)] == [1, 2]
+    checks = dict(verify(directory, Trust()))
+    assert "version 2, 7 clients" in checks["roster"]
