@@ -102,6 +102,7 @@ class Host:
                 pins.server,
                 self._book,
                 None if plan.claim is None or self._plain else plan.claim.budget,
+                config.unit_blocks,
                 source.child(owner.id),
                 self._verify,
                 lambda: self._context,

@@ -72,6 +72,7 @@ class Seat:
         server_key: bytes,
         book: Book,
         budget: Fraction | None,
+        blocks: int,
         source: Entropy,
         verify: SharedVerifier,
         context: Callable[[], Mapping[str, bytes]],
@@ -81,7 +82,6 @@ class Seat:
         self._signer = witness.signer(identity, witness.client_name(owner.id))
         self._server_key = server_key
         self._store = book.store
-        blocks = policy.units.blocks if policy.units else 1
         self._ledgers = () if budget is None else book.ledgers.open_turns(owner.id, budget, blocks)
         self._source = source
         self._verify = verify
