@@ -145,10 +145,8 @@ def plan(
 ) -> PrivacyPlan:
     """The plan for `rounds` rounds with `clients_per_round` of `clients` clients in each; `units` inside them, if any.
 
-    `unit` is "none", or goes with one of `epsilon` (the most to spend against the server, at `delta`) and
-    `noise_multiplier` (deviation of the honest noise over the norm bound at the fewest survivors). `adversary` None: a
-    trusted server adds it. `enrolled` are on the roster, if more than `clients`. `rounds_per_client` counts the busiest
-    client's. Raises InfeasiblePlan or ValueError.
+    `unit` is "none", or goes with one of `epsilon` (against the server) and `noise_multiplier` (at the floor).
+    `adversary` None: a trusted server. `enrolled`: on the roster, if more. Raises InfeasiblePlan or ValueError.
     """
     _check_unit(unit, units, mean_weight)
     _check_schedule(rounds, clients, clients_per_round, rounds_per_client, max_rounds_per_client)
