@@ -1,6 +1,7 @@
 """Privacy against utility: the quickstart at several epsilons, weights and units, with a trusted server beside it.
 
     python benchmarks/sweep.py run --processes 2      # resumable: each finished run is a line of a JSON Lines file
+    python benchmarks/sweep.py factors --processes 2  # the same for the ways to aggregate LoRA factors
     python benchmarks/sweep.py report                 # results/sweep.json and results/sweep.svg from those lines
 
 Runs are simulated (`simulate`): the product's stages, all clients in one batch, integers added up without masks.
@@ -36,6 +37,7 @@ PRESET = "quickstart"
 EPSILONS = (None, 16.0, 8.0, 4.0, 2.0, 1.0)
 WEIGHTS = ("adaptive", "uniform")
 UNITS = ("client", "prompt_group", "subject")
+SERVERS = ("secure", "plain")
 SEEDS = (0, 1, 2, 3, 4)
 RESULTS = Path(__file__).parent / "results"
 
@@ -49,17 +51,20 @@ class Cell:
     epsilon: float | None
     server: str
     seed: int
+    factors: str = "ffa"
 
     def config(self) -> Config:
         """The quickstart with this cell's settings."""
-        settings = [f"run.seed={self.seed}", "run.entropy=seeded"]
+        settings = [f"run.seed={self.seed}", "run.entropy=seeded", f"adapter.factors={self.factors}"]
         settings += ["privacy.unit=none"] if self.epsilon is None else [f"privacy.unit={self.unit}"]
         settings += [] if self.epsilon is None else [f"privacy.epsilon={self.epsilon}"]
         settings += ["weighting.rule=uniform"] if self.weights == "uniform" else []
         return config_file.load(PRESET, settings)
 
 
-def cells(units: Sequence[str], weights: Sequence[str], seeds: Sequence[int]) -> Iterator[Cell]:
+def cells(
+    units: Sequence[str], weights: Sequence[str], seeds: Sequence[int], servers: Sequence[str] = SERVERS
+) -> Iterator[Cell]:
     """All runs, in the order in which they are worth having: a unit and a rule of weights at a time."""
     for unit in units:
         for rule in weights:
@@ -67,8 +72,16 @@ def cells(units: Sequence[str], weights: Sequence[str], seeds: Sequence[int]) ->
                 for epsilon in EPSILONS:
                     if epsilon is None and unit != "client":
                         continue  # without privacy there are no units
-                    for server in ("secure",) if epsilon is None else ("secure", "plain"):
+                    for server in SERVERS[:1] if epsilon is None else servers:
                         yield Cell(unit, rule, epsilon, server, seed)
+
+
+def factor_cells(seeds: Sequence[int]) -> Iterator[Cell]:
+    """Ways to aggregate LoRA factors, with and without noise; a seed at a time."""
+    for seed in seeds:
+        for factors in ("ffa", "alternate", "full"):
+            for epsilon in (None, 8.0):
+                yield Cell("client", "adaptive", epsilon, "secure", seed, factors)
 
 
 def run(cell: Cell) -> dict[str, Any]:
@@ -78,7 +91,7 @@ def run(cell: Cell) -> dict[str, Any]:
     config = cell.config()
     with tempfile.TemporaryDirectory() as folder:
         simulation = Simulation.open(config, Path(folder), plain=cell.server == "plain")
-        simulation.known = first_round(cell.seed)
+        simulation.known = first_round(cell.seed, cell.factors)
         for number in range(config.federation.rounds):
             simulation.round(number)
     after = score(simulation, cell.seed)
@@ -92,10 +105,10 @@ def run(cell: Cell) -> dict[str, Any]:
     }
 
 
-@lru_cache(maxsize=1)
-def first_round(seed: int) -> dict[int, Trained]:
-    """What everybody learns in the first round: it depends on the seed alone, whatever the noise will be."""
-    config = Cell("client", "adaptive", None, "secure", seed).config()
+@lru_cache(maxsize=3)
+def first_round(seed: int, factors: str) -> dict[int, Trained]:
+    """What everybody learns in the first round, whatever the noise will be."""
+    config = Cell("client", "adaptive", None, "secure", seed, factors).config()
     with tempfile.TemporaryDirectory() as folder:
         simulation = Simulation.open(config, Path(folder))
         return {0: simulation.train(round_settings.for_round(config, 0, 0))}
@@ -129,14 +142,18 @@ def finished(path: Path) -> dict[Cell, dict[str, Any]]:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue
-        found[Cell(*(record[name] for name in Cell.__dataclass_fields__))] = record
+        found[Cell(**{name: record[name] for name in Cell.__dataclass_fields__ if name in record})] = record
     return found
 
 
 def run_missing(options: argparse.Namespace) -> None:
     """Run the cells that are not in the file, and append each when it is done."""
     done = finished(options.cells)
-    missing = [cell for cell in cells(options.units, options.weights, options.seeds) if cell not in done]
+    if options.action == "factors":
+        wanted = list(factor_cells(options.seeds))
+    else:
+        wanted = list(cells(options.units, options.weights, options.seeds, options.servers))
+    missing = [cell for cell in wanted if cell not in done]
     limit = time.monotonic() + options.minutes * 60
     with ProcessPoolExecutor(options.processes) as pool:
         waiting = iter(missing)
@@ -160,15 +177,16 @@ def machine() -> str:
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=("run", "report"))
+    parser.add_argument("action", choices=("run", "factors", "report"))
     parser.add_argument("--units", nargs="+", default=list(UNITS), choices=UNITS)
     parser.add_argument("--weights", nargs="+", default=list(WEIGHTS), choices=WEIGHTS)
+    parser.add_argument("--servers", nargs="+", default=list(SERVERS), choices=SERVERS)
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=1e6, help="start no run after this long")
     parser.add_argument("--cells", type=Path, default=RESULTS / "sweep_cells.jsonl")
     options = parser.parse_args()
-    if options.action == "run":
+    if options.action != "report":
         run_missing(options)
     else:
         everything = list(cells(UNITS, WEIGHTS, SEEDS))

@@ -28,10 +28,39 @@ Key = tuple[str, str, float | None]
 
 def write(folder: Path, records: Sequence[Record], wanted: int) -> dict[str, Any]:
     """The report of `records`, out of `wanted` runs, as sweep.json and sweep.svg in `folder`."""
-    result = report(records, wanted)
+    result = report([record for record in records if _factors(record) == "ffa"], wanted)
+    result["factors"] = factors(records)
     (folder / "sweep.json").write_text(json.dumps(result, indent=1) + "\n")
     plot(result, folder / "sweep.svg")
     return result
+
+
+def _factors(record: Record) -> str:
+    return str(record.get("factors", "ffa"))
+
+
+def factors(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Ways to aggregate LoRA factors, with and without noise; differences to ffa are paired by seed."""
+    chosen: dict[tuple[str, float | None], dict[int, Record]] = {}
+    for record in records:
+        if (record["unit"], record["weights"], record["server"]) == ("client", "adaptive", "secure"):
+            chosen.setdefault((_factors(record), record["epsilon"]), {})[record["seed"]] = record
+    rows = []
+    for (name, epsilon), runs in sorted(chosen.items(), key=str):
+        base = chosen.get(("ffa", epsilon), {})
+        pairs = sorted(set(runs) & set(base))
+        if epsilon not in (None, 8.0) or len(pairs) < ENOUGH_SEEDS:
+            continue
+        made: dict[str, Any] = {"factors": name, "epsilon": epsilon, "seeds": pairs}
+        made |= {figure: interval([runs[seed][figure] for seed in pairs]) for figure in FIGURES}
+        made["noise_multiplier"] = runs[pairs[0]]["noise_multiplier"]
+        if name != "ffa":
+            made["less_ffa"] = {
+                figure: _judged([runs[seed][figure] - base[seed][figure] for seed in pairs])
+                for figure in ("sampled", "greedy")
+            }
+        rows.append(made)
+    return rows
 
 
 def report(records: Sequence[Record], wanted: int) -> dict[str, Any]:
@@ -114,7 +143,22 @@ def table(result: Mapping[str, Any]) -> str:
         epsilon = "none" if made["epsilon"] is None else f"{made['epsilon']:g}"
         cells = [made["unit"], made["weights"], epsilon, noise, _cell(made["sampled_gain"]), _cell(made["greedy_gain"])]
         lines.append("| " + " | ".join([*cells, *differences, f"{made['seconds']:.0f}"]) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *factors_table(result["factors"])])
+
+
+def factors_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The comparison of factors as lines of a Markdown table."""
+    lines = [
+        "| factors | epsilon | seeds | sampled | greedy | less ffa, sampled | greedy |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for made in rows:
+        found = made.get("less_ffa", {})
+        differences = [_cell(found[name]) if found else "-" for name in ("sampled", "greedy")]
+        epsilon = "none" if made["epsilon"] is None else f"{made['epsilon']:g}"
+        cells = [made["factors"], epsilon, str(len(made["seeds"])), _cell(made["sampled_gain"])]
+        lines.append("| " + " | ".join([*cells, _cell(made["greedy_gain"]), *differences]) + " |")
+    return lines
 
 
 def _cell(found: Mapping[str, Any]) -> str:

@@ -61,3 +61,17 @@ def test_a_row_learns_only_if_its_whole_interval_is_above_zero(sweep):
 
     assert learns((5.0, 6.0, 5.5))
     assert not learns((5.0, -3.0, 5.5))
+
+
+def test_ways_to_aggregate_factors_are_compared_seed_by_seed_and_kept_out_of_the_sweep(sweep):
+    records = [record("secure", seed, 10.0 * seed, weights="adaptive") for seed in range(4)]
+    others = [record("secure", seed, 10.0 * seed + 5 + 0.1 * seed, weights="adaptive") for seed in range(3)]
+    rows = sweep.sweep_report.factors([*records, *({**other, "factors": "full"} for other in others)])
+    full = next(row for row in rows if row["factors"] == "full")
+    assert full["seeds"] == [0, 1, 2]
+    assert full["less_ffa"]["sampled"]["mean"] == pytest.approx(5.1)
+    assert full["less_ffa"]["sampled"]["verdict"] == "differs"
+    wanted = list(sweep.factor_cells((0, 1)))
+    assert {(cell.factors, cell.epsilon) for cell in wanted} == {
+        (name, epsilon) for name in ("ffa", "alternate", "full") for epsilon in (None, 8.0)
+    }
