@@ -9,10 +9,16 @@ from fgrpo_secure.run_record import RunRecord
 
 
 def publish(federation: Federation, record: RunRecord) -> None:
-    """Write summary, statement, record and manifest, signed by the server. Closes the server's ledger."""
+    """Write summary, statement, record and manifest, signed by the server. Closes the server's ledger.
+
+    Of a baseline without secure aggregation the summary alone: there is nothing that a statement could vouch for.
+    """
     directory, identity = federation.directory, federation.identity
     summary = record.summary(federation)
     directory.write_summary(summary)
+    if federation.privacy.trusted_server:
+        federation.close()
+        return
     origins = Origins(
         server=identity.public.hex(),
         authority=enrolment.pins(directory).authority.hex(),  # the one that the run began with

@@ -76,6 +76,8 @@ def test_a_baseline_says_so_in_plan_summary_and_on_the_terminal(trial):
     assert any("no secure aggregation" in line for line in summary["warnings"])
     assert any("no secure aggregation" in line for line in trial.lines)
     assert summary["bytes.up_per_client_per_round"] > 0
+    assert not directory.statement.exists()  # nobody signs for what nobody protects
+    assert not directory.registry.exists()
 
 
 def test_a_run_with_the_protocol_does_not_carry_that_warning(trial):
