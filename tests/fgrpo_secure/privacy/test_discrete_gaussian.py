@@ -154,3 +154,11 @@ def test_a_variance_out_of_range_is_refused(variance):
 def test_a_key_of_another_length_is_refused():
     with pytest.raises(ValueError, match="a key must have 32 bytes, not 16"):
         sample(table(16), 1, bytes(16))
+
+
+def test_a_table_is_built_once_for_all_shares_of_a_variance():
+    first = table(12_345)
+    assert table(12_345) is first
+    built = table.cache_info().misses
+    sample(table(12_345), 10, b"a" * 32)
+    assert table.cache_info().misses == built
