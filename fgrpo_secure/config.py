@@ -190,6 +190,9 @@ class Aggregation(Section):
     )
     max_corrupt: Fraction01 = Field(0.05, description="fraction of the roster that may collude with the server")
     max_dropout: Fraction01 = Field(0.1, description="fraction of a cohort whose loss a round survives")
+    post_quantum: bool = Field(
+        False, description="agree on keys with ML-KEM-768 as well as X25519, against recording now and decrypting later"
+    )
 
     @model_validator(mode="after")
     def claims_no_protection_that_is_not_there(self) -> "Aggregation":

@@ -25,7 +25,7 @@ from fgrpo_secure.privacy.planner import InfeasiblePlan, PrivacyPlan
 from protocols import labels
 from protocols.params import Adversary
 from protocols.roster import Roster
-from protocols.wire import RoundPlan
+from protocols.wire import HybridPlan, RoundPlan
 
 ID_BYTES = 5  # of a client id on the wire, at most
 ROUNDING = Fraction(1, 10**9)  # rounds of another length get their noise from a multiplier that is a float
@@ -103,6 +103,7 @@ def _plan(
         max_dropout=config.aggregation.max_dropout,
         mean_weight=gain.reference_weight(config.weighting),
         broadcast_bytes=_broadcast_bytes(config, policy),
+        post_quantum=config.aggregation.post_quantum,
     )
 
 
@@ -136,6 +137,7 @@ def demands(config: Config, privacy: PrivacyPlan) -> ClientPolicy:
         config.aggregation.max_dropout,
         min_cohort=privacy.parameters.cohort,
         min_survivors=privacy.parameters.floor,
+        post_quantum=config.aggregation.post_quantum,
         aggregation=config.aggregation.mode,
         units=round_settings.unit_terms(config),
         fixed_charge=privacy.round_charge,
@@ -200,7 +202,8 @@ def open_round(
     variance = share_variance(privacy, Lattice.build(dimension, config.privacy.clip_norm, round_settings.SCORES))
     settings = round_settings.for_round(config, training_round, variance)
     largest_noise = largest_sample(settings.upload_variance)
-    return RoundPlan(
+    kind = HybridPlan if config.aggregation.post_quantum else RoundPlan
+    return kind(
         version=labels.VERSION,
         run=run or run_id(roster),
         round=session_number,

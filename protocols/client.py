@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols import keys, labels, masks, merkle, ring, shares, wire
+from protocols import hybrid, keys, labels, leaves, masks, merkle, ring, shares, wire
 from protocols.errors import BadSignature, FaultyClient, FaultyClientOrServer, FaultyServer, Malformed, TooFewClients
 from protocols.graph import Graph
 from protocols.member import Limits, Member, open_plan
@@ -46,13 +46,14 @@ _BLANK = bytes(64)
 def announce(
     member: Member, plan_bytes: bytes, context: Mapping[str, bytes], randomness: bytes
 ) -> tuple[Announced, bytes]:
-    """Accepts a plan (see `open_plan`) and announces two fresh X25519 keys under the client's signature."""
+    """Accepts a plan (see `open_plan`) and announces two fresh keys under the client's signature."""
     _check_randomness(randomness)
     plan = open_plan(member, plan_bytes, context)
     session = wire.session_of(plan)
     mask_secret = labels.derive(randomness, labels.KEY_MASK_SECRET, session, member.id)
     seal_secret = labels.derive(randomness, labels.KEY_SEAL_SECRET, session, member.id)
-    blank = wire.Announcement(member.id, keys.public_key(mask_secret), keys.public_key(seal_secret), _BLANK)
+    mask_key, seal_key = (leaves.public_key(plan, secret) for secret in (mask_secret, seal_secret))
+    blank = wire.Announcement(member.id, mask_key, seal_key, _BLANK)
     payload = wire.announcement_payload(session, blank)
     own = msgspec.structs.replace(blank, signature=member.identity.sign(labels.SIGN_ANNOUNCEMENT, payload))
     return Announced(plan, session, mask_secret, seal_secret, own), wire.encode(own)
@@ -71,17 +72,18 @@ def share(member: Member, state: Announced, relayed: bytes, randomness: bytes) -
         raise TooFewClients(Step.SHARE.value, len(holders), state.plan.threshold)
     peers = _agree_sealing(state, message, holders)
     seed = labels.derive(randomness, labels.KEY_SEED, s1, member.id)
-    leaves = _deal(state, s1, graph, peers, seed, randomness)
+    dealt = _deal(member, state, s1, graph, message, peers, seed, randomness)
     blank = wire.SignedRoot(
         member.id,
-        merkle.root([merkle.leaf_hash(leaf) for leaf in leaves]),
+        merkle.root([merkle.leaf_hash(leaf) for leaf in dealt]),
         keys.seed_commitment(s1, member.id, seed),
         _BLANK,
     )
     signature = member.identity.sign(labels.SIGN_DEAL, wire.root_payload(s1, blank))
     own = msgspec.structs.replace(blank, signature=signature)
-    deal = wire.Deal(member.id, own.seed_commitment, leaves, signature)
-    after = Shared(state.plan, state.session, s1, announcers, peers, state.mask_secret, seed, own)
+    deal = wire.Deal(member.id, own.seed_commitment, dealt, signature)
+    kept = state.seal_secret if state.plan.post_quantum else b""
+    after = Shared(state.plan, state.session, s1, announcers, peers, state.mask_secret, seed, own, kept)
     return after, wire.encode(deal)
 
 
@@ -103,11 +105,12 @@ def mask(
     sharers = _check_roots(member, state, roots)
     graph = Graph(state.plan, state.s1, state.announcers)
     dealers = tuple(sorted(set(sharers).intersection(graph.holders(member.id))))
-    held = _receive_leaves(member.id, state, graph, roots, dealers, message.leaves)
+    _check_leaves(member.id, graph, roots, dealers, message.leaves)
+    held, agreed = _open_leaves(member.id, state, message.leaves)
     s2 = labels.digest(labels.HASH_DEALT, state.s1, message.roots)
     values = values(state.plan) if callable(values) else values
     _check_values(state.plan, values)
-    vectors = _masked(member.id, state, s2, dealers, values)
+    vectors = _masked(member.id, state, s2, agreed, values)
     del values  # unmasked, and the largest thing here
     blank = wire.UploadDigest(member.id, wire.upload_digest(vectors), _BLANK)
     signature = member.identity.sign(labels.SIGN_UPLOAD, wire.upload_payload(s2, blank))
@@ -177,6 +180,8 @@ def _check_announcements(member: Member, state: Announced, message: wire.Announc
         raise FaultyServer("left out or changed this client's own announcement")
     _check_floor(state.plan, len(announcers))
     for entry in message.entries:
+        if {len(entry.mask_key), len(entry.seal_key)} != {state.plan.key_bytes}:
+            raise FaultyServer("sent a malformed message: a key of the wrong size")
         payload = wire.announcement_payload(state.session, entry)
         try:
             member.verify(member.roster.public(entry.client), labels.SIGN_ANNOUNCEMENT, payload, entry.signature)
@@ -188,11 +193,12 @@ def _check_announcements(member: Member, state: Announced, message: wire.Announc
 def _agree_sealing(state: Announced, message: wire.Announcements, holders: tuple[int, ...]) -> tuple[Peer, ...]:
     """The holders of this client's shares, itself too, each with its X25519 secret for sealing."""
     by_client = {entry.client: entry for entry in message.entries}
+    secret = leaves.curve_secret(state.plan, state.seal_secret)
     peers = []
     for holder in holders:
         entry = by_client[holder]
         try:
-            sealing = keys.agree(state.seal_secret, entry.seal_key)
+            sealing = keys.agree(secret, hybrid.curve_part(entry.seal_key))
         except keys.LowOrderPoint:
             raise FaultyClient(holder, "announced a sealing key of small order") from None
         peers.append(Peer(holder, entry.mask_key, sealing))
@@ -200,7 +206,14 @@ def _agree_sealing(state: Announced, message: wire.Announcements, holders: tuple
 
 
 def _deal(
-    state: Announced, s1: bytes, graph: Graph, peers: tuple[Peer, ...], seed: bytes, randomness: bytes
+    member: Member,
+    state: Announced,
+    s1: bytes,
+    graph: Graph,
+    message: wire.Announcements,
+    peers: tuple[Peer, ...],
+    seed: bytes,
+    randomness: bytes,
 ) -> tuple[bytes, ...]:
     """One encoded leaf per holder."""
     dealer, threshold = state.own.client, state.plan.threshold
@@ -209,14 +222,12 @@ def _deal(
     for kind, secret in ((keys.SEED, seed), (keys.MASK_KEY, state.mask_secret)):
         coefficients = labels.derive(randomness, labels.KEY_COEFFICIENTS, s1, dealer, kind)
         dealt[kind] = shares.split(secret, points, threshold, coefficients)
-    leaves = []
-    for peer, seed_share, key_share in zip(peers, dealt[keys.SEED], dealt[keys.MASK_KEY], strict=True):
-        seed_hash = keys.share_commitment(s1, dealer, peer.id, keys.SEED, seed_share)
-        key_hash = keys.share_commitment(s1, dealer, peer.id, keys.MASK_KEY, key_share)
-        seal = keys.Seal.between(peer.sealing, s1, dealer, peer.id, (seed_hash, key_hash))
-        seed_box, key_box = seal.close(keys.SEED, seed_share), seal.close(keys.MASK_KEY, key_share)
-        leaves.append(wire.encode(wire.Leaf(peer.id, seed_hash, seed_box, key_hash, key_box)))
-    return tuple(leaves)
+    by_client = {entry.client: entry for entry in message.entries}
+    make = leaves.Dealer(state.plan, s1, dealer, member.encapsulate, state.mask_secret).leaf
+    return tuple(
+        wire.encode(make(by_client[peer.id], peer.sealing, seed_share, key_share))
+        for peer, seed_share, key_share in zip(peers, dealt[keys.SEED], dealt[keys.MASK_KEY], strict=True)
+    )
 
 
 def _check_roots(member: Member, state: Shared, roots: wire.Roots) -> tuple[int, ...]:
@@ -238,20 +249,17 @@ def _check_roots(member: Member, state: Shared, roots: wire.Roots) -> tuple[int,
     return sharers
 
 
-def _receive_leaves(
+def _check_leaves(
     me: int,
-    state: Shared,
     graph: Graph,
     roots: wire.Roots,
     dealers: tuple[int, ...],
     deliveries: tuple[wire.Delivery, ...],
-) -> tuple[Held, ...]:
-    """The shares dealt to this client, each proven to stand under its dealer's signed root."""
+) -> None:
+    """Every neighbour that dealt has one leaf here, proven to stand under its dealer's signed root."""
     if tuple(delivery.dealer for delivery in deliveries) != dealers:
         raise FaultyServer("did not deliver exactly one leaf of every neighbour that dealt")
     signed = {entry.dealer: entry.root for entry in roots.entries}
-    sealing = {peer.id: peer.sealing for peer in state.peers}
-    held = []
     for delivery in deliveries:
         holders = graph.holders(delivery.dealer)
         try:
@@ -262,35 +270,23 @@ def _receive_leaves(
             proven = None
         if proven != signed[delivery.dealer]:
             raise FaultyServer(f"delivered a leaf that client {delivery.dealer} did not deal to this client")
-        held.append(_open_leaf(me, state, delivery, sealing[delivery.dealer]))
-    return tuple(held)
 
 
-def _open_leaf(me: int, state: Shared, delivery: wire.Delivery, sealing: bytes) -> Held:
-    """A leaf that its dealer made unreadable leaves nothing to hold; the others' leaves still count."""
-    dealer = delivery.dealer
-    try:
-        leaf = wire.decode(wire.Leaf, delivery.leaf, wire.limit(wire.Leaf, state.plan))
-        commitments = (leaf.seed_commitment, leaf.key_commitment)
-        seal = keys.Seal.between(sealing, state.s1, dealer, me, commitments)
-        seed_share = seal.open(keys.SEED, leaf.seed_box, leaf.seed_commitment)
-        key_share = seal.open(keys.MASK_KEY, leaf.key_box, leaf.key_commitment)
-        shares.parse(seed_share)
-        shares.parse(key_share)
-    except Malformed:
-        return Held(dealer, b"", b"")
-    return Held(dealer, seed_share, key_share)
+def _open_leaves(
+    me: int, state: Shared, deliveries: tuple[wire.Delivery, ...]
+) -> tuple[tuple[Held, ...], dict[int, bytes]]:
+    """The shares dealt to this client, and the secret behind its pair masks with each neighbour that dealt."""
+    holder = leaves.Holder.of(state.plan, state.s1, me, state.seal_secret, state.mask_secret)
+    leaf_of = {delivery.dealer: delivery.leaf for delivery in deliveries}
+    pads = {dealer: holder.pad_in(dealer, leaf) for dealer, leaf in leaf_of.items() if dealer < me}
+    dealt = [peer for peer in state.peers if peer.id in leaf_of]
+    held = tuple(holder.shares_in(peer.id, leaf_of[peer.id], peer.sealing) for peer in dealt)
+    others = tuple(peer for peer in dealt if peer.id != me)
+    return held, holder.pair_secrets(state.mask_secret, others, pads)
 
 
-def _masked(me: int, state: Shared, s2: bytes, dealers: tuple[int, ...], values: Values) -> tuple[bytearray, ...]:
+def _masked(me: int, state: Shared, s2: bytes, agreed: Mapping[int, bytes], values: Values) -> tuple[bytearray, ...]:
     """Values + self mask + masks of higher neighbours - masks of lower ones, modulo 2^b, packed."""
-    agreed = {}
-    for peer in state.peers:
-        if peer.id != me and peer.id in dealers:
-            try:
-                agreed[peer.id] = keys.agree(state.mask_secret, peer.mask_key)
-            except keys.LowOrderPoint:
-                raise FaultyClient(peer.id, "announced a mask key of small order") from None
     packed = []
     for name, _ in state.plan.vectors:
         signed_keys = [(keys.self_key(state.seed, s2, me, name), 1)]

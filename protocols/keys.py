@@ -25,7 +25,11 @@ _NONCES = {SEED: bytes(12), MASK_KEY: bytes(11) + b"\x01"}
 _PROBE = b"\x01" * 32
 
 
-class LowOrderPoint(ValueError):
+class UnusableKey(ValueError):
+    """An announced public key that nobody can agree with; the text says what is wrong with it."""
+
+
+class LowOrderPoint(UnusableKey):
     """A public key of small order: the shared secret would be zero, known to everybody."""
 
 
@@ -39,7 +43,7 @@ def agree(secret: bytes, peer: bytes) -> bytes:
     try:
         return crypto_scalarmult(secret, peer)
     except CryptoError:  # libsodium's answer to an all-zero result
-        raise LowOrderPoint("public key of small order") from None
+        raise LowOrderPoint("a key of small order") from None
 
 
 def refuse_low_order(public: bytes) -> None:

@@ -38,6 +38,7 @@ HASH_LIST = "hash list"
 HASH_OPENING = "hash opening"
 COMMIT_SHARE = "commit share"
 COMMIT_SEED = "commit seed"
+COMMIT_PAD = "commit pad"
 
 # What is derived.
 KEY_MASK_SECRET = "key mask secret"
@@ -49,7 +50,16 @@ KEY_PAIR = "key pair"
 KEY_SELF = "key self"
 KEY_GRAPH = "key graph"
 
+# What is derived in hybrid sessions only.
+KEY_CURVE = "key curve"
+KEY_KEM = "key kem"
+KEY_HYBRID_SEAL = "key hybrid seal"
+KEY_HYBRID_PAIR = "key hybrid pair"
+KEY_PAD = "key pad"
+KEY_PAD_BOX = "key pad box"
+
 SEALED_SHARE = "sealed share"  # associated data of one sealed share
+SEALED_PAD = "sealed pad"  # associated data of one sealed pad
 
 Part = bytes | str | int
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from protocols import labels, wire
 from protocols.errors import BadSignature, FaultyServer, Malformed, Refused
 from protocols.identity import Identity, Verify, verify_signature
+from protocols.kem import Encapsulate, encapsulate
 from protocols.params import Adversary, refuse_weaker
 from protocols.roster import Roster, renew
 from protocols.wire import RoundPlan, SignedPlan
@@ -20,6 +21,8 @@ from protocols.wire import RoundPlan, SignedPlan
 class Limits:
     """The owner's policy. `last_round` is the highest round this owner ever answered, in any run; `today` counts days
     since 1970-01-01 (UTC).
+
+    `post_quantum` demands hybrid sessions; without it either kind will do.
     """
 
     adversary: Adversary
@@ -29,6 +32,7 @@ class Limits:
     min_survivors: int
     last_round: int
     today: int
+    post_quantum: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Member:
     server_key: bytes
     limits: Limits
     verify: Verify = verify_signature
+    encapsulate: Encapsulate = encapsulate
 
     def __post_init__(self) -> None:
         if self.id not in self.roster or self.roster.public(self.id) != self.identity.public:
@@ -118,6 +123,8 @@ def _check_policy(member: Member, plan: RoundPlan) -> None:
         raise Refused(f"round {plan.round} does not come after round {limits.last_round}")
     if limits.adversary is Adversary.LYING_SERVER and plan.adversary is not Adversary.LYING_SERVER:
         raise Refused("the plan trusts the server to be honest; this client does not")
+    if limits.post_quantum and not plan.post_quantum:
+        raise Refused("the plan agrees on keys without ML-KEM-768; this client demands post_quantum")
     if len(plan.cohort) < limits.min_cohort:
         raise Refused(f"a cohort of {len(plan.cohort)} is below this client's {limits.min_cohort}")
     if plan.floor < limits.min_survivors:

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
-from protocols import keys, masks, ring, shares, wire
+from protocols import keys, leaves, masks, ring, shares, wire
 from protocols.errors import FaultyClient, Malformed, TooFewClients
 from protocols.graph import Graph
+from protocols.pads import Pads, left_secrets
 from protocols.wire import RoundPlan, Step
 
 
@@ -33,11 +34,13 @@ class Openings:
     _opened: dict[int, dict[int, int]] = field(default_factory=dict, repr=False)
     _complaints: dict[int, int] = field(default_factory=dict)
     _survivors: frozenset[int] = frozenset()
+    _pads: Pads = field(default_factory=Pads)
 
-    def add_deal(self, dealer: int, seed_commitment: bytes, leaves: Sequence[wire.Leaf]) -> None:
-        """Remembers one dealer's commitments."""
+    def add_deal(self, dealer: int, seed_commitment: bytes, dealt: Sequence[wire.Leaf]) -> None:
+        """Remembers one dealer's commitments, and in a hybrid session its sealed pads."""
+        self._pads.add(dealer, dealt)
         self._seeds[dealer] = seed_commitment
-        self._deals[dealer] = {leaf.holder: (leaf.seed_commitment, leaf.key_commitment) for leaf in leaves}
+        self._deals[dealer] = {leaf.holder: (leaf.seed_commitment, leaf.key_commitment) for leaf in dealt}
 
     def settle(self, outcome: bytes, survivors: tuple[int, ...], dropped: tuple[int, ...]) -> None:
         """Fixes, once, whose seeds and whose mask keys will be opened."""
@@ -45,6 +48,7 @@ class Openings:
             raise ValueError("an outcome is already fixed")
         self.outcome, self.survivors, self.dropped = outcome, survivors, dropped
         self._survivors = frozenset(survivors)
+        self._pads.keep(dropped)
         self._opened = {dealer: {} for dealer in (*survivors, *dropped)}
         self._complaints = dict.fromkeys(self._opened, 0)
 
@@ -70,6 +74,15 @@ class Openings:
     def rebuild(self, announced: Mapping[int, wire.Announcement], blamed: dict[int, str]) -> dict[int, bytes]:
         """Each survivor's seed and each dropped client's mask secret."""
         return {dealer: self._rebuilt(dealer, announced[dealer], blamed) for dealer in self._opened}
+
+    def left_secrets(
+        self, announced: Mapping[int, wire.Announcement], secrets: Mapping[int, bytes]
+    ) -> dict[tuple[int, int], bytes]:
+        """What each dropped client agreed on with every survivor that masked towards it. FaultyClient for a client
+        whose pad is wrong.
+        """
+        pairs = {lost: self._survivors.intersection(self.graph.holders(lost)) for lost in self.dropped}
+        return left_secrets(self.plan, self.s1, self._pads, pairs, announced, secrets)
 
     def _checked(self, holder: int, entry: wire.OpenedShare) -> int:
         kind, place = (keys.SEED, 0) if entry.dealer in self._survivors else (keys.MASK_KEY, 1)
@@ -97,7 +110,7 @@ class Openings:
         if dealer in self._survivors:
             right = keys.seed_commitment(self.s1, dealer, secret) == self._seeds[dealer]
         else:
-            right = keys.public_key(secret) == announcement.mask_key
+            right = leaves.public_key(self.plan, secret) == announcement.mask_key
         if not right:
             raise FaultyClient(dealer, "dealt shares of another secret")
 
@@ -113,7 +126,7 @@ def remove_masks(
     """Subtracts, in place, the survivors' self masks and what the dropped clients' pair masks left in the
     sum.
     """
-    shared = _left_pairs(openings, announced, secrets)
+    shared = openings.left_secrets(announced, secrets)
     for name, _ in plan.vectors:
         own = ((keys.self_key(secrets[client], s2, client, name), -1) for client in openings.survivors)
         # The survivor added this mask if its id is the lower one, and subtracted it otherwise.
@@ -122,15 +135,3 @@ def remove_masks(
             for (lost, other), secret in shared.items()
         )
         masks.add_masks(sums[name], chain(own, pairs))
-
-
-def _left_pairs(
-    openings: Openings, announced: Mapping[int, wire.Announcement], secrets: Mapping[int, bytes]
-) -> dict[tuple[int, int], bytes]:
-    """The X25519 secret of every dropped client with every survivor that masked towards it."""
-    survivors = frozenset(openings.survivors)
-    return {
-        (lost, other): keys.agree(secrets[lost], announced[other].mask_key)
-        for lost in openings.dropped
-        for other in survivors.intersection(openings.graph.holders(lost))
-    }

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols import keys, labels, merkle, ring, wire
+from protocols import keys, labels, leaves, merkle, ring, wire
 from protocols.collect import Collector, Outgoing
 from protocols.errors import FaultyClient, Malformed
 from protocols.graph import Graph
@@ -70,9 +70,7 @@ class AwaitingAnnouncements:
         return self._collector.blamed
 
     def receive(self, client: int, data: bytes) -> None:
-        """Takes one announcement. Keys of small order are refused here, so that no honest client meets
-        them.
-        """
+        """Takes one announcement. Unusable keys are refused here, so that no honest client meets them."""
         collector = self._collector
         if not collector.is_new(client, data):
             return
@@ -80,10 +78,10 @@ class AwaitingAnnouncements:
         payload = wire.announcement_payload(collector.session, entry)
         collector.check(client, entry.client, labels.SIGN_ANNOUNCEMENT, payload, entry.signature)
         try:
-            keys.refuse_low_order(entry.mask_key)
-            keys.refuse_low_order(entry.seal_key)
-        except keys.LowOrderPoint:
-            raise collector.blame(client, "announced a key of small order") from None
+            leaves.refuse_unusable(collector.plan, entry.mask_key)
+            leaves.refuse_unusable(collector.plan, entry.seal_key)
+        except keys.UnusableKey as error:
+            raise collector.blame(client, f"announced {error}") from None
         collector.take(client, data)
         self._entries[client] = entry
 
@@ -127,11 +125,11 @@ class AwaitingDeals:
         entry = wire.SignedRoot(deal.dealer, root, deal.seed_commitment, deal.signature)
         payload = wire.root_payload(self._s1, entry)
         collector.check(client, deal.dealer, labels.SIGN_DEAL, payload, deal.signature)
-        leaves = self._parse(client, deal)
+        dealt = self._parse(client, deal)
         collector.take(client, data)
         self._roots[client] = entry
         self._leaves[client] = dict(zip(self._graph.holders(client), deal.leaves, strict=True))
-        self._openings.add_deal(client, deal.seed_commitment, leaves)
+        self._openings.add_deal(client, deal.seed_commitment, dealt)
 
     def close(self) -> AwaitingUploads:
         """Delivers to every sharer its own leaves and everybody's roots, or raises TooFewClients."""
@@ -145,14 +143,17 @@ class AwaitingDeals:
 
     def _parse(self, client: int, deal: wire.Deal) -> tuple[wire.Leaf, ...]:
         collector = self._collector
-        limit = wire.limit(wire.Leaf, collector.plan)
+        kind = leaves.kind(collector.plan)
+        limit = wire.limit(kind, collector.plan)
         try:
-            leaves = tuple(wire.decode(wire.Leaf, leaf, limit) for leaf in deal.leaves)
+            dealt = tuple(wire.decode(kind, leaf, limit) for leaf in deal.leaves)
         except Malformed as error:
             raise collector.blame(client, f"dealt a malformed leaf: {error}") from None
-        if tuple(leaf.holder for leaf in leaves) != self._graph.holders(client):
+        if tuple(leaf.holder for leaf in dealt) != self._graph.holders(client):
             raise collector.blame(client, "did not deal exactly one leaf to each holder")
-        return leaves
+        if not all(leaves.has_right_pad(leaf, client) for leaf in dealt):
+            raise collector.blame(client, "dealt a malformed leaf: a pad to every holder of higher id, and to no other")
+        return dealt
 
 
 def _deliver(
@@ -335,9 +336,9 @@ class AwaitingOpenings:
         collector = self._collector
         try:
             secrets = self._openings.rebuild(self._announced, collector.blamed)
+            remove_masks(collector.plan, self._s2, self._openings, self._announced, secrets, self._sums)
         except FaultyClient as error:
             raise collector.blame(error.client, error.reason) from None
-        remove_masks(collector.plan, self._s2, self._openings, self._announced, secrets, self._sums)
         bits = collector.plan.ring_bits
         totals = {name: ring.to_signed(ring.reduce(total, bits), bits) for name, total in self._sums.items()}
         return Recovered(totals, self._openings.survivors, self._openings.dropped, dict(collector.blamed))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from protocols.errors import Malformed
-from protocols.wire import Announcement, OpenedShare, RoundPlan, SignedRoot, UploadDigest
+from protocols.wire import Announcement, OpenedShare, Plan, SignedRoot, UploadDigest
 
 MAX_BYTES = 64 << 20
 
@@ -45,7 +45,7 @@ class Held(msgspec.Struct, frozen=True, array_like=True):
 class Announced(msgspec.Struct, frozen=True, array_like=True, tag="announced"):
     """Keys are out; waits for everybody's announcements."""
 
-    plan: RoundPlan
+    plan: Plan
     session: bytes
     mask_secret: bytes
     seal_secret: bytes
@@ -61,7 +61,7 @@ class Announced(msgspec.Struct, frozen=True, array_like=True, tag="announced"):
 class Shared(msgspec.Struct, frozen=True, array_like=True, tag="shared"):
     """The deal is out; waits for its own leaves and everybody's roots."""
 
-    plan: RoundPlan
+    plan: Plan
     session: bytes
     s1: bytes
     announcers: tuple[int, ...]
@@ -69,6 +69,7 @@ class Shared(msgspec.Struct, frozen=True, array_like=True, tag="shared"):
     mask_secret: bytes
     seed: bytes
     own: SignedRoot
+    seal_secret: bytes = b""  # hybrid sessions only: opens what was encapsulated to this client
 
     def __repr__(self) -> str:
         return _shown(self)
@@ -80,7 +81,7 @@ class Shared(msgspec.Struct, frozen=True, array_like=True, tag="shared"):
 class Masked(msgspec.Struct, frozen=True, array_like=True, tag="masked"):
     """The upload is out and its keys are forgotten; waits for the list of uploads."""
 
-    plan: RoundPlan
+    plan: Plan
     session: bytes
     s2: bytes
     sharers: tuple[int, ...]
@@ -97,7 +98,7 @@ class Masked(msgspec.Struct, frozen=True, array_like=True, tag="masked"):
 class Agreed(msgspec.Struct, frozen=True, array_like=True, tag="agreed"):
     """One outcome is signed; only the shares that it calls for are kept. Waits for the quorum."""
 
-    plan: RoundPlan
+    plan: Plan
     session: bytes
     outcome: bytes
     survivors: tuple[int, ...]

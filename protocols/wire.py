@@ -23,10 +23,12 @@ from protocols.params import Adversary, Parameters
 Bytes16 = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Bytes64 = Annotated[bytes, Meta(min_length=64, max_length=64)]
+PublicKey = Annotated[bytes, Meta(min_length=32, max_length=1216)]  # a plan fixes which of the two
 Id = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Count = Annotated[int, Meta(ge=0, le=2**48)]
 Name = Annotated[str, Meta(min_length=1, max_length=64)]
 SealedShare = Annotated[bytes, Meta(min_length=49, max_length=49)]
+Ciphertext = Annotated[bytes, Meta(min_length=1088, max_length=1088)]
 OpenShare = Annotated[bytes, Meta(max_length=33)]
 
 MAX_SETTINGS = 64 << 10
@@ -69,6 +71,16 @@ class RoundPlan(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     neighbours: Count
 
     @property
+    def post_quantum(self) -> bool:
+        """Whether keys are agreed with ML-KEM-768 as well."""
+        return False
+
+    @property
+    def key_bytes(self) -> int:
+        """The size of an announced public key."""
+        return 1216 if self.post_quantum else 32
+
+    @property
     def parameters(self) -> Parameters:
         """The thresholds as one value."""
         return Parameters(
@@ -87,19 +99,31 @@ class RoundPlan(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
         return sum(ring.packed_size(length, self.ring_bits) for _, length in self.vectors)
 
 
+class HybridPlan(RoundPlan, frozen=True, array_like=True, forbid_unknown_fields=True, tag="hybrid plan"):
+    """The plan of a hybrid session. The tag says so, and through it every hash and signature of the session."""
+
+    @property
+    def post_quantum(self) -> bool:
+        """Whether keys are agreed with ML-KEM-768 as well."""
+        return True
+
+
+Plan = RoundPlan | HybridPlan
+
+
 class SignedPlan(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="signed plan"):
     """The server's opening message."""
 
-    plan: RoundPlan
+    plan: Plan
     signature: Bytes64
 
 
 class Announcement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="announcement"):
-    """A client's X25519 keys of this session."""
+    """A client's keys of this session: X25519, or hybrid ones (SPEC.md, section 10)."""
 
     client: Id
-    mask_key: Bytes32
-    seal_key: Bytes32
+    mask_key: PublicKey
+    seal_key: PublicKey
     signature: Bytes64
 
 
@@ -118,6 +142,15 @@ class Leaf(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     seed_box: SealedShare
     key_commitment: Bytes32
     key_box: SealedShare
+
+
+class HybridLeaf(Leaf, frozen=True, array_like=True, forbid_unknown_fields=True, tag="hybrid leaf"):
+    """A leaf of a hybrid session. The last three are empty unless the holder's id is above the dealer's."""
+
+    seal_ciphertext: Ciphertext
+    pad_commitment: Annotated[bytes, Meta(max_length=32)]
+    pad_ciphertext: Annotated[bytes, Meta(max_length=1088)]
+    pad_box: Annotated[bytes, Meta(max_length=48)]
 
 
 class Deal(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="deal"):
@@ -274,13 +307,15 @@ def limit(kind: type[msgspec.Struct], plan: RoundPlan) -> int:
     """The most bytes that a message of this kind can have in a session of this plan."""
     n = len(plan.cohort)
     holders = plan.neighbours + 1
-    leaf = 190
+    announcement = 116 + 2 * plan.key_bytes
+    leaf = 190 + 2300 * plan.post_quantum
     path = 34 * n.bit_length()
     sizes: dict[type[msgspec.Struct], int] = {
-        Announcement: 180,
-        Announcements: 180 * n,
+        Announcement: announcement,
+        Announcements: announcement * n,
         Deal: 180 + (leaf + 3) * holders,
         Leaf: leaf + 3,
+        HybridLeaf: leaf + 3,
         Roots: 190 * n,
         Deliveries: 190 * n + holders * (leaf + path + 40),
         Upload: 120 + plan.upload_size + 5 * len(plan.vectors),

@@ -138,6 +138,7 @@ def build_world(
     bits=20,
     round_number=1,
     seed=0,
+    post_quantum=False,
 ):
     ids = tuple(3 * i + 2 for i in range(n))
     authority, server = (
@@ -148,7 +149,8 @@ def build_world(
     roster = Roster(1, authority.public, tuple(Entry(i, f"client {i}", identities[i].public) for i in ids))
     p = params.derive(adversary, n, n, max_corrupt, max_dropout)
     context = {"model": fixed_bytes("model"), "adapter": fixed_bytes("adapter")}
-    plan = wire.RoundPlan(
+    kind = wire.HybridPlan if post_quantum else wire.RoundPlan
+    plan = kind(
         1,
         b"run of the tests",
         round_number,
@@ -169,7 +171,7 @@ def build_world(
     rng = np.random.default_rng(seed)
     reach = 2 ** (bits - 1) // n
     values = {i: {name: rng.integers(-reach, reach, length) for name, length in vectors} for i in ids}
-    limits = Limits(adversary, max_corrupt, max_dropout, n, p.floor, 0, today=20_000)
+    limits = Limits(adversary, max_corrupt, max_dropout, n, p.floor, 0, today=20_000, post_quantum=post_quantum)
     verify = remembering(verify_signature)
     world = World(adversary, ids, authority, server, identities, roster, plan, limits, context, values, verify)
     for i in ids:
@@ -217,3 +219,9 @@ def vectors():
 @pytest.fixture
 def steps():
     return tuple(Step)
+
+
+@pytest.fixture(scope="session")
+def replay():
+    """See replay.py."""
+    return load_module("replay", Path(__file__).parent / "replay.py")

@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from protocols import client, keys, labels, merkle, wire
+from protocols import client, keys, labels, leaves, merkle, wire
 from protocols.drive import MemoryStore
 from protocols.errors import BadSignature, FaultyClient, FaultyClientOrServer, FaultyServer, TooFewClients
 from protocols.wire import Step
@@ -148,8 +148,9 @@ def test_keys_of_small_order_blame_their_owner(name, stopped, make_link):
             act(Step.SHARE, member, state, request, world)
     else:
         shared, _ = act(Step.SHARE, member, state, request, world)
+        holder = leaves.Holder.of(shared.plan, shared.s1, member.id, b"", shared.mask_secret)
         with pytest.raises(FaultyClient, match="mask key of small order") as caught:
-            client._masked(member.id, shared, bytes(32), world.ids, world.values[member.id])
+            holder.pair_secrets(shared.mask_secret, shared.peers[1:], {})
     assert caught.value.client == bad.client
 
 

@@ -9,7 +9,7 @@ from protocols import client, keys, labels, masks, merkle, params, ring, shards,
 from protocols.errors import FaultyClient, FaultyClientOrServer, FaultyServer, ProtocolError, Refused
 from protocols.graph import Graph
 from protocols.identity import Identity
-from protocols.member import Limits, Member, accept_roster
+from protocols.member import accept_roster
 from protocols.params import Adversary
 from protocols.roster import open_roster
 from protocols.server import Recovered, open_session
@@ -95,46 +95,21 @@ def session(vectors):
     return vectors["session"]
 
 
-def build_member(session, client_id, **changed):
-    server = Identity.from_seed(of_hex(session["server"]))
-    authority = Identity.from_seed(of_hex(session["authority"]))
-    roster = open_roster(of_hex(session["roster"]), authority.public, 3)
-    limits = Limits(Adversary.LYING_SERVER, **{**session["limits"], **changed})
-    identity = Identity.from_seed(of_hex(session["identities"][str(client_id)]))
-    return Member(client_id, identity, roster, server.public, limits)
-
-
-def context_of(session):
-    return {name: of_hex(value) for name, value in session["context"].items()}
-
-
-def act(session, member, state, step, request):
-    """One step of one client on one request, with the stored randomness and values."""
-    me = str(member.id)
-    if step == "announce":
-        randomness = of_hex(session["announce_randomness"][me])
-        return client.announce(member, request, context_of(session), randomness)
-    if step == "share":
-        return client.share(member, state, request, of_hex(session["share_randomness"][me]))
-    if step == "mask":
-        values = {name: np.array(v, np.int64) for name, v in session["values"][me].items()}
-        return client.mask(member, state, request, values)
-    return (client.agree if step == "agree" else client.unmask)(member, state, request)
-
-
-def test_a_whole_session_of_clients_agrees(session):
+def test_a_whole_session_of_clients_agrees(session, replay):
     for name in session["identities"]:
-        member, state = build_member(session, int(name)), None
+        member, state = replay.build_member(session, int(name)), None
         for step in Step:
             if name not in session["answers"][step.value]:
                 break
-            state, answer = act(session, member, state, step.value, of_hex(session["requests"][step.value][name]))
+            state, answer = replay.act(
+                session, member, state, step.value, of_hex(session["requests"][step.value][name])
+            )
             assert answer.hex() == session["answers"][step.value][name]
             state = client.decode_state(client.encode_state(state))
 
 
-def test_a_whole_session_of_the_server_agrees(session):
-    member = build_member(session, 1)
+def test_a_whole_session_of_the_server_agrees(session, replay):
+    member = replay.build_member(session, 1)
     requests = session["requests"]
     plan = wire.decode(wire.SignedPlan, of_hex(requests["announce"]["1"]), wire.MAX_PLAN).plan
     state = open_session(Identity.from_seed(of_hex(session["server"])), plan, member.roster)
@@ -157,16 +132,16 @@ def test_the_slow_session_sums_to_the_plain_sum_modulo_the_ring(session):
         assert total == ring.to_signed(ring.to_ring(exact, 20), 20).tolist()
 
 
-def test_the_same_requests_are_refused_with_the_same_blame(session, vectors):
+def test_the_same_requests_are_refused_with_the_same_blame(session, vectors, replay):
     kinds = {"server": FaultyServer, "refused": Refused, "either": FaultyClientOrServer}
     order = [step.value for step in Step]
     assert len(vectors["errors"]) > 20
     for case in vectors["errors"]:
-        member, state = build_member(session, 1, today=case["today"]), None
+        member, state = replay.build_member(session, 1, today=case["today"]), None
         for step in order[: order.index(case["step"])]:
-            state, _ = act(session, member, state, step, of_hex(session["requests"][step]["1"]))
+            state, _ = replay.act(session, member, state, step, of_hex(session["requests"][step]["1"]))
         with pytest.raises(kinds.get(case["blames"], FaultyClient)) as caught:
-            act(session, member, state, case["step"], of_hex(case["request"]))
+            replay.act(session, member, state, case["step"], of_hex(case["request"]))
         assert type(caught.value) is kinds.get(case["blames"], FaultyClient), case["name"]
 
 

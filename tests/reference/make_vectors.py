@@ -19,7 +19,8 @@ def load(name):
     return module
 
 
-ref, transcripts = load("secure_sum"), load("transcripts")
+hybrid, hybrid_vectors, transcripts = load("hybrid_sum"), load("hybrid_vectors"), load("transcripts")
+ref = hybrid.ref
 
 
 def bytes_of(name, size=32):
@@ -154,21 +155,25 @@ VALUES = {id: {"update": [id % 97 - 40, -(id % 11), 2**18 - 1, -(2**18)], "score
 class Session:
     """Six clients, c = 1, a lying server, one lost in the mask step and one in the agree step."""
 
+    ids, lost, tag, limits = IDS, LOST, "plan", (11, 6, 4)
+    corrupt, dropout = "0.1", "0.34"
+
     def __init__(self):
         self.authority, self.server = bytes_of("authority"), bytes_of("server")
-        self.seeds = {id: bytes_of(f"identity {id}") for id in IDS}
-        members = [[id, f"client {id}", ref.public(self.seeds[id]), 20_000 if id == 300 else None] for id in IDS]
+        self.seeds = {id: bytes_of(f"identity {id}") for id in self.ids}
+        members = [[id, f"client {id}", ref.public(self.seeds[id]), 20_000 if id == 300 else None] for id in self.ids]
         self.roster_bytes, self.roster = ref.signed_roster(self.authority, 3, members, last_day=30_000)
-        c, quorum, t, k, floor = ref.parameters(True, 6, 6, "0.1", "0.34")
+        n = len(self.ids)
+        c, quorum, t, k, floor = ref.parameters(True, n, n, self.corrupt, self.dropout)
         self.context = {"model": bytes_of("model"), "adapter": bytes_of("adapter")}
         self.plan = [
-            "plan",
+            self.tag,
             1,
             bytes_of("run", 16),
             12,
             self.roster["digest"],
             3,
-            IDS,
+            list(self.ids),
             [list(i) for i in self.context.items()],
             b'{"clip_norm":1}',
             [["update", 4], ["scores", 1]],
@@ -180,11 +185,11 @@ class Session:
             floor,
             k,
         ]
-        self.clients = {id: self.client(id) for id in IDS}
+        self.clients = {id: self.client(id) for id in self.ids}
         self.requests, self.answers = {}, {}
 
     def client(self, id, today=20_000):
-        return ref.Client(id, self.seeds[id], self.roster, ref.public(self.server), (11, 6, 4, today))
+        return ref.Client(id, self.seeds[id], self.roster, ref.public(self.server), (*self.limits, today))
 
     def signed_plan(self, plan):
         return ref.msgpack(["signed plan", plan, ref.sign(self.server, "sign plan", ref.msgpack(plan))])
@@ -193,35 +198,38 @@ class Session:
         clients, plan, answers = self.clients, self.plan, self.answers
         self.step(
             "announce",
-            IDS,
+            self.ids,
             lambda id: self.signed_plan(plan),
             lambda c, m: c.announce(m, self.context, bytes_of(f"announce {c.id}")),
         )
-        session = clients[IDS[0]].session
+        session = clients[self.ids[0]].session
         message = ref.relay_announcements(session, answers["announce"])
-        self.step("share", IDS, lambda id: message, lambda c, m: c.share(m, bytes_of(f"share {c.id}")))
-        deliveries = ref.relay_deals(session, answers["share"], dict.fromkeys(IDS, IDS))
-        self.step("mask", IDS, deliveries.get, lambda c, m: c.mask(m, VALUES[c.id]))
+        self.step("share", self.ids, lambda id: message, lambda c, m: c.share(m, bytes_of(f"share {c.id}")))
+        deliveries = ref.relay_deals(session, answers["share"], dict.fromkeys(self.ids, self.ids))
+        self.step("mask", self.ids, deliveries.get, lambda c, m: c.mask(m, VALUES[c.id]))
         survivors = sorted(answers["mask"])
         uploads = ref.relay_uploads(session, answers["mask"])
         self.step("agree", survivors, lambda id: uploads, lambda c, m: c.agree(m))
         quorum = ref.relay_agreements(session, answers["agree"], plan[13])
         self.step("unmask", sorted(answers["agree"]), lambda id: quorum, lambda c, m: c.unmask(m))
-        one = clients[IDS[0]]
-        self.totals = ref.total(plan, one.s2, answers["mask"], answers["unmask"], one.announced, lambda id: IDS)
+        self.totals = self.sum(clients[self.ids[0]])
         return self
+
+    def sum(self, one):
+        answers = self.answers
+        return ref.total(self.plan, one.s2, answers["mask"], answers["unmask"], one.announced, lambda id: self.ids)
 
     def step(self, name, ids, request, answer):
         self.requests[name], self.answers[name] = {}, {}
         for id in ids:
             self.requests[name][id] = request(id)
-            if LOST.get(name) != id:
+            if self.lost.get(name) != id:
                 self.answers[name][id] = answer(self.clients[id], request(id))
 
 
-def session():
-    done = Session().run()
-    one = done.clients[IDS[0]]
+def session(kind=Session):
+    done = kind().run()
+    one = done.clients[done.ids[0]]
     return {
         "authority": done.authority,
         "server": done.server,
@@ -232,14 +240,14 @@ def session():
         "limits": {
             "last_round": 11,
             "today": 20_000,
-            "min_cohort": 6,
-            "min_survivors": 4,
-            "max_corrupt": 0.1,
-            "max_dropout": 0.34,
+            "min_cohort": done.limits[1],
+            "min_survivors": done.limits[2],
+            "max_corrupt": float(done.corrupt),
+            "max_dropout": float(done.dropout),
         },
-        "announce_randomness": {id: bytes_of(f"announce {id}") for id in IDS},
-        "share_randomness": {id: bytes_of(f"share {id}") for id in IDS},
-        "values": VALUES,
+        "announce_randomness": {id: bytes_of(f"announce {id}") for id in done.ids},
+        "share_randomness": {id: bytes_of(f"share {id}") for id in done.ids},
+        "values": {id: VALUES[id] for id in done.ids},
         "session": one.session,
         "s1": one.s1,
         "s2": one.s2,
@@ -248,7 +256,7 @@ def session():
         "answers": done.answers,
         "totals": done.totals,
         "survivors": one.survivors,
-        "dropped": [LOST["mask"]],
+        "dropped": [done.lost["mask"]],
     }
 
 
@@ -403,11 +411,24 @@ def rosters():
     return {"pinned": keys["first"], "server": keys["server"], "history": after, "refused": cases}
 
 
+def hybrid_document():
+    """Primitives and one whole hybrid session."""
+    kind = hybrid_vectors.session_class(hybrid, Session, bytes_of)
+    return {
+        "primitives": hybrid_vectors.primitives(hybrid, bytes_of),
+        "session": {
+            **session(kind),
+            "encapsulation": {id: [bytes_of(f"encapsulation {id} {n}") for n in range(1, 11)] for id in kind.ids},
+        },
+    }
+
+
 MAKERS = {
     "primitives.json": primitives,
     "session.json": session,
     "errors.json": errors,
     "rosters.json": rosters,
+    "hybrid.json": hybrid_document,
     "transcripts.json": lambda: transcripts.document(ref, bytes_of, Session().plan),
 }
 

@@ -382,12 +382,16 @@ def expired(last_day, today):
 class Client:
     """One client's five steps; `limits` is (last round, least cohort, least floor, today)."""
 
+    tag = "plan"
+    key_size = 32
+
     def __init__(self, id, seed, roster, server_key, limits):
         self.id, self.seed, self.roster, self.server_key, self.limits = id, seed, roster, server_key, limits
 
     def announce(self, data, context, r):
         _, plan, signature = message(data, "signed plan", None)
         verify(self.server_key, "sign plan", msgpack(plan), signature, "server")
+        check(plan[0] == self.tag, "refused")
         _, version, _, number, digest, roster_version, cohort, named, _, vectors, bits = plan[:11]
         c, quorum, t, floor_, k = plan[12:]
         check(version == 1, "refused")
@@ -404,7 +408,7 @@ class Client:
         self.session = digest_of("hash session", msgpack(plan), digest)
         self.mask_secret = derive(r, "key mask secret", self.session, self.id)
         self.seal_secret = derive(r, "key seal secret", self.session, self.id)
-        mask_key, seal_key = x25519_base(self.mask_secret), x25519_base(self.seal_secret)
+        mask_key, seal_key = self.public(self.mask_secret), self.public(self.seal_secret)
         payload = self.session + self.id.to_bytes(8, "big") + mask_key + seal_key
         self.own = [
             "announcement",
@@ -415,12 +419,16 @@ class Client:
         ]
         return msgpack(self.own)
 
+    def public(self, secret):
+        return x25519_base(secret)
+
     def share(self, data, r):
         _, _, entries = message(data, "announcements", self.session)
         ids = [entry[1] for entry in entries]
         check(ascending(ids) and set(ids) <= set(self.cohort), "server")
         check(self.own in entries and len(ids) >= self.floor, "server")
         for _, id, mask_key, seal_key, signature in entries:
+            check(len(mask_key) == len(seal_key) == self.key_size, "server")
             payload = self.session + id.to_bytes(8, "big") + mask_key + seal_key
             verify(self.roster["keys"][id], "sign announcement", payload, signature, "server")
         self.s1 = digest_of("hash announced", data)
@@ -433,7 +441,7 @@ class Client:
         for kind, secret in (("seed", self.self_seed), ("mask key", self.mask_secret)):
             key = derive(r, "key coefficients", self.s1, self.id, kind)
             parts[kind] = split(secret, points, self.t, key)
-        self.sealing = {j: exchange(self.seal_secret, self.announced[j][3], j) for j in self.near}
+        self.sealing = {j: self.sealed_with(j) for j in self.near}
         leaves = [self._leaf(j, parts["seed"][at], parts["mask key"][at]) for at, j in enumerate(self.near)]
         root = tree_root([leaf_hash(leaf) for leaf in leaves])
         commitment = digest_of("commit seed", self.s1, self.id, self.self_seed)
@@ -442,15 +450,34 @@ class Client:
         self.own = ["root", self.id, root, commitment, signature]
         return msgpack(["deal", self.id, commitment, leaves, signature])
 
+    def sealed_with(self, j):
+        return exchange(self.seal_secret, self.announced[j][3], j)
+
+    def to_seal(self, holder):
+        """(secret of the leaf to this holder, further fields of the leaf)."""
+        return self.sealing[holder], []
+
+    def to_open(self, dealer, extra):
+        return self.sealing[dealer]
+
+    def pair(self, j):
+        return exchange(self.mask_secret, self.announced[j][2], j)
+
+    def receive(self, deliveries):
+        """Nothing besides the shares in a classical session."""
+
+    leaf_tag = "leaf"
+
     def _leaf(self, holder, seed_share, key_share):
+        sealing, extra = self.to_seal(holder)
         commitments, boxes = [], []
         for kind, part in (("seed", seed_share), ("mask key", key_share)):
             commitments.append(digest_of("commit share", self.s1, self.id, holder, kind, part))
-        key = derive(self.sealing[holder], "key seal", self.s1, self.id, holder, *commitments)
+        key = derive(sealing, "key seal", self.s1, self.id, holder, *commitments)
         for at, (kind, part) in enumerate((("seed", seed_share), ("mask key", key_share))):
             place = encode("sealed share", self.s1, self.id, holder, kind)
             boxes.append(crypto_aead_chacha20poly1305_ietf_encrypt(part, place, bytes(11) + bytes([at]), key))
-        return msgpack(["leaf", holder, commitments[0], boxes[0], commitments[1], boxes[1]])
+        return msgpack([self.leaf_tag, holder, commitments[0], boxes[0], commitments[1], boxes[1], *extra])
 
     def mask(self, data, values):
         _, _, roots_bytes, deliveries = message(data, "deliveries", self.session)
@@ -464,6 +491,7 @@ class Client:
         dealers = [j for j in self.near if j in self.sharers]
         check([delivery[1] for delivery in deliveries] == dealers, "server")
         self.held = {j: self._held(j, leaf, path, roots) for _, j, leaf, path in deliveries}
+        self.receive(deliveries)
         self.s2 = digest_of("hash dealt", self.s1, roots_bytes)
         packed = []
         for name, length in self.vectors:
@@ -471,8 +499,7 @@ class Client:
             masks = [(1, mask(derive(self.self_seed, "key self", self.s2, self.id, name), length, self.bits))]
             for j in dealers:
                 if j != self.id:
-                    shared = exchange(self.mask_secret, self.announced[j][2], j)
-                    key = derive(shared, "key pair", self.s2, min(self.id, j), max(self.id, j), name)
+                    key = derive(self.pair(j), "key pair", self.s2, min(self.id, j), max(self.id, j), name)
                     masks.append((1 if self.id < j else -1, mask(key, length, self.bits)))
             for sign_, one in masks:
                 total = [(a + sign_ * b) % 2**self.bits for a, b in zip(total, one, strict=True)]
@@ -487,8 +514,9 @@ class Client:
         root = next(root[2] for root in roots if root[1] == dealer)
         check(climb(leaf_hash(leaf), theirs.index(self.id), len(theirs), path) == root, "server")
         try:
-            _, _, seed_hash, seed_box, key_hash, key_box = unmsgpack(leaf, "dealer")
-            key = derive(self.sealing[dealer], "key seal", self.s1, dealer, self.id, seed_hash, key_hash)
+            tag, _, seed_hash, seed_box, key_hash, key_box, *extra = unmsgpack(leaf, "dealer")
+            check(tag == self.leaf_tag, "dealer")
+            key = derive(self.to_open(dealer, extra), "key seal", self.s1, dealer, self.id, seed_hash, key_hash)
             parts = []
             for at, (kind, box, right) in enumerate((("seed", seed_box, seed_hash), ("mask key", key_box, key_hash))):
                 place = encode("sealed share", self.s1, dealer, self.id, kind)
@@ -592,7 +620,11 @@ def relay_agreements(session, answers, quorum):
     return msgpack(["quorum", session, entries])
 
 
-def total(plan, s2, uploads, openings, announced, near):
+def classical_pair(secret, dropped, j, announced):
+    return x25519(secret, announced[j][2])
+
+
+def total(plan, s2, uploads, openings, announced, near, pair=classical_pair):
     """The sum, as signed integers by vector name, from answers; `near` gives a client's holders."""
     cohort, vectors, bits, t = plan[6], plan[9], plan[10], plan[14]
     opened = {}
@@ -615,7 +647,7 @@ def total(plan, s2, uploads, openings, announced, near):
                 for j in near(dealer):
                     if j in uploads:
                         key = derive(
-                            x25519(secret, announced[j][2]),
+                            pair(secret, dealer, j, announced),
                             "key pair",
                             s2,
                             min(dealer, j),
