@@ -61,6 +61,7 @@ class ClientPolicy:
     without that bound a server could take the budget of a whole run for one round. None without privacy.
     `units` are the terms on which units inside the client take part; `fixed_charge` is what a round costs the ledger
     where the budget was fixed for a whole run of sampled rounds.
+    `post_quantum` demands hybrid key agreement: a server that turns it off is refused.
     """
 
     unit: str
@@ -70,6 +71,7 @@ class ClientPolicy:
     max_dropout: float
     min_cohort: int
     min_survivors: int
+    post_quantum: bool = False
     aggregation: str = "secure"
     units: UnitTerms | None = None
     fixed_charge: Fraction | None = None
@@ -84,6 +86,7 @@ class ClientPolicy:
             self.min_survivors,
             last_round,
             today,
+            self.post_quantum,
         )
 
     def admit(self, plan: RoundPlan, dimension: int) -> Admitted:

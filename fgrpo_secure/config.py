@@ -201,6 +201,8 @@ class Aggregation(Section):
                 "mode 'plain' shows the server every client's update and so withstands no adversary: "
                 "write adversary = 'none' and max_corrupt = 0 beside it"
             )
+        if self.mode == "plain" and self.post_quantum:
+            raise ValueError("post_quantum = true goes with mode 'secure': a plain run agrees on no keys")
         if self.mode == "secure" and self.adversary == "none":
             raise ValueError("adversary 'none' goes with mode 'plain'; allowed are honest_but_curious and lying_server")
         return self

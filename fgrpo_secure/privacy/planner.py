@@ -44,6 +44,7 @@ class PrivacyPlan:
     useful_dimension: float | None
     verdict: str
     warnings: tuple[str, ...]
+    post_quantum: bool = False
 
     @property
     def trusted_server(self) -> bool:
@@ -118,6 +119,7 @@ class PrivacyPlan:
             **facts,
             "aggregation.ring_bits": self.ring_bits,
             "aggregation.minimum_survivors": p.floor,
+            "aggregation.post_quantum": self.post_quantum,
         }
 
 
@@ -142,6 +144,7 @@ def plan(
     scores: int = 2,
     broadcast_bytes: int = 0,
     units: Units | None = None,
+    post_quantum: bool = False,
 ) -> PrivacyPlan:
     """The plan for `rounds` rounds with `clients_per_round` of `clients` clients in each; `units` inside them, if any.
 
@@ -164,12 +167,13 @@ def plan(
         noise=noise,
         claim=claim,
         ring_bits=bits,
-        traffic=_traffic(adversary, parameters, (dimension, scores), bits, broadcast_bytes),
+        traffic=_traffic(adversary, parameters, (dimension, scores), bits, broadcast_bytes, post_quantum),
         unit=unit,
         units=units,
         useful_dimension=useful,
         verdict=_verdict(dimension, useful, claim),
         warnings=_warnings(clients * each.per_client, unit, claim, adversary),
+        post_quantum=post_quantum,
     )
 
 
@@ -212,11 +216,16 @@ def _check_schedule(rounds: int, clients: int, cohort: int, busiest: int, most: 
 
 
 def _traffic(
-    adversary: Adversary | None, parameters: Parameters, lengths: tuple[int, ...], bits: int, broadcast: int
+    adversary: Adversary | None,
+    parameters: Parameters,
+    lengths: tuple[int, ...],
+    bits: int,
+    broadcast: int,
+    post_quantum: bool,
 ) -> Traffic:
     if adversary is None:
         return Traffic(ring.packed_size(sum(lengths), bits), broadcast)
-    return traffic.per_round(parameters, lengths, bits, broadcast)
+    return traffic.per_round(parameters, lengths, bits, broadcast, post_quantum)
 
 
 def _parameters(adversary: Adversary | None, roster: int, cohort: int, corrupt: float, dropout: float) -> Parameters:

@@ -33,15 +33,17 @@ def seeded(*names):
     return hashlib.sha256(repr(names).encode()).digest()
 
 
+@pytest.mark.parametrize("post_quantum", [False, True])
 @pytest.mark.parametrize(("adversary", "clients"), [(Adversary.LYING_SERVER, 6), (Adversary.HONEST_BUT_CURIOUS, 24)])
-def test_stated_bytes_are_those_of_a_real_session_within_two_percent(adversary, clients):
+def test_stated_bytes_are_those_of_a_real_session_within_two_percent(adversary, clients, post_quantum):
     authority, server = Identity.from_seed(seeded("authority")), Identity.from_seed(seeded("server"))
     identities = [Identity.from_seed(seeded(i)) for i in range(clients)]
     roster = Roster(
         1, authority.public, tuple(Entry(i, f"client {i}", each.public) for i, each in enumerate(identities))
     )
     p = params.derive(adversary, clients, clients, 0.05, 0.1)
-    plan = wire.RoundPlan(
+    kind = wire.HybridPlan if post_quantum else wire.RoundPlan
+    plan = kind(
         1, bytes(16), 1, roster.digest, 1, tuple(range(clients)), (), b"{}", VECTORS, BITS, adversary,
         p.colluders, p.quorum, p.threshold, p.floor, p.neighbours,
     )  # fmt: skip
@@ -57,6 +59,6 @@ def test_stated_bytes_are_those_of_a_real_session_within_two_percent(adversary, 
     }
     _, measured = conduct(server, plan, roster, Direct(drivers))
     opening = measured.down.pop(wire.Step.ANNOUNCE) // clients
-    stated = traffic.per_round(p, tuple(length for _, length in VECTORS), BITS, opening)
+    stated = traffic.per_round(p, tuple(length for _, length in VECTORS), BITS, opening, post_quantum)
     assert stated.up == pytest.approx(sum(measured.up.values()) / clients, rel=0.02)
     assert stated.down == pytest.approx(opening + sum(measured.down.values()) / clients, rel=0.02)
