@@ -44,7 +44,6 @@ class PrivacyPlan:
     useful_dimension: float | None
     verdict: str
     warnings: tuple[str, ...]
-    post_quantum: bool = False
 
     @property
     def trusted_server(self) -> bool:
@@ -119,7 +118,7 @@ class PrivacyPlan:
             **facts,
             "aggregation.ring_bits": self.ring_bits,
             "aggregation.minimum_survivors": p.floor,
-            "aggregation.post_quantum": self.post_quantum,
+            "aggregation.post_quantum": self.traffic.post_quantum,
         }
 
 
@@ -158,7 +157,6 @@ def plan(
     sized = sizing(adversary, lattice, parameters, each, delta) if unit != "none" else None
     noise, claim = sized.solve(epsilon, noise_multiplier) if sized else (None, None)
     bits = _ring_bits(lattice, clients_per_round, noise, units)
-    useful = _useful_dimension(noise, rounds, clients_per_round, adversary, mean_weight, units)
     return PrivacyPlan(
         rounds=rounds,
         rounds_per_client=rounds_per_client,
@@ -170,10 +168,9 @@ def plan(
         traffic=_traffic(adversary, parameters, (dimension, scores), bits, broadcast_bytes, post_quantum),
         unit=unit,
         units=units,
-        useful_dimension=useful,
+        useful_dimension=(useful := _useful_dimension(noise, rounds, clients_per_round, adversary, mean_weight, units)),
         verdict=_verdict(dimension, useful, claim),
         warnings=_warnings(clients * each.per_client, unit, claim, adversary),
-        post_quantum=post_quantum,
     )
 
 

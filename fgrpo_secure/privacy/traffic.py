@@ -14,10 +14,11 @@ _PAD = 32 + kem.CIPHERTEXT_BYTES + hybrid.BOX_BYTES + 1  # its three fields, one
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Bytes per client and round."""
+    """Bytes per client and round, and whether keys are hybrid ones, which is much of them."""
 
     up: int
     down: int
+    post_quantum: bool = False
 
 
 def per_round(
@@ -30,7 +31,7 @@ def per_round(
     """
     pads = _PAD * parameters.neighbours // 2 if post_quantum else 0
     up = _up(parameters, lengths, ring_bits, post_quantum)
-    return Traffic(up + pads, broadcast + _down(parameters, post_quantum) + pads)
+    return Traffic(up + pads, broadcast + _down(parameters, post_quantum) + pads, post_quantum)
 
 
 def _up(parameters: Parameters, lengths: tuple[int, ...], ring_bits: int, post_quantum: bool) -> int:
