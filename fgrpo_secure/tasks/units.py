@@ -42,7 +42,7 @@ def open_units(client: Client, seed: int, index: int, unit: str, most: int) -> U
     Raises UnusableData: also if there are more than `most` units, which is all that the run's public bounds allow.
     """
     label = ("units", seed, client.name, index)
-    rows = _rows(client, label)
+    rows = _rows(client, label, client.subject if unit == "subject" else None)
     table: dict[str, list[Row]] = {}
     for row in rows:
         name = _subject(row, client) if unit == "subject" else _fresh_name(row, table)
@@ -54,17 +54,17 @@ def open_units(client: Client, seed: int, index: int, unit: str, most: int) -> U
     return UnitTable({name: tuple(own) for name, own in table.items()}, label)
 
 
-def _rows(client: Client, label: tuple[str | int, ...]) -> list[Row]:
+def _rows(client: Client, label: tuple[str | int, ...], subject: str | None) -> list[Row]:
     if client.data is not None:
-        return read_rows(client.data, columns_of(client.reward), client.subject)
+        return read_rows(client.data, columns_of(client.reward), subject)
     if client.rows is None:
         raise UnusableData(f"client {client.name!r} draws fresh problems without end; give 'rows'")
     draws, task = Draws(*label), task_of(client)
     problems = [row_of(task.problem(draws, client.difficulty, "train")) for _ in range(client.rows)]
-    if client.subject is None:
+    if subject is None:
         return problems
     each = client.rows_per_subject
-    return [{**row, client.subject: f"{number // each}"} for number, row in enumerate(problems)]
+    return [{**row, subject: f"{number // each}"} for number, row in enumerate(problems)]
 
 
 def _subject(row: Row, client: Client) -> str:
