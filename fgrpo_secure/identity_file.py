@@ -4,12 +4,14 @@ Readable by its owner alone, and never replaced: what a key signed must not lose
 """
 
 import os
+import re
 import tomllib
 from pathlib import Path
 
 from protocols.identity import Identity
 
 SEED_BYTES = 32
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _HEADING = "# A secret identity. Keep it readable by its owner alone, and never send it to anybody."
 
 
@@ -19,6 +21,8 @@ class IdentityFileError(ValueError):
 
 def write(path: Path, name: str, seed: bytes) -> None:
     """Make the file with mode 0600, whole and durable. IdentityFileError if it exists or cannot be made."""
+    if not re.fullmatch(NAME, name):
+        raise IdentityFileError(f"{name!r} is no name: up to 64 letters, digits, '.', '_' and '-' are allowed")
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:

@@ -6,6 +6,7 @@ import typer
 
 from fgrpo_secure.cli import ledger
 from fgrpo_secure.cli.demo import demo
+from fgrpo_secure.cli.identity import identity
 from fgrpo_secure.cli.plan import plan
 from fgrpo_secure.cli.run import run
 from fgrpo_secure.cli.verify import verify
@@ -17,6 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(identity, name="identity")
 app.command()(run)
 app.command()(plan)
 app.command()(demo)

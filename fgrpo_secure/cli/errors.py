@@ -10,6 +10,7 @@ from fgrpo_secure.config_file import ConfigError
 from fgrpo_secure.engines.embedded import EngineError
 from fgrpo_secure.grpo.rewards import RewardError
 from fgrpo_secure.grpo.rollouts import PromptTooLong
+from fgrpo_secure.identity_file import IdentityFileError
 from fgrpo_secure.models import ModelError
 from fgrpo_secure.privacy.ledger import BudgetExceeded, LedgerError
 from fgrpo_secure.privacy.planner import InfeasiblePlan
@@ -21,6 +22,7 @@ from protocols.params import Infeasible
 UNUSABLE = (
     CheckpointError,
     ConfigError,
+    IdentityFileError,
     Infeasible,
     InfeasiblePlan,
     ModelError,
