@@ -174,7 +174,7 @@ def test_the_wheel_carries_the_packages_their_data_and_nothing_else(tmp_path: Pa
     code = {relative(path) for path in SHIPPED}
     data = {
         relative(path)
-        for pattern in ("presets/*.toml", "tasks/base_model/*", "evidence/*.json")
+        for pattern in ("presets/*.toml", "tasks/base_model/*", "evidence/*.json", "report/*.j2", "report/*.css")
         for path in ROOT.glob(f"fgrpo_secure/{pattern}")
     }
     marks = {f"{package}/py.typed" for package in PACKAGES} | {"protocols/SPEC.md"}

@@ -8,6 +8,7 @@ from fgrpo_secure.cli import ledger
 from fgrpo_secure.cli.demo import demo
 from fgrpo_secure.cli.identity import identity
 from fgrpo_secure.cli.plan import plan
+from fgrpo_secure.cli.report import report
 from fgrpo_secure.cli.run import run
 from fgrpo_secure.cli.verify import verify
 
@@ -23,6 +24,7 @@ app.command()(run)
 app.command()(plan)
 app.command()(demo)
 app.command()(verify)
+app.command()(report)
 app.add_typer(ledger.app, name="ledger")
 
 

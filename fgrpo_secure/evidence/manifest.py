@@ -14,7 +14,7 @@ _LOCK = ".lock"  # empty; held by whoever conducts the run
 
 def write(directory: RunDirectory, identity: Identity) -> None:
     """List and sign all files that the directory holds now."""
-    files = {name: _digest(directory.root / name) for name in _names(directory)}
+    files = {name: digest(directory.root / name) for name in _names(directory)}
     signed_file.write(directory.manifest, {"version": VERSION, "files": files}, identity)
 
 
@@ -28,7 +28,7 @@ def check(directory: RunDirectory, signer: bytes | None) -> dict[str, str]:
     for name in sorted(files):
         if name not in present:
             raise BadFile(f"{name} is missing")
-        if _digest(directory.root / name) != files[name]:
+        if digest(directory.root / name) != files[name]:
             raise BadFile(f"{name} is not the file that the run left")
     if unlisted := sorted(present - files.keys()):
         raise BadFile(f"{unlisted[0]} was added after the run")
@@ -45,6 +45,7 @@ def _excepted(path: Path, directory: RunDirectory) -> bool:
     return empty_lock or path in (directory.manifest, directory.server_key)
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """SHA-256 of a file, hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

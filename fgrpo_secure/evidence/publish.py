@@ -1,9 +1,10 @@
-"""What a finished run leaves for others: statement, registry record and manifest, in that order."""
+"""What a finished run leaves for others: statement, registry record, report and manifest, in that order."""
 
 from fgrpo_secure import enrolment
 from fgrpo_secure.evidence import manifest, registry, signed_file, statement, witness
 from fgrpo_secure.evidence.statement import Origins
 from fgrpo_secure.federation import Federation
+from fgrpo_secure.report import facts, page
 from fgrpo_secure.run_directory import write_durably
 from fgrpo_secure.run_record import RunRecord
 
@@ -38,4 +39,5 @@ def publish(federation: Federation, record: RunRecord) -> None:
     text = registry.dump(registry.build(stated, federation.config.deployment))
     write_durably(directory.registry, text.encode())
     federation.close()  # SQLite folds its journal in: from here on the ledger's file does not change
+    write_durably(directory.report, page.render(directory, facts.read(directory)).encode())
     manifest.write(directory, identity)

@@ -1,0 +1,41 @@
+"""Two small finished runs, one private, one not, and a browser to look at their pages with."""
+
+import pytest
+
+from fgrpo_secure import config_file, training
+from fgrpo_secure.run_directory import RunDirectory
+
+TABLE = {
+    "adapter": {"rank": 1},
+    "federation": {"rounds": 3},
+    "grpo": {"num_generations": 2, "prompts_per_step": 1},
+    "evaluation": {"prompts": 2, "samples": 1, "every": 1},
+    "client": [{"name": "adders", "task": "add", "count": 6}],
+}
+
+
+class Silent:
+    """An observer that looks away."""
+
+    def say(self, line):
+        pass
+
+    def started(self, name, rounds, done):
+        pass
+
+    def step(self, step, done, total):
+        pass
+
+    def finished_round(self, metrics):
+        pass
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """Name -> directory. Nobody may change them."""
+    made = {}
+    for name, privacy in (("private", {"noise_multiplier": 20.0}), ("open", {"unit": "none"})):
+        made[name] = RunDirectory(tmp_path_factory.mktemp("report") / name)
+        table = {**TABLE, "run": {"name": name}, "privacy": privacy}
+        training.start(config_file.parse(table, "here"), made[name], Silent())
+    return made

@@ -1,0 +1,155 @@
+"""What a report says, where it takes it from, and how it refuses."""
+
+import html
+import json
+import math
+import re
+import shutil
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from fgrpo_secure import config_file
+from fgrpo_secure.cli import app
+from fgrpo_secure.evidence import manifest, signed_file
+from fgrpo_secure.evidence.verify import Trust, verify
+from fgrpo_secure.privacy.encode import Lattice
+from fgrpo_secure.report import facts, mapping, page
+from fgrpo_secure.report.facts import RunFacts
+from fgrpo_secure.run_directory import RunDirectory
+
+run = CliRunner()
+PLOTS = {"learning", "budget", "cohort", "bytes", "times", "noise", "weights"}
+
+
+def test_every_plot_is_there_with_its_words_and_its_figures(runs):
+    text = runs["private"].report.read_text()
+    for plot in PLOTS:
+        assert f'<figure id="{plot}">' in text
+    assert text.count("<svg ") == len(PLOTS)
+    assert text.count("<figcaption") == len(PLOTS)
+    assert text.count("<details>") == len(PLOTS)
+
+
+def test_a_run_without_privacy_says_so_first_and_draws_no_budget(runs):
+    text = runs["open"].report.read_text()
+    assert page.NOTE_WITHOUT_PRIVACY in text
+    assert '<figure id="budget">' not in text
+    assert "changes the odds" not in text
+
+
+def test_the_page_asks_for_nothing_and_runs_nothing(runs):
+    for directory in runs.values():
+        text = directory.report.read_text()
+        assert "<script" not in text
+        assert "default-src 'none'" in text
+        assert not re.search(r'(src|href)="(https?:)?//', text)
+        assert "@import" not in text
+        assert "url(http" not in text
+
+
+def test_the_page_is_small(runs):
+    assert len(runs["private"].report.read_bytes()) < 1_500_000
+
+
+def test_the_summary_says_what_the_statement_says(runs):
+    stated = signed_file.read(runs["private"].statement)
+    text = runs["private"].report.read_text()
+    claim = stated["claims"]["server"]
+    assert f"epsilon {claim['epsilon_spent']:.2f} of the {claim['epsilon']:.2f} allowed" in text
+    assert stated["ledger"]["root"] in text
+    for line in stated["not_protected"]:
+        assert line in html.unescape(text)
+
+
+def test_every_named_file_is_linked_with_its_digest(runs):
+    directory = runs["private"]
+    text = directory.report.read_text()
+    present = [name for name in mapping.FILES if (directory.root / name).is_file()]
+    assert len(present) == len(mapping.FILES)
+    for name in present:
+        assert f'href="{name}"' in text
+        assert manifest.digest(directory.root / name)[:16] in text
+    assert "complies" not in text.lower()
+
+
+def test_figures_of_the_simulation_are_marked(runs):
+    text = runs["private"].report.read_text()
+    assert text.index("outside the claim") > 0
+    simulated = text[text.index('id="simulation"') :]
+    assert "seconds.server_per_round" in simulated
+
+
+def test_drawing_again_gives_the_same_page(runs):
+    read = facts.read(runs["private"])
+    assert page.render(runs["private"], read) == page.render(runs["private"], read)
+
+
+def test_a_name_cannot_become_markup(runs):
+    read = facts.read(runs["private"])
+    summary = {**read.summary, "name": "<script>alert(1)</script>"}
+    changed = RunFacts(summary, read.rounds, read.statement, read.config)
+    assert "<script>" not in page.render(runs["private"], changed)
+
+
+def test_the_expected_noise_is_that_of_the_lattice():
+    """z * B / s in each coordinate, over the public denominator: derived here from the encoder's own numbers."""
+    config = config_file.parse(
+        {"client": [{"name": "a", "task": "add", "count": 6}], "privacy": {"noise_multiplier": 3.0}}, "here"
+    )
+    dimension, survivors, z = 512, 6, 3.0
+    line = {"session": 0, "survivors": survivors, "mean_weight": 9.0, "round": 1}
+    stated = {
+        "claims": {},
+        "mechanism": {"clip_norm": 2.0},
+        "rounds": [{"outcome": "settled", "round": 0, "noise_multiplier": z}],
+    }
+    read = RunFacts({"adapter.dimension": dimension}, (line,), stated, config)
+    lattice = Lattice.build(dimension, 2.0)
+    draws = np.random.default_rng(3).normal(0, z * lattice.integer_bound / lattice.scale, (200, dimension))
+    measured = np.linalg.norm(draws, axis=1).mean() / (survivors * math.sqrt(0.5))
+    (expected,) = read.noise_norms()
+    assert expected == pytest.approx(measured, rel=0.02)
+
+
+def test_several_runs_are_compared_on_one_page(runs, tmp_path):
+    out = tmp_path / "both.html"
+    done = run.invoke(app, ["report", *(str(each.root) for each in runs.values()), "--out", str(out)])
+    assert done.exit_code == 0, done.stderr
+    text = out.read_text()
+    assert text.count("<svg ") == 2
+    for name in runs:
+        assert f"<td>{name}</td>" in text
+
+
+def test_a_report_made_again_leaves_the_run_as_it_was(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run.invoke(app, ["report", str(runs["private"].root)]).exit_code == 0
+    assert (tmp_path / "report-private.html").exists()
+    inside = run.invoke(app, ["report", str(runs["private"].root), "--out", str(runs["private"].report)])
+    assert (inside.exit_code, "whose manifest it would break" in inside.stderr) == (2, True)
+    assert len(list(verify(runs["private"], Trust()))) == 8
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda d: d.summary.unlink(), "has no finished run"),
+        (lambda d: d.statement.unlink(), "privacy_statement.json is missing"),
+        (lambda d: d.summary.write_text("{}"), "is it of another version?"),
+        (lambda d: d.summary.write_text('{"rounds": '), "cannot be reported"),
+        (lambda d: d.config.unlink(), "holds no run"),
+        (lambda d: d.statement.write_text(json.dumps({"format": "other/9"})), "is not a signed JSON object"),
+    ],
+)
+def test_a_directory_that_is_cut_short_or_of_another_version_is_refused_in_one_sentence(
+    runs, tmp_path, damage, sentence
+):
+    shutil.copytree(runs["private"].root, tmp_path / "run")
+    directory = RunDirectory(tmp_path / "run")
+    damage(directory)
+    refused = run.invoke(app, ["report", str(directory.root)])
+    assert refused.exit_code == 2
+    assert sentence in refused.stderr
+    assert "Traceback" not in refused.stderr
