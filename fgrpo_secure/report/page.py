@@ -95,7 +95,7 @@ def _guarantee(facts: RunFacts) -> str:
         f"Whatever the server, with up to {assumed['colluders']} colluding data owners, or a reader of the model does: "
         f"taking part changes the odds of any conclusion about a {_unit(facts)} by at most a factor of "
         f"e^{claim['epsilon_spent']:.2f}, but for a chance of {claim['delta']:g}. The server "
-        f"({assumed['adversary'].replace('_', ' ')}) saw only sums over {assumed['minimum_survivors']} data owners or more."
+        f"({assumed['adversary'].replace('_', ' ')}) saw only sums over {assumed['minimum_survivors']} or more of them."
     )
 
 

@@ -1,19 +1,17 @@
 """The report in headless Chromium: three widths, light and dark, print, keyboard, contrast, no request, no error."""
 
+import itertools
 import os
 import shutil
 
 import pytest
-
-BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-if not os.environ.get("CI_BROWSER") and (BROWSER is None or DRIVER is None):
-    pytest.skip("chromium and chromium-driver are not installed", allow_module_level=True)
-
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-pytestmark = pytest.mark.slow
+BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+ABSENT = not os.environ.get("CI_BROWSER") and (BROWSER is None or DRIVER is None)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(ABSENT, reason="chromium and chromium-driver are not installed")]
 
 CONTRAST = """
 const luminance = (text) => {
@@ -93,7 +91,7 @@ def test_the_page_is_read_in_order_by_those_who_do_not_see_it(browser, runs):
     levels = [int(h.tag_name[1]) for h in browser.find_elements(By.CSS_SELECTOR, "h1, h2, h3")]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
     assert browser.execute_script("return document.documentElement.lang") == "en"
     for figure in browser.find_elements(By.CSS_SELECTOR, "figure [role=img]"):
         for attribute in ("aria-labelledby", "aria-describedby"):
