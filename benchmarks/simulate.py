@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import batched
 import numpy as np
@@ -33,21 +32,25 @@ from fgrpo_secure.adapters import Policy
 from fgrpo_secure.apply import ServerOptimizer
 from fgrpo_secure.client_policy import Admitted
 from fgrpo_secure.config import Config
+from fgrpo_secure.coupling import SMALL_UNITS
 from fgrpo_secure.entropy import Entropy
 from fgrpo_secure.gain import Baseline
 from fgrpo_secure.grpo import rewards
 from fgrpo_secure.grpo.advantages import group_advantages
 from fgrpo_secure.grpo.objective import objective
 from fgrpo_secure.owner import Owner
-from fgrpo_secure.privacy import clip, encode, noise
+from fgrpo_secure.privacy import clip, encode, noise, units
 from fgrpo_secure.privacy.clip import Update
-from fgrpo_secure.privacy.encode import EncodedVector, IntArray, Lattice
+from fgrpo_secure.privacy.encode import EncodedVector, IntArray, Lattice, Score
 from fgrpo_secure.privacy.noise import NoisePlan
 from fgrpo_secure.privacy.planner import PrivacyPlan
+from fgrpo_secure.privacy.units import EncodedSum
 from fgrpo_secure.round_settings import RoundSettings
+from fgrpo_secure.tasks.files import Row
 from protocols.server import Recovered
 
 FloatArray = NDArray[np.float64]
+Encoded = EncodedVector | EncodedSum
 SUPPORTED = {
     "federation.local_steps": 1,
     "federation.schedule": "all",
@@ -59,13 +62,28 @@ SUPPORTED = {
 }
 
 
+@dataclass(frozen=True)
+class Part:
+    """What is trained on and clipped as one: a client's step, or the prompts of one unit inside a client."""
+
+    owner: int
+    unit: str | None
+    rows: list[Row]
+
+    @property
+    def label(self) -> str:
+        """Names the part's rollouts, as the owner's seat would."""
+        return "0" if self.unit is None else f"0/{self.unit}"
+
+
 @dataclass
 class Trained:
-    """One round of everybody's local training: rows of `updates` are clients, in the order of their ids."""
+    """One round of everybody's local training: rows of `updates` are parts, in the order of their owners."""
 
+    parts: list[Part]
     ids: torch.Tensor
     ends: torch.Tensor
-    rewards: FloatArray  # (clients, prompts, completions)
+    rewards: FloatArray  # (parts, prompts, completions)
     updates: FloatArray
 
 
@@ -92,7 +110,8 @@ class Simulation:
         """
         _check(config)
         policy = adapters.attach(models.load(config.model), config.adapter, config.run.seed)
-        owners = owner.make_owners(config.client, config.run.seed, set(range(config.clients_total)), folder)
+        everybody, unit = set(range(config.clients_total)), config.privacy.unit
+        owners = owner.make_owners(config.client, config.run.seed, everybody, folder, unit, config.units_per_client)
         return Simulation(
             config,
             policy,
@@ -113,38 +132,67 @@ class Simulation:
         vectors = self.contributions(trained, settings, lattice)
         self.conclude(vectors, settings, lattice)
 
+    def parts(self, settings: RoundSettings) -> list[Part]:
+        """Whose rows are trained on in a round."""
+        number, count = settings.training_round, settings.grpo.prompts_per_step
+        if settings.units is None:
+            return [Part(own.id, None, own.source.batch(number, 0, count)) for own in self.owners]
+        return [
+            Part(own.id, unit, own.units.batch(unit, number, 0, count))
+            for own in self.owners
+            for unit in own.units.turn(settings.units.block(number), settings.units.blocks)
+        ]
+
     def train(self, settings: RoundSettings) -> Trained:
-        """The first local step of every client, from the model as it is."""
-        grpo, number = settings.grpo, settings.training_round
-        batches = [own.source.batch(number, 0, grpo.prompts_per_step) for own in self.owners]
-        prompts = [[str(row["prompt"]) for row in rows] for rows in batches]
+        """The first local step of every part, from the model as it is."""
+        grpo, number, parts = settings.grpo, settings.training_round, self.parts(settings)
+        prompts = [[str(row["prompt"]) for row in part.rows] for part in parts]
+        if len({len(own) for own in prompts}) != 1:
+            raise ValueError("a simulation needs as many prompts in every part")
         self.policy.trainable(number)
-        batch = batched.sample(self.policy, prompts, grpo, [own.rollout_seed(settings, 0) for own in self.owners])
-        paid = self._rewards(batch, batches, prompts)
+        seeds = [self.owners[part.owner].rollout_seed(settings, part.label) for part in parts]
+        batch = batched.sample(self.policy, prompts, grpo, seeds)
+        paid = self._rewards(batch, parts, prompts)
         advantages = group_advantages(torch.from_numpy(paid).flatten(0, 1), grpo.scale_rewards).flatten().float()
-        slopes = _slopes(batch, advantages, settings) * len(self.owners)
-        units = torch.arange(len(self.owners)).repeat_interleave(grpo.prompts_per_step)
-        grads = batched.gradients(self.policy, number, batch, slopes, units)
-        return Trained(batch.ids, batch.ends, paid, _step(grads, settings))
+        slopes = _slopes(batch, advantages, settings) * len(parts)
+        whose = torch.arange(len(parts)).repeat_interleave(len(prompts[0]))
+        grads = batched.gradients(self.policy, number, batch, slopes, whose)
+        # a unit's own direction is that of `unit_gradients`: nothing but its clip shortens it
+        descent = (-len(prompts[0]) * grads).double().numpy()
+        updates = _step(grads, settings) if settings.units is None else descent
+        return Trained(parts, batch.ids, batch.ends, paid, updates)
 
     def contributions(self, trained: Trained, settings: RoundSettings, lattice: Lattice) -> list[IntArray]:
         """Every client's integers as they would go into its mask; reward histories move on."""
+        mine: list[list[int]] = [[] for _ in self.owners]
+        for place, part in enumerate(trained.parts):
+            mine[part.owner].append(place)
         vectors = []
-        for place, own in enumerate(self.owners):
-            observation = gain.observe(trained.rewards[place])
-            past = self.baselines[place]
-            relative = gain.relative_gain(observation, past, settings.weighting)
-            weight = gain.weight(relative, settings.weighting)
-            self.baselines[place] = past.updated(observation, settings.weighting.baseline_decay)
-            clipped = clip.to_norm(Update(trained.updates[place]), settings.clip_norm).times(weight)
-            scores = client_round.scores(relative, weight, settings)
+        for own, places in zip(self.owners, mine, strict=True):
             source = self.source.child(own.id).child("session", settings.training_round)
-            encoded = encode.to_ring(clipped, scores, lattice, source.child("rounding"))
-            if settings.share_variance and not self.plain:
-                vectors.append(noise.add_share(encoded, settings.share_variance, source.child("noise")).values)
+            if settings.units is None:
+                encoded: Encoded = self._client(trained, places[0], settings, lattice, source)
+                noises = source.child("noise")
             else:
-                vectors.append(noise.no_noise(encoded).values)
+                encoded = _units(trained, places, settings, lattice, source.child("rounding", 0))
+                noises = source.child("noise", 0)
+            if settings.share_variance and not self.plain:
+                vectors.append(noise.add_share(encoded, settings.share_variance, noises).values)
+            else:
+                vectors.append(encoded.values)
         return vectors
+
+    def _client(
+        self, trained: Trained, place: int, settings: RoundSettings, lattice: Lattice, source: Entropy
+    ) -> EncodedVector:
+        observation, past = gain.observe(trained.rewards[place]), self.baselines[place]
+        relative = gain.relative_gain(observation, past, settings.weighting)
+        weight = gain.weight(relative, settings.weighting)
+        self.baselines[place] = past.updated(observation, settings.weighting.baseline_decay)
+        clipped = clip.to_norm(Update(trained.updates[place]), settings.clip_norm).times(weight)
+        return encode.to_ring(
+            clipped, client_round.scores(relative, weight, settings), lattice, source.child("rounding")
+        )
 
     def conclude(self, vectors: Sequence[IntArray], settings: RoundSettings, lattice: Lattice) -> None:
         """The server's part, on the sum alone."""
@@ -169,15 +217,15 @@ class Simulation:
         source = self.source.child("server", settings.training_round)
         return noise.add_share(encoded, central.share_variance, source).values
 
-    def _rewards(self, batch: batched.Batch, batches: Sequence[Sequence[Any]], prompts: Sequence[Any]) -> FloatArray:
+    def _rewards(self, batch: batched.Batch, parts: Sequence[Part], prompts: Sequence[Sequence[str]]) -> FloatArray:
         group, paid, position = self.config.grpo.num_generations, [], 0
         rows = zip(batch.ids.tolist(), batch.ends.tolist(), strict=True)
         tokens = [row[:end] for row, end in rows]
-        for own, rows_of_owner, asked in zip(self.owners, batches, prompts, strict=True):
-            size = len(asked) * group
+        for part, asked in zip(parts, prompts, strict=True):
+            own, size = self.owners[part.owner], len(asked) * group
             mine = tokens[position : position + size]
             position += size
-            columns = {key: [row[key] for row in rows_of_owner] for key in rows_of_owner[0] if key != "prompt"}
+            columns = {key: [row[key] for row in part.rows] for key in part.rows[0] if key != "prompt"}
             texts = [self._decode(tuple(ids)) for ids in mine]
             marks = rewards.score(own.reward_functions, self.config.grpo.reward_weights, asked, texts, mine, columns)
             paid.append(own.reward_scale * marks.reshape(len(asked), group))
@@ -196,8 +244,34 @@ def _check(config: Config) -> None:
         section, _, name = key.partition(".")
         if values[section][name] != wanted:
             raise ValueError(f"a simulation needs {key} = {wanted}, not {values[section][name]}")
+    if config.privacy.unit in SMALL_UNITS and (config.privacy.mode, config.weighting.rule) != (
+        "distributed",
+        "uniform",
+    ):
+        raise ValueError("a simulation of units inside clients needs mode distributed and uniform weights")
+    if config.privacy.sampling_rate is not None:
+        raise ValueError("a simulation has no secret sampling of units: leave out privacy.sampling_rate")
     if config.grpo.loss_type not in ("dr_grpo", "grpo") or config.grpo.scale_rewards == "batch":
         raise ValueError("a simulation needs loss_type dr_grpo or grpo, and scale_rewards group or none")
+
+
+def _units(
+    trained: Trained, places: Sequence[int], settings: RoundSettings, lattice: Lattice, rounding: Entropy
+) -> EncodedSum:
+    """A client's units, each clipped and rounded by itself, then added up: `unit_round` with uniform weights."""
+    silent = [Score(0.0, -1.0, 1.0)] * lattice.scores
+    vectors = [
+        encode.to_ring(
+            clip.to_norm(Update(trained.updates[place]), lattice.clip_norm).times(1.0),
+            silent,
+            lattice,
+            rounding.child("unit", trained.parts[place].unit or ""),
+        )
+        for place in places
+    ]
+    nothing = clip.to_norm(Update.zero(lattice.dimension), lattice.clip_norm)
+    own = encode.to_ring(nothing, client_round.scores(0.0, 1.0, settings), lattice, rounding.child("scores"))
+    return units.total(vectors, own, lattice)
 
 
 def _slopes(batch: batched.Batch, advantages: torch.Tensor, settings: RoundSettings) -> torch.Tensor:

@@ -39,6 +39,7 @@ WEIGHTS = ("adaptive", "uniform")
 UNITS = ("client", "prompt_group", "subject")
 SERVERS = ("secure", "plain")
 SEEDS = (0, 1, 2, 3, 4)
+UNIT_CLIP = 0.01  # of a unit's raw gradient: nearly all are longer
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -59,7 +60,27 @@ class Cell:
         settings += ["privacy.unit=none"] if self.epsilon is None else [f"privacy.unit={self.unit}"]
         settings += [] if self.epsilon is None else [f"privacy.epsilon={self.epsilon}"]
         settings += ["weighting.rule=uniform"] if self.weights == "uniform" else []
-        return config_file.load(PRESET, settings)
+        if self.unit == "client":
+            return config_file.load(PRESET, settings)
+        settings[2:] = [f"privacy.epsilon={self.epsilon}", "weighting.rule=uniform"]
+        return inside_clients(config_file.load(PRESET, settings), self.unit)
+
+
+def inside_clients(config: Config, unit: str) -> Config:
+    """The quickstart with units inside its clients: as many prompts of a client, and as many a round, but fixed ones.
+
+    A client's 48 prompts are units of one, or 12 subjects with four each; every unit takes part in one of the 12
+    rounds. Gradients are clipped to where nearly all are; the server's rate makes up for it, and for directions of
+    one prompt, which agree half as much as those of four.
+    """
+    table = config.model_dump()
+    subject = {"subject": "who", "rows_per_subject": 4} if unit == "subject" else {}
+    rows = config.federation.rounds * config.grpo.prompts_per_step
+    table["client"] = [{**client, "rows": rows, **subject} for client in table["client"]]
+    table["privacy"] |= {"unit": unit, "clip_norm": UNIT_CLIP, "max_rounds_per_unit": 1}
+    table["grpo"] |= {"max_grad_norm": None, "prompts_per_step": 4 if subject else 1}
+    table["server"]["learning_rate"] *= (1 if subject else 2) / UNIT_CLIP
+    return Config.model_validate(table)
 
 
 def cells(
@@ -67,7 +88,7 @@ def cells(
 ) -> Iterator[Cell]:
     """All runs, in the order in which they are worth having: a unit and a rule of weights at a time."""
     for unit in units:
-        for rule in weights:
+        for rule in weights if unit == "client" else ("uniform",):  # no range of rewards holds for all these clients
             for seed in seeds:
                 for epsilon in EPSILONS:
                     if epsilon is None and unit != "client":
@@ -91,7 +112,7 @@ def run(cell: Cell) -> dict[str, Any]:
     config = cell.config()
     with tempfile.TemporaryDirectory() as folder:
         simulation = Simulation.open(config, Path(folder), plain=cell.server == "plain")
-        simulation.known = first_round(cell.seed, cell.factors)
+        simulation.known = first_round(cell.seed, cell.factors) if cell.unit == "client" else {}
         for number in range(config.federation.rounds):
             simulation.round(number)
     after = score(simulation, cell.seed)

@@ -8,6 +8,7 @@ import pytest
 
 from fgrpo_secure.grpo import rollouts
 
+TASKS = ("add", "sub", "mul", "sort", "rev", "cnt", "mod", "minmax")
 ROUNDS = 3  # gains are zero before the third
 LIKE_QUICKSTART = ("grpo.optimizer=sgd", "grpo.learning_rate=100", f"federation.rounds={ROUNDS}")
 
@@ -76,6 +77,44 @@ def test_a_simulated_run_samples_trains_encodes_and_applies_as_the_federation_do
             assert np.count_nonzero(off) <= 0.002 * off.size + 1
         drift = np.sum(vectors, axis=0) - session.total
         assert np.abs(drift).max() <= 1
+    np.testing.assert_allclose(
+        watched.simulation.policy.get_vector(0), federation.policy.get_vector(0), rtol=0, atol=1e-3
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", ["prompt_group", "subject"])
+def test_units_inside_clients_are_clipped_rounded_and_added_up_as_in_the_federation(trial, simulate, unit):
+    subject = 'subject = "who"\nrows_per_subject = 2\n' if unit == "subject" else ""
+    clients = "".join(f'[[client]]\nname = "{task}"\ntask = "{task}"\nrows = 8\n{subject}' for task in TASKS)
+    text = f"""{clients}[run]
+entropy = "seeded"
+[adapter]
+rank = 1
+[federation]
+rounds = 2
+[grpo]
+num_generations = 4
+prompts_per_step = {2 if unit == "subject" else 1}
+[privacy]
+unit = "{unit}"
+epsilon = 60.0
+clip_norm = 0.05
+max_rounds_per_unit = 1
+[aggregation]
+adversary = "lying_server"
+max_dropout = 0.25
+"""
+    federation = trial.federation(text=text)
+    config, _ = trial.configure(text=text)
+    watched = Watched(simulate.Simulation.open(config, trial.folder / "owners"))
+    for number in range(2):
+        session = trial.conduct(federation, number)
+        watched.simulation.round(number)
+        drift = np.sum(watched.vectors[number], axis=0) - session.total
+        assert np.abs(drift).max() <= 1  # a rounding tie falls otherwise now and then
+        assert np.count_nonzero(drift) <= 0.01 * drift.size + 1
+        assert np.abs(watched.trained[number].updates).max() > 0
     np.testing.assert_allclose(
         watched.simulation.policy.get_vector(0), federation.policy.get_vector(0), rtol=0, atol=1e-3
     )
