@@ -193,9 +193,16 @@ class Aggregation(Section):
     post_quantum: bool = Field(
         False, description="agree on keys with ML-KEM-768 as well as X25519, against recording now and decrypting later"
     )
+    shard_size: Annotated[int, Field(ge=4, le=1000)] | None = Field(
+        None,
+        description="clients in one session at most; a larger cohort makes disjoint shards; default: 1,000 "
+        "against a lying server, else no limit",
+    )
 
     @model_validator(mode="after")
     def claims_no_protection_that_is_not_there(self) -> "Aggregation":
+        if self.mode == "plain" and self.shard_size is not None:
+            raise ValueError("shard_size bounds the sessions of secure aggregation; mode 'plain' has none")
         if self.mode == "plain" and (self.adversary != "none" or self.max_corrupt != 0):
             raise ValueError(
                 "mode 'plain' shows the server every client's update and so withstands no adversary: "

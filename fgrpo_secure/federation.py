@@ -1,10 +1,11 @@
 """The server of a running federation: what it holds between rounds, and how it conducts one.
 
-A round is at most a few sessions: one that fails (too few clients, a sum beyond its bound) is on the ledger and the
-next one takes a new number. No session number is ever used twice, not even after a crash.
+A round is one session, or one for each of its shards. One that fails (too few clients, a sum beyond its bound) is on
+the ledger; if all fail, the round is tried again under new numbers. No session number is ever used twice, not even
+after a crash.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -20,6 +21,7 @@ from fgrpo_secure.engines.frames import Costs
 from fgrpo_secure.engines.signatures import SharedVerifier
 from fgrpo_secure.entropy import Entropy
 from fgrpo_secure.evidence import notes, witness
+from fgrpo_secure.gathered import Gathered
 from fgrpo_secure.models import BaseModel
 from fgrpo_secure.privacy.encode import SumOutOfBounds
 from fgrpo_secure.privacy.ledger import Ledger, Ledgers
@@ -34,11 +36,14 @@ from protocols.roster import Roster
 from protocols.server import Recovered
 from protocols.wire import RoundPlan, Step
 
-LEDGER_OWNER = "server"  # a client that takes part in every round spends what this ledger shows
+LEDGER_OWNER = "server"  # a client that takes part in every round spends at most what this ledger shows
+SHARDS = "shards"  # the fact of a ledger entry that names a round's further sessions
+
+Sessions = list[tuple[RoundPlan, Admitted]]
 
 
 class SessionFailed(RuntimeError):
-    """A session ended without a sum; the sentence says why."""
+    """All sessions of a round ended without a sum; the sentence says why."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,9 @@ class RoundResult:
     recovered: Recovered
     traffic: Traffic
     costs: Costs
-    session_number: int
-    cohort: int
+    session_number: int  # of the first shard
+    cohort: int  # clients of the shards that ended
+    failures: tuple[str, ...]  # why the other shards did not
     adapter_bytes: int
     seconds_server: float
     seconds_total: float
@@ -121,42 +127,30 @@ class Federation:
         return claim.epsilon_spent(min(self.ledger.spent(), claim.budget))  # of units in turns: the most of any
 
     def conduct(self, training_round: int, on_answer: Callable[[str, int, int], None]) -> RoundResult:
-        """One session of a training round, up to the model's new vector, which is set.
+        """The sessions of a training round, one per shard, up to the model's new vector, which is set.
 
-        Raises SessionFailed, or BudgetExceeded before anything is opened.
+        Raises SessionFailed if no shard ended with a sum, or BudgetExceeded before anything is opened.
         """
         started = entropy.stopwatch()
-        plan, admitted = self._open(training_round)
+        sessions = [self._open(training_round, shard) for shard in range(schedule.shard_count(self.config))]
         adapter = save(dict(self.policy.full_state()))
-        self._charge(plan, admitted.charge)
-        self.engine.begin(adapter, plan.round, self.directory.roster.read_bytes())
-        link = CountingLink(self.engine, on_answer)
+        self._charge(sessions)
+        self.engine.begin(adapter, sessions[0][0].round, self.directory.roster.read_bytes())
         server_started = entropy.processor_time()
-        try:
-            recovered, traffic = self._collect(plan, admitted, link)
-            conclusion = server_round.conclude(
-                recovered,
-                admitted,
-                self.policy.get_vector(training_round),
-                self.policy.factors(training_round),
-                self.optimizer,
-            )
-        except (TooFewClients, FaultyClient, SumOutOfBounds) as problem:
-            self._abort(plan, refund=not link.saw_upload)
-            raise SessionFailed(self._explain(problem)) from None
-        finally:
-            self.verify.forget()
-        seconds_server = entropy.processor_time() - server_started - link.seconds_inside
-        self._settle(plan, admitted, len(recovered.survivors))
-        self._witness(plan, recovered.survivors)
+        gathered = self._gather(sessions, on_answer)
+        conclusion = self._conclude(training_round, sessions, gathered)
+        seconds_server = entropy.processor_time() - server_started - gathered.seconds_inside
+        self._settle(sessions, gathered)
+        self._witness(sessions[0][0], gathered)
         self.policy.set_vector(training_round, conclusion.vector)
         return RoundResult(
             conclusion,
-            recovered,
-            traffic,
+            gathered.recovered(),
+            gathered.traffic,
             self.engine.finish(),
-            plan.round,
-            len(plan.cohort),
+            sessions[0][0].round,
+            gathered.cohort,
+            tuple(gathered.failures),
             len(adapter),
             seconds_server,
             entropy.stopwatch() - started,
@@ -181,13 +175,13 @@ class Federation:
     def recover(self) -> None:
         """After a crash: the owners close their open sessions, then the server its own, refunded only if no masked
         vector of it can have left anybody."""
-        sessions = [] if self.ledger is None else list(self.ledger.open_sessions())
-        masked = self.engine.recover(sessions)
+        opened = {} if self.ledger is None else self._open_rounds(self.ledger)
+        masked = self.engine.recover([session for sessions in opened.values() for session in sessions])
         if self.ledger is not None:
-            for session in sessions:
-                self.ledger.abort(session, refund=masked == 0)
+            for first in opened:
+                self.ledger.abort(first, refund=masked == 0)
 
-    def _open(self, training_round: int) -> tuple[RoundPlan, Admitted]:
+    def _open(self, training_round: int, shard: int = 0) -> tuple[RoundPlan, Admitted]:
         dimension = self.policy.dimension(training_round)
         plan = run_plan.open_round(
             self.config,
@@ -197,7 +191,7 @@ class Federation:
             training_round,
             self._next_session(),
             dimension,
-            self.clients,
+            schedule.partition(self.config, self.roster.digest, training_round, self.clients)[shard],
             self.run,
         )
         return plan, self.demands.admit(plan, dimension)
@@ -207,6 +201,39 @@ class Federation:
             return plain.collect(self.identity, plan, admitted, link, self.source)
         return server_round.collect(self.identity, plan, self.roster, link, self.verify)
 
+    def _gather(self, sessions: Sessions, on_answer: Callable[[str, int, int], None]) -> Gathered:
+        """Run each shard's session to its sum or its failure."""
+        gathered = Gathered()
+        for plan, admitted in sessions:
+            link = CountingLink(self.engine, on_answer)
+            try:
+                recovered, traffic = self._collect(plan, admitted, link)
+                server_round.checked_total(recovered, admitted)
+                gathered.add(plan, recovered, traffic, admitted.settled(len(recovered.survivors)))
+            except (TooFewClients, FaultyClient, SumOutOfBounds) as problem:
+                gathered.fail(self._explain(problem, plan), admitted.charge if link.saw_upload else Fraction(0))
+            finally:
+                self.verify.forget()
+                gathered.seconds_inside += link.seconds_inside
+        return gathered
+
+    def _conclude(self, training_round: int, sessions: Sessions, gathered: Gathered) -> Conclusion:
+        """The new vector from the shards that ended; the sum over all of them must keep within its own bound, too."""
+        if not gathered.survivors:
+            self._abort(sessions, refund=gathered.charge == 0)
+            raise SessionFailed("; ".join(gathered.failures))
+        try:
+            return server_round.conclude(
+                gathered.recovered(),
+                sessions[0][1],
+                self.policy.get_vector(training_round),
+                self.policy.factors(training_round),
+                self.optimizer,
+            )
+        except SumOutOfBounds as problem:
+            self._abort(sessions, refund=False)
+            raise SessionFailed(str(problem)) from None
+
     def _next_session(self) -> int:
         """A number no session of this run had: written down before it is used."""
         path = self.directory.sessions
@@ -214,42 +241,62 @@ class Federation:
         write_durably(path, f"{number}\n".encode())
         return number
 
-    def _charge(self, plan: RoundPlan, charge: Fraction) -> None:
-        if self.ledger is not None:
-            self.ledger.intent(wire.session_of(plan), plan.round, charge)
+    def _charge(self, sessions: Sessions) -> None:
+        """One entry per round, under its first session: what a client pays, which is in one of the shards.
 
-    def _witness(self, plan: RoundPlan, survivors: Sequence[int]) -> None:
-        """Show the survivors the ledger with this session settled, and keep the checkpoint with their signatures."""
+        It names the other sessions, so that after a crash the owners can be asked about all of them.
+        """
+        if self.ledger is None:
+            return
+        first, *others = [wire.session_of(plan) for plan, _ in sessions]
+        facts = {SHARDS: " ".join(session.hex() for session in others)} if others else {}
+        charge = max(admitted.charge for _, admitted in sessions)
+        self.ledger.intent(first, sessions[0][0].round, charge, facts)
+
+    def _witness(self, first: RoundPlan, gathered: Gathered) -> None:
+        """Show the survivors the ledger with this round settled, and keep the checkpoint with their signatures."""
         if self.ledger is None or self.privacy.trusted_server:
             return
-        session = wire.session_of(plan)
-        origin = witness.origin(self.identity.public, plan.run)
-        note = self.ledger.checkpoint(origin, witness.signer(self.identity, witness.SERVER))
-        signed = notes.last_signed(self.directory.notes)
-        seen = {client: signed.get(witness.client_name(client), 0) for client in survivors}
-        for _ in range(2):  # after a crash a client may have signed what was never kept here: it says how much
-            proof = {size: witness.exhibit(self.ledger, note, size, session) for size in set(seen.values())}
-            said = self.engine.witness(session, {client: proof[size] for client, size in seen.items()})
-            lines = "".join(each.line for each in said if each.line is not None)
-            stale = {each.client: each.seen for each in said if each.line is None and each.seen != seen[each.client]}
-            note += lines
-            seen = {client: size for client, size in stale.items() if 0 < size <= self.ledger.size()}
-            if not seen:
-                break
+        origin = witness.origin(self.identity.public, first.run)
+        shown = note = self.ledger.checkpoint(origin, witness.signer(self.identity, witness.SERVER))
+        signed, entry = notes.last_signed(self.directory.notes), wire.session_of(first)
+        for session, survivors in gathered.ended.items():
+            seen = {client: signed.get(witness.client_name(client), 0) for client in survivors}
+            for _ in range(2):  # after a crash a client may have signed what was never kept here: it says how much
+                proof = {size: witness.exhibit(self.ledger, shown, size, entry) for size in set(seen.values())}
+                said = self.engine.witness(session, {client: proof[size] for client, size in seen.items()})
+                note += "".join(each.line for each in said if each.line is not None)
+                stale = {each.client: each.seen for each in said if each.line is None}
+                stale = {client: size for client, size in stale.items() if size != seen[client]}
+                seen = {client: size for client, size in stale.items() if 0 < size <= self.ledger.size()}
+                if not seen:
+                    break
         notes.keep(self.directory.notes, self.ledger.size(), note)
 
-    def _settle(self, plan: RoundPlan, admitted: Admitted, survivors: int) -> None:
+    def _settle(self, sessions: Sessions, gathered: Gathered) -> None:
         if self.ledger is not None:
-            self.ledger.settle(wire.session_of(plan), survivors, admitted.settled(survivors))
+            facts = witness.shard_facts(gathered.ended) if len(sessions) > 1 else {}
+            self.ledger.settle(wire.session_of(sessions[0][0]), len(gathered.survivors), gathered.charge, facts)
 
-    def _abort(self, plan: RoundPlan, refund: bool) -> None:
+    def _abort(self, sessions: Sessions, refund: bool) -> None:
         if self.ledger is not None:
-            self.ledger.abort(wire.session_of(plan), refund=refund)
+            self.ledger.abort(wire.session_of(sessions[0][0]), refund=refund)
 
-    def _explain(self, problem: Exception) -> str:
-        reasons = sorted(set(self.engine.refusals.values()))
-        refused = f"; {len(self.engine.refusals)} clients refused: {'; '.join(reasons)}" if reasons else ""
-        return f"{problem}{refused}"
+    @staticmethod
+    def _open_rounds(ledger: Ledger) -> dict[bytes, list[bytes]]:
+        """Round by round, the sessions that were charged and not closed, by the first of each."""
+        opened = {session: [session] for session in ledger.open_sessions()}
+        for entry in ledger.entries() if opened else ():
+            facts, session = entry.get("facts"), entry.get("session")
+            if isinstance(facts, dict) and isinstance(session, str) and bytes.fromhex(session) in opened:
+                opened[bytes.fromhex(session)] += [bytes.fromhex(other) for other in facts.get(SHARDS, "").split()]
+        return opened
+
+    def _explain(self, problem: Exception, plan: RoundPlan) -> str:
+        refused = [reason for client, reason in self.engine.refusals.items() if client in plan.cohort]
+        if not refused:
+            return str(problem)
+        return f"{problem}; {len(refused)} clients refused: {'; '.join(sorted(set(refused)))}"
 
 
 class CountingLink:

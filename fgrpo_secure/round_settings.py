@@ -41,7 +41,7 @@ class UnitTerms(Section):
 class RoundSettings(Section):
     """Settings of one round, as they travel in `RoundPlan.settings`."""
 
-    training_round: int = Field(ge=0)
+    training_round: int = Field(ge=0, lt=2**32)
     seed: int = Field(ge=0)
     local_steps: int = Field(ge=1)
     adapter: Adapter

@@ -22,8 +22,9 @@ from fgrpo_secure.privacy.discrete_gaussian import largest_sample
 from fgrpo_secure.privacy.encode import Lattice, required_ring_bits
 from fgrpo_secure.privacy.noise import NoisePlan
 from fgrpo_secure.privacy.planner import InfeasiblePlan, PrivacyPlan
-from protocols import labels
-from protocols.params import Adversary
+from protocols import labels, params, shards
+from protocols.errors import Refused
+from protocols.params import Adversary, Parameters
 from protocols.roster import Roster
 from protocols.wire import HybridPlan, RoundPlan
 
@@ -91,6 +92,7 @@ def _plan(
         clients_per_round=schedule.size(config, count),
         rounds_per_client=schedule.rounds_per_client(config, count),
         max_rounds_per_client=config.federation.max_rounds_per_client,
+        shards=schedule.shard_count(config, count),
         dimension=dimension,
         unit=config.privacy.unit,
         units=_units(config),
@@ -102,7 +104,7 @@ def _plan(
         max_corrupt=config.aggregation.max_corrupt,
         max_dropout=config.aggregation.max_dropout,
         mean_weight=gain.reference_weight(config.weighting),
-        broadcast_bytes=_broadcast_bytes(config, policy),
+        broadcast_bytes=_broadcast_bytes(config, policy, count),
         post_quantum=config.aggregation.post_quantum,
     )
 
@@ -121,10 +123,11 @@ def _units(config: Config) -> planner.Units | None:
     )
 
 
-def _broadcast_bytes(config: Config, policy: Policy) -> int:
+def _broadcast_bytes(config: Config, policy: Policy, count: int) -> int:
     """What every client of a round is sent besides the protocol's later messages: the round plan and the adapter."""
     settings = round_settings.for_round(config, 0, 0).encode()
-    return len(save(policy.full_state())) + len(settings) + ID_BYTES * config.cohort
+    largest = -(-schedule.size(config, count) // schedule.shard_count(config, count))
+    return len(save(policy.full_state())) + len(settings) + ID_BYTES * largest
 
 
 def demands(config: Config, privacy: PrivacyPlan) -> ClientPolicy:
@@ -190,15 +193,15 @@ def open_round(
     training_round: int,
     session_number: int,
     dimension: int,
-    clients: tuple[int, ...] | None = None,
+    shard: tuple[int, ...],
     run: bytes | None = None,
 ) -> RoundPlan:
-    """The plan of one session: the public facts of training round `training_round`.
+    """The plan of one session: the public facts of training round `training_round` for the clients of one shard.
 
-    `clients` may take part; default: all of the configuration. `run` is the run's name; default: that of a run which
-    began with this roster.
+    Every shard's clients add the share that the smallest one needs: in a larger shard that is no less noise. `run` is
+    the run's name; default: that of a run which began with this roster.
     """
-    parameters = privacy.parameters
+    parameters = _parameters(config, privacy, len(roster), len(shard))
     variance = share_variance(privacy, Lattice.build(dimension, config.privacy.clip_norm, round_settings.SCORES))
     settings = round_settings.for_round(config, training_round, variance)
     largest_noise = largest_sample(settings.upload_variance)
@@ -209,7 +212,7 @@ def open_round(
         round=session_number,
         roster_digest=roster.digest,
         roster_version=roster.version,
-        cohort=schedule.cohort(config, training_round, clients),
+        cohort=shard,
         context=tuple(sorted(loaded.items())),
         settings=settings.encode(),
         vectors=(("update", dimension), ("scores", round_settings.SCORES)),
@@ -223,6 +226,25 @@ def open_round(
         floor=parameters.floor,
         neighbours=parameters.neighbours,
     )
+
+
+def _parameters(config: Config, privacy: PrivacyPlan, roster_size: int, size: int) -> Parameters:
+    if size == privacy.parameters.cohort:
+        return privacy.parameters
+    corrupt, dropout = config.aggregation.max_corrupt, config.aggregation.max_dropout
+    return params.derive(privacy.parameters.adversary, roster_size, size, corrupt, dropout)
+
+
+def check_shard(config: Config, roster: Roster, clients: tuple[int, ...], client: int, round_plan: RoundPlan) -> None:
+    """Returns if the plan is for a round of this run and for the client's own shard of it; else raises Refused.
+
+    `clients` may take part by the client's own roster and date.
+    """
+    training_round = client_policy.training_round(round_plan)
+    if training_round >= config.federation.rounds:
+        raise Refused("the plan is for a round that this run does not have")
+    own_round = schedule.partition(config, roster.digest, training_round, clients)
+    shards.refuse_other(client, round_plan.cohort, own_round)
 
 
 def share_variance(privacy: PrivacyPlan, lattice: Lattice) -> int:

@@ -1,6 +1,8 @@
 """Who takes part in which round: fixed before the run, so that the server cannot choose cohorts."""
 
 from fgrpo_secure.config import Config
+from protocols import shards
+from protocols.params import MAX_COMPLETE, Adversary
 from protocols.roster import Roster
 
 
@@ -39,3 +41,19 @@ def rounds_per_client(config: Config, count: int | None = None) -> int:
     """The most rounds that any one of `count` clients (default: all) takes part in over a whole run."""
     count = count or config.clients_total
     return -(-config.federation.rounds * size(config, count) // count)
+
+
+def shard_count(config: Config, count: int | None = None) -> int:
+    """How many sessions a round is split into when `count` may take part (default: all)."""
+    most = config.aggregation.shard_size
+    if most is None and config.aggregation.adversary == Adversary.LYING_SERVER.value:
+        most = MAX_COMPLETE
+    return 1 if most is None else shards.count(size(config, count or config.clients_total), most)
+
+
+def partition(
+    config: Config, roster_digest: bytes, training_round: int, ids: tuple[int, ...] | None = None
+) -> tuple[tuple[int, ...], ...]:
+    """The cohorts of a round's sessions: disjoint, ascending, together the `cohort` out of `ids`."""
+    whole = cohort(config, training_round, ids)
+    return shards.partition(whole, shard_count(config, ids and len(ids)), roster_digest, training_round)

@@ -13,7 +13,7 @@ from fgrpo_secure import client_round
 from fgrpo_secure.apply import ServerOptimizer, WeightedMean, denominator_kind, weighted_mean
 from fgrpo_secure.client_policy import Admitted
 from fgrpo_secure.privacy import encode
-from fgrpo_secure.privacy.encode import FloatArray
+from fgrpo_secure.privacy.encode import FloatArray, IntArray
 from fgrpo_secure.round_settings import RoundSettings
 from protocols import drive
 from protocols.drive import Link, Traffic
@@ -45,6 +45,16 @@ def per_client(update_sum: FloatArray, settings: RoundSettings) -> FloatArray:
     return update_sum / settings.units.expected
 
 
+def checked_total(recovered: Recovered, admitted: Admitted) -> IntArray:
+    """The sum, shape (d + scores,). Raises SumOutOfBounds if honest survivors and their noise cannot add up to it."""
+    total = np.concatenate([recovered.totals["update"], recovered.totals["scores"]])
+    settings = admitted.settings
+    encode.check_sum(
+        total, admitted.lattice, len(recovered.survivors), settings.upload_variance, settings.vectors_per_client
+    )
+    return total
+
+
 def conclude(
     recovered: Recovered,
     admitted: Admitted,
@@ -59,8 +69,7 @@ def conclude(
     """
     settings, lattice = admitted.settings, admitted.lattice
     survivors = len(recovered.survivors)
-    total = np.concatenate([recovered.totals["update"], recovered.totals["scores"]])
-    encode.check_sum(total, lattice, survivors, settings.upload_variance, settings.vectors_per_client)
+    total = checked_total(recovered, admitted)
     decoded = encode.from_ring(total, lattice, client_round.score_ranges(settings), survivors)
     weight_sum, gain_sum = decoded.score_sums
     kind = denominator_kind(settings.weighting, settings.unit != "none", survivors)

@@ -108,9 +108,13 @@ def _conduct(federation: Federation, training_round: int, observer: Observer) ->
     for failed in range(ATTEMPTS):
         _renew(federation, training_round, observer)
         try:
-            return federation.conduct(training_round, observer.step), failed
+            result = federation.conduct(training_round, observer.step)
         except SessionFailed as problem:
             observer.say(f"round {training_round + 1}: a session failed: {problem}")
+            continue
+        for failure in result.failures:
+            observer.say(f"round {training_round + 1}: goes on without a shard: {failure}")
+        return result, failed + len(result.failures)
     raise RunStopped(f"round {training_round + 1} failed {ATTEMPTS} times; continue later with --resume")
 
 

@@ -153,7 +153,7 @@ def _refuse_impossible_sizes(adversary: Adversary, roster_size: int, cohort: int
     if least <= roster_size:
         raise Infeasible(reason, f"cohort = {least}")
     if cohort >= smallest:
-        raise Infeasible(reason, f"max_corrupt = {_rounded_down(cohort - MIN_HONEST, roster_size)}")
+        raise Infeasible(reason, f"max_corrupt = {rounded_down(cohort - MIN_HONEST, roster_size)}")
     raise Infeasible(reason, f"a roster of at least {smallest} clients, with a smaller max_corrupt")
 
 
@@ -180,7 +180,7 @@ def _rounded_up(count: int, total: int) -> str:
     )
 
 
-def _rounded_down(count: int, total: int) -> str:
+def rounded_down(count: int, total: int) -> str:
     """The shortest decimal x with ceil(x * total) = count."""
     return next(
         f"{scaled / 10**places:g}"

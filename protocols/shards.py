@@ -7,14 +7,17 @@ Nothing rests on chance: thresholds, floors and noise of a shard count all collu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
 
-from protocols import labels
+from protocols import labels, params
 from protocols.errors import Refused
+from protocols.params import MAX_COMPLETE, Adversary, Infeasible, Parameters
 
 
 def count(cohort: int, most: int) -> int:
@@ -57,3 +60,68 @@ def refuse_other(client: int, cohort: tuple[int, ...], own_round: Sequence[tuple
     """
     if client not in cohort or cohort not in own_round:
         raise Refused("the plan's cohort is not this client's shard of the round")
+
+
+def derive(
+    adversary: Adversary, roster_size: int, cohort: int, shards: int, max_corrupt: float, max_dropout: float
+) -> tuple[Parameters, Parameters]:
+    """The parameters of the smallest and of the largest of `shards` shards: see `params.derive`.
+
+    Colluders are counted on the whole roster in each of them. Raises Infeasible, naming a setting that works.
+    """
+    least, most = sizes(cohort, shards)
+    try:
+        return (
+            params.derive(adversary, roster_size, least, max_corrupt, max_dropout),
+            params.derive(adversary, roster_size, most, max_corrupt, max_dropout),
+        )
+    except Infeasible as error:
+        if shards == 1:
+            raise
+        nearest = _nearest(adversary, roster_size, cohort, shards, max_corrupt, max_dropout)
+        raise Infeasible(f"{shards} shards of {least} to {most} clients: {error.reason}", nearest) from None
+
+
+def _nearest(
+    adversary: Adversary, roster_size: int, cohort: int, shards: int, max_corrupt: float, max_dropout: float
+) -> str:
+    """The nearest change that works: larger shards; else fewer losses; else fewer colluders, in larger shards too."""
+
+    def works(count: int, corrupt: float, dropout: float) -> bool:
+        try:
+            for size in sizes(cohort, count):
+                params.derive(adversary, roster_size, size, corrupt, dropout)
+        except Infeasible:
+            return False
+        return True
+
+    fewest = -(-cohort // MAX_COMPLETE)
+    found = _last(lambda more: works(fewest + more, max_corrupt, max_dropout), shards - 1 - fewest)
+    if found is not None:
+        return f"shard_size = {-(-cohort // (fewest + found))}"
+    found = _last(lambda lost: works(shards, max_corrupt, lost / 1000), int(max_dropout * 1000))
+    if found is not None:
+        return f"max_dropout = {found / 1000:g}"
+    colluders = max(1, math.ceil(Fraction(str(max_corrupt)) * roster_size))
+    for count, dropout in ((shards, max_dropout), (fewest, max_dropout), (fewest, min(max_dropout, 0.1))):
+
+        def withstands(place: int, count: int = count, dropout: float = dropout) -> bool:
+            return works(count, float(params.rounded_down(place + 1, roster_size)), dropout)
+
+        found = _last(withstands, colluders - 1)
+        if found is not None:
+            change = "" if count == shards else f", shard_size = {-(-cohort // count)}"
+            change += "" if dropout == max_dropout else f", max_dropout = {dropout:g}"
+            return f"max_corrupt = {params.rounded_down(found + 1, roster_size)}{change}"
+    return "a larger roster and cohort"
+
+
+def _last(works: Callable[[int], bool], most: int) -> int | None:
+    """The largest x from 0 to `most` that works, for something that stops working at some x; None if 0 does not."""
+    if most < 0 or not works(0):
+        return None
+    good, bad = 0, most + 1
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if works(middle) else (good, middle)
+    return good

@@ -5,6 +5,7 @@ their own for those who may take part. Nothing here is believed because the serv
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 from fgrpo_secure import enrolment, entropy, run_plan, schedule
 from fgrpo_secure.adapters import Policy
@@ -50,19 +51,20 @@ class Places:
         today = entropy.today()
         try:
             self._trust.see(shown)
-            demands = self._demands_on(today)
+            clients = schedule.clients(self._config, self._trust.roster, today)
+            demands = self._demands_of(len(clients))
         except (Refused, FaultyServer) as problem:
             return problem
         except InfeasiblePlan as problem:
             return Refused(str(problem))
         for client, seat in seats.items():
             member = self._member(client, seat.name, demands, today)
-            seat.take_place(member, demands)
+            own = partial(run_plan.check_shard, self._config, self._trust.roster, clients, client)
+            seat.take_place(member, demands, own)
         return None
 
-    def _demands_on(self, today: int) -> ClientPolicy:
+    def _demands_of(self, count: int) -> ClientPolicy:
         roster = self._trust.roster
-        count = len(schedule.clients(self._config, roster, today))
         if self._demands is None or self._planned != (count, len(roster)):
             plan = run_plan.replan(self._config, self._policy, self._first, count, len(roster))
             self._planned, self._demands = (count, len(roster)), run_plan.demands(self._config, plan)

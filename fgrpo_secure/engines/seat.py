@@ -87,6 +87,7 @@ class Seat:
         self._verify = verify
         self._context = context
         self._policy: ClientPolicy | None = None
+        self._check_shard: Callable[[RoundPlan], None] | None = None
         self._driver: ClientDriver | None = None
         self._reset(0)
 
@@ -95,12 +96,15 @@ class Seat:
         """The owner's name."""
         return self._owner.name
 
-    def take_place(self, member: Member | None, policy: ClientPolicy | None) -> None:
-        """From now on the owner is `member`, and insists on `policy`; without them it takes no part.
+    def take_place(
+        self, member: Member | None, policy: ClientPolicy | None, check_shard: Callable[[RoundPlan], None] | None
+    ) -> None:
+        """From now on the owner is `member`, and insists on `policy` and on its own shard; without them it takes no
+        part. `check_shard` raises Refused for a plan with another cohort than the owner computes.
 
         Between sessions only: a session ends under the identity that it began with.
         """
-        self._policy = policy
+        self._policy, self._check_shard = policy, check_shard
         self._driver = None if member is None else ClientDriver(member, self._store, self._random, self._context)
         if member is not None:
             self._identity = member.identity.public
@@ -194,9 +198,10 @@ class Seat:
 
     def _accept(self, plan: RoundPlan, policy: Policy) -> None:
         """The driver has checked signature, roster and thresholds; here the privacy side agrees, and pays."""
-        dimension = policy.dimension(client_policy.training_round(plan))
-        if self._policy is None:
+        if self._policy is None or self._check_shard is None:
             raise Refused("the roster does not enrol this client under a key that it holds")
+        self._check_shard(plan)
+        dimension = policy.dimension(client_policy.training_round(plan))
         admitted = self._policy.admit(plan, dimension)
         session, ledger = wire.session_of(plan), self._ledger_of(admitted)
         if ledger is not None and not ledger.is_open(session):

@@ -6,6 +6,7 @@ checkpoint too. A server that keeps two ledgers, cuts one, or charges less than 
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated
 
@@ -98,12 +99,21 @@ def shown_note(data: bytes) -> str:
     return _decode(data).note
 
 
+def shard_facts(ended: Mapping[bytes, Sequence[int]]) -> dict[str, str]:
+    """The fact by which one entry settles a round of several sessions: how many survived in each."""
+    return {"survivors": " ".join(f"{session.hex()}:{len(survivors)}" for session, survivors in ended.items())}
+
+
 def _check_entry(entry: bytes, session: bytes, survivors: int, charge: Fraction) -> None:
     try:
         fields = json.loads(entry)
         kind, named, counted = fields["kind"], fields["session"], fields["survivors"]
         charged = Fraction(fields["charge"])
-    except (ValueError, KeyError, TypeError, ZeroDivisionError):
+        shards = fields.get("facts", {}).get("survivors", "")
+        if shards:  # a round of several sessions: this client's is one of them
+            named = session.hex()
+            counted = int(dict(part.split(":") for part in shards.split()).get(named, -1))
+    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
         raise Unwitnessed("the entry shown does not settle a session") from None
     if (kind, named) != ("settled", session.hex()):
         raise Unwitnessed("the entry shown settles another session")

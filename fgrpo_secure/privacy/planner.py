@@ -17,6 +17,7 @@ from fgrpo_secure.privacy.sizing import InfeasiblePlan as InfeasiblePlan  # what
 from fgrpo_secure.privacy.sizing import Units as Units  # what `plan` takes
 from fgrpo_secure.privacy.traffic import Traffic
 from protocols import params, ring
+from protocols import shards as sharding
 from protocols.params import Adversary, Parameters
 
 CAN_LEARN = "can learn"
@@ -29,10 +30,15 @@ LARGEST_ADVISED = 100.0  # no advice goes beyond an epsilon that protects nobody
 
 @dataclass(frozen=True, slots=True)
 class PrivacyPlan:
-    """A feasible run. `noise`, `claim` and `useful_dimension` are None without differential privacy."""
+    """A feasible run. `noise`, `claim` and `useful_dimension` are None without differential privacy.
+
+    With several shards a round, `parameters`, `noise` and `claim` are those of the smallest one: a client's claim
+    counts the noise of its own shard alone, because the server sees each shard's sum by itself.
+    """
 
     rounds: int
     rounds_per_client: int
+    shards: int
     parameters: Parameters
     lattice: Lattice
     noise: NoisePlan | None
@@ -105,6 +111,8 @@ class PrivacyPlan:
         p = self.parameters
         facts: dict[str, object] = {
             "aggregation.adversary": p.adversary.value,
+            "aggregation.shards": self.shards,
+            "aggregation.shard_size": p.cohort,
             "aggregation.colluders": p.colluders,
             "aggregation.quorum": p.quorum,
             "aggregation.neighbours": p.neighbours,
@@ -140,6 +148,7 @@ def plan(
     noise_multiplier: float | None = None,
     max_rounds_per_client: int | None = None,
     enrolled: int | None = None,
+    shards: int = 1,
     scores: int = 2,
     broadcast_bytes: int = 0,
     units: Units | None = None,
@@ -148,24 +157,28 @@ def plan(
     """The plan for `rounds` rounds with `clients_per_round` of `clients` clients in each; `units` inside them, if any.
 
     `unit` is "none", or goes with one of `epsilon` (against the server) and `noise_multiplier` (at the floor).
-    `adversary` None: a trusted server. `enrolled`: on the roster, if more. Raises InfeasiblePlan or ValueError.
+    `adversary` None: a trusted server. `enrolled`: on the roster, if more. `shards`: sessions that a round is split
+    into. Raises InfeasiblePlan or ValueError.
     """
     _check_unit(unit, units, mean_weight)
     _check_schedule(rounds, clients, clients_per_round, rounds_per_client, max_rounds_per_client)
     lattice, each = Lattice.build(dimension, clip_norm, scores), units or Units(1, rounds_per_client)
-    parameters = _parameters(adversary, max(clients, enrolled or 0), clients_per_round, max_corrupt, max_dropout)
-    sized = sizing(adversary, lattice, parameters, each, delta) if unit != "none" else None
+    roster = max(clients, enrolled or 0)
+    parameters, largest = _parameters(adversary, roster, clients_per_round, shards, max_corrupt, max_dropout)
+    sized = sizing(adversary, lattice, parameters, largest.cohort, each, delta) if unit != "none" else None
     noise, claim = sized.solve(epsilon, noise_multiplier) if sized else (None, None)
-    bits = _ring_bits(lattice, clients_per_round, noise, units)
+    _ring_bits(lattice, clients_per_round, noise, units)  # the sum of all shards fits 64 bits
+    bits = _ring_bits(lattice, largest.cohort, noise, units)
     return PrivacyPlan(
         rounds=rounds,
         rounds_per_client=rounds_per_client,
+        shards=shards,
         parameters=parameters,
         lattice=lattice,
         noise=noise,
         claim=claim,
         ring_bits=bits,
-        traffic=_traffic(adversary, parameters, (dimension, scores), bits, broadcast_bytes, post_quantum),
+        traffic=_traffic(adversary, largest, (dimension, scores), bits, broadcast_bytes, post_quantum),
         unit=unit,
         units=units,
         useful_dimension=(useful := _useful_dimension(noise, rounds, clients_per_round, adversary, mean_weight, units)),
@@ -225,12 +238,15 @@ def _traffic(
     return traffic.per_round(parameters, lengths, bits, broadcast, post_quantum)
 
 
-def _parameters(adversary: Adversary | None, roster: int, cohort: int, corrupt: float, dropout: float) -> Parameters:
+def _parameters(
+    adversary: Adversary | None, roster: int, cohort: int, shards: int, corrupt: float, dropout: float
+) -> tuple[Parameters, Parameters]:
+    """Of the smallest and of the largest shard."""
     if adversary is None:  # no thresholds: there is nothing to open
         floor = cohort - math.floor(Fraction(str(dropout)) * cohort)
-        return Parameters(Adversary.HONEST_BUT_CURIOUS, cohort, 0, 0, 0, 0, floor)
+        return (Parameters(Adversary.HONEST_BUT_CURIOUS, cohort, 0, 0, 0, 0, floor),) * 2
     try:
-        return params.derive(adversary, roster, cohort, corrupt, dropout)
+        return sharding.derive(adversary, roster, cohort, shards, corrupt, dropout)
     except params.Infeasible as error:
         raise InfeasiblePlan(error.reason, error.nearest) from None
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from protocols import shards
 from protocols.errors import Refused
-from protocols.params import Adversary, derive
+from protocols.params import Adversary, Infeasible, derive
 
 ROSTER = bytes(range(32))
 
@@ -76,3 +76,30 @@ def test_partitions_that_cannot_be_are_refused():
         shards.partition((1, 2), 3, ROSTER, 0)
     with pytest.raises(ValueError, match="at least one"):
         shards.count(0, 5)
+
+
+@given(
+    st.sampled_from(Adversary),
+    st.integers(10, 4000),
+    st.integers(4, 60),
+    st.integers(0, 400),
+    st.integers(0, 90),
+    st.integers(0, 5000),
+)
+def test_infeasible_shards_name_a_setting_that_really_works(adversary, cohort, most, gamma, delta, more):
+    asked = {"shard_size": most, "max_corrupt": gamma / 1000, "max_dropout": delta / 100}
+
+    def attempt(shard_size, max_corrupt, max_dropout):
+        parts = shards.count(cohort, shard_size)
+        return shards.derive(adversary, cohort + more, cohort, parts, max_corrupt, max_dropout)
+
+    try:
+        attempt(**asked)
+    except Infeasible as error:
+        changes = dict(part.split(" = ") for part in error.nearest.split(", ") if " = " in part)
+        if (shards.count(cohort, most) == 1 and "cohort" in changes) or not changes:
+            return
+        named = {name: int(value) if name == "shard_size" else float(value) for name, value in changes.items()}
+        for got in attempt(**(asked | named)):
+            assert 2 * got.quorum > got.cohort + got.colluders
+            assert got.cohort <= 1000

@@ -228,3 +228,34 @@ def test_a_number_that_means_nothing_is_refused_by_name_and_value(changes, messa
 def test_a_roster_too_small_for_the_adversary_is_infeasible():
     with pytest.raises(InfeasiblePlan, match="nearest feasible"):
         planned(clients=4, adversary=Adversary.LYING_SERVER)
+
+
+@pytest.mark.parametrize(("clients", "shards"), [(1001, 2), (3000, 3), (10_000, 10)])
+def test_the_numbers_of_a_sharded_plan_equal_those_of_an_independent_computation(clients, shards):
+    """A lying server, 5 % colluding, 10 % lost; one round, so that mu is that of a single noisy sum."""
+    result = planned(
+        clients=clients, shards=shards, adversary=Adversary.LYING_SERVER, max_corrupt=0.05, max_dropout=0.1, rounds=1
+    )
+    facts = result.facts()
+    size, colluders = clients // shards, -(-clients * 5 // 100)
+    half = next(count for count in range(size) if 2 * count > size + colluders)
+    floor = size - size // 10
+    assert facts["aggregation.shards"] == shards
+    assert facts["aggregation.shard_size"] == size
+    assert facts["aggregation.colluders"] == colluders
+    assert facts["aggregation.quorum"] == facts["aggregation.threshold"] == half
+    assert facts["aggregation.minimum_survivors"] == floor
+    assert facts["aggregation.graph"] == "complete"
+    bound, variance = result.noise.integer_bound, result.noise.share_variance
+    honest = (floor - colluders) * variance - 4  # accounted as a Gaussian of a variance that is smaller by 4
+    assert result.claim.mu == pytest.approx(bound / math.sqrt(honest), rel=1e-9)
+    whole = clients * variance / bound**2
+    useful = (clients * DEFAULTS["mean_weight"]) ** 2 / whole
+    assert facts["adapter.useful_dimension"] == pytest.approx(useful, rel=1e-9)
+    # What the other shards add is not credited: with all of it the claim would be smaller.
+    assert result.claim.mu > bound / math.sqrt((shards * floor - colluders) * variance)
+
+
+def test_shards_that_cannot_stand_all_colluders_are_refused_with_one_that_can():
+    with pytest.raises(InfeasiblePlan, match="3 shards of 8 to 8 clients"):
+        planned(clients=24, shards=3, adversary=Adversary.LYING_SERVER, max_corrupt=0.4, max_dropout=0.1)
