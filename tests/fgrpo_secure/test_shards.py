@@ -71,7 +71,7 @@ def test_the_sum_over_shards_is_exact_whoever_is_lost_in_each(trial, crowd):
         assert set(survivors) == set(range(24)) - without_upload
         np.testing.assert_array_equal(session.total, sum(session.noised[client].values for client in survivors))
         assert session.result.failures == ()
-    assert {len(sessions) for sessions in charges(federation.directory).values()} <= {4, 5}, "one session per round"
+    assert max(map(len, charges(federation.directory).values())) == 5, "one session per round"
 
 
 def test_a_shard_that_fails_leaves_the_others_and_keeps_its_own_charge(trial, crowd, monkeypatch):
