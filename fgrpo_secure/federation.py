@@ -132,7 +132,7 @@ class Federation:
         Raises SessionFailed if no shard ended with a sum, or BudgetExceeded before anything is opened.
         """
         started = entropy.stopwatch()
-        sessions = [self._open(training_round, shard) for shard in range(schedule.shard_count(self.config))]
+        sessions = [self._open(training_round, shard) for shard in range(self.privacy.shards)]
         adapter = save(dict(self.policy.full_state()))
         self._charge(sessions)
         self.engine.begin(adapter, sessions[0][0].round, self.directory.roster.read_bytes())

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from safetensors.torch import save
 
-from fgrpo_secure import gain, round_settings, schedule
+from fgrpo_secure import client_policy, gain, round_settings, schedule
 from fgrpo_secure.adapters import Policy
 from fgrpo_secure.client_policy import ClientPolicy
 from fgrpo_secure.config import Config

@@ -56,4 +56,5 @@ def partition(
 ) -> tuple[tuple[int, ...], ...]:
     """The cohorts of a round's sessions: disjoint, ascending, together the `cohort` out of `ids`."""
     whole = cohort(config, training_round, ids)
-    return shards.partition(whole, shard_count(config, ids and len(ids)), roster_digest, training_round)
+    count = shard_count(config, None if ids is None else len(ids))
+    return shards.partition(whole, count, roster_digest, training_round)

@@ -25,6 +25,7 @@ SAFE_RATIO = 10  # useful dimension over dimension from which learning was seen 
 NO_SECURE_AGGREGATION = (
     "no secure aggregation: the server sees every client's update in the clear; a baseline, not for data that matters"
 )
+SCORES = 2  # sums beside the update's: of weights and of gains
 LARGEST_ADVISED = 100.0  # no advice goes beyond an epsilon that protects nobody
 
 
@@ -149,7 +150,6 @@ def plan(
     max_rounds_per_client: int | None = None,
     enrolled: int | None = None,
     shards: int = 1,
-    scores: int = 2,
     broadcast_bytes: int = 0,
     units: Units | None = None,
     post_quantum: bool = False,
@@ -157,28 +157,24 @@ def plan(
     """The plan for `rounds` rounds with `clients_per_round` of `clients` clients in each; `units` inside them, if any.
 
     `unit` is "none", or goes with one of `epsilon` (against the server) and `noise_multiplier` (at the floor).
-    `adversary` None: a trusted server. `enrolled`: on the roster, if more. `shards`: sessions that a round is split
-    into. Raises InfeasiblePlan or ValueError.
+    `adversary` None: a trusted server. `enrolled`: on the roster, if more. Raises InfeasiblePlan or ValueError.
     """
     _check_unit(unit, units, mean_weight)
     _check_schedule(rounds, clients, clients_per_round, rounds_per_client, max_rounds_per_client)
-    lattice, each = Lattice.build(dimension, clip_norm, scores), units or Units(1, rounds_per_client)
-    roster = max(clients, enrolled or 0)
-    parameters, largest = _parameters(adversary, roster, clients_per_round, shards, max_corrupt, max_dropout)
-    sized = sizing(adversary, lattice, parameters, largest.cohort, each, delta) if unit != "none" else None
+    lattice, each = Lattice.build(dimension, clip_norm, SCORES), units or Units(1, rounds_per_client)
+    least, most = _shards(adversary, max(clients, enrolled or 0), clients_per_round, shards, max_corrupt, max_dropout)
+    sized = sizing(adversary, lattice, least, most.cohort, each, delta) if unit != "none" else None
     noise, claim = sized.solve(epsilon, noise_multiplier) if sized else (None, None)
-    _ring_bits(lattice, clients_per_round, noise, units)  # the sum of all shards fits 64 bits
-    bits = _ring_bits(lattice, largest.cohort, noise, units)
     return PrivacyPlan(
         rounds=rounds,
         rounds_per_client=rounds_per_client,
         shards=shards,
-        parameters=parameters,
+        parameters=least,
         lattice=lattice,
         noise=noise,
         claim=claim,
-        ring_bits=bits,
-        traffic=_traffic(adversary, largest, (dimension, scores), bits, broadcast_bytes, post_quantum),
+        ring_bits=(bits := _ring_bits(lattice, clients_per_round, shards, noise, units)),
+        traffic=_traffic(adversary, most, (dimension, SCORES), bits, broadcast_bytes, post_quantum),
         unit=unit,
         units=units,
         useful_dimension=(useful := _useful_dimension(noise, rounds, clients_per_round, adversary, mean_weight, units)),
@@ -198,12 +194,15 @@ def _check_unit(unit: str, units: Units | None, mean_weight: float) -> None:
         raise ValueError(f"mean_weight is {mean_weight:g}; it must be above 0 and at most 1")
 
 
-def _ring_bits(lattice: Lattice, cohort: int, noise: NoisePlan | None, units: Units | None) -> int:
+def _ring_bits(lattice: Lattice, cohort: int, shards: int, noise: NoisePlan | None, units: Units | None) -> int:
+    """Of a shard's sum; the server adds up those of all shards, so that must fit, too."""
     local = units is not None and units.local
     variance = 0 if noise is None or local else noise.share_variance
     vectors = 1 if units is None or local else 1 + units.per_client
     try:
-        return required_ring_bits(lattice, cohort, discrete_gaussian.largest_sample(variance), vectors)
+        largest = discrete_gaussian.largest_sample(variance)
+        required_ring_bits(lattice, cohort, largest, vectors)
+        return required_ring_bits(lattice, sharding.sizes(cohort, shards)[1], largest, vectors)
     except ValueError as error:
         raise InfeasiblePlan(str(error), "fewer clients per round, or less noise") from None
 
@@ -238,7 +237,7 @@ def _traffic(
     return traffic.per_round(parameters, lengths, bits, broadcast, post_quantum)
 
 
-def _parameters(
+def _shards(
     adversary: Adversary | None, roster: int, cohort: int, shards: int, corrupt: float, dropout: float
 ) -> tuple[Parameters, Parameters]:
     """Of the smallest and of the largest shard."""

@@ -73,7 +73,10 @@ class Units:
 def sizing(
     adversary: Adversary | None, lattice: Lattice, parameters: Parameters, most: int, units: Units, delta: float
 ) -> "Sizing":
-    """Noise for the least honest survivors, of `most` at most; what a trusted server or a client adds alone, nobody can lose or know."""
+    """Noise for the least honest survivors; `most` may survive.
+
+    What a trusted server or a client adds alone, nobody can lose or know.
+    """
     alone = adversary is None or units.local
     floor, colluders = (1, 0) if alone else (parameters.floor, parameters.colluders)
     return Sizing(lattice, 1 if units.local else most, floor, colluders, units, checked_delta(delta))

@@ -125,7 +125,7 @@ def test_a_client_refuses_a_cohort_that_is_not_its_shard(trial, crowd, monkeypat
         plan = original(*arguments)
         if plan.cohort != first:
             return plan
-        return original(*arguments[:-1], cohorts[change])
+        return original(*arguments[:-2], cohorts[change], arguments[-1])
 
     monkeypatch.setattr(run_plan, "open_round", other)
     session = trial.conduct(federation)
