@@ -92,7 +92,8 @@ def test_a_shard_that_fails_leaves_the_others_and_keeps_its_own_charge(trial, cr
     np.testing.assert_array_equal(session.total, sum(session.noised[client].values for client in second))
     full = federation.privacy.noise.charge
     assert federation.ledger.spent() == full, "what a client of the third shard spent, although it got no sum"
-    federation.engine.begin(save(dict(federation.policy.full_state())), 99)  # owners close what is still open
+    shown = federation.directory.roster.read_bytes()
+    federation.engine.begin(save(dict(federation.policy.full_state())), 99, shown)  # owners close what is still open
     last = {client: next(iter(sessions.values()))[-1] for client, sessions in charges(federation.directory).items()}
     assert {last[client] for client in first} == {0}, "no masked vector left anybody"
     assert {last[client] for client in second} == {federation.privacy.noise.settled(8)}

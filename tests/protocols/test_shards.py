@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols import shards
@@ -78,6 +78,7 @@ def test_partitions_that_cannot_be_are_refused():
         shards.count(0, 5)
 
 
+@settings(max_examples=25)  # each derives parameters some dozen times
 @given(
     st.sampled_from(Adversary),
     st.integers(10, 4000),
