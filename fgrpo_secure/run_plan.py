@@ -159,15 +159,19 @@ def _adversary(config: Config) -> Adversary | None:
 def crosscheck(privacy: PrivacyPlan) -> dict[str, object]:
     """The claim by other accountants, by public name. Takes seconds: it imports and composes.
 
-    Null without differential privacy, and where the claim is beyond what they can state.
+    Null without differential privacy, where the claim is beyond what they can state, and where it rests on secret
+    sampling: that claim is dp-accounting's own. The integer formulas know one kind of release: a claim that also
+    pays for noised rewards, or for several releases a round, has none of theirs.
     """
-    if privacy.claim is None or privacy.noise is None:
+    if privacy.claim is None or privacy.noise is None or privacy.claim.sampling is not None:
         return accountants.NOTHING.facts()
     claim, shares = privacy.claim, privacy.noise
     honest = Noise(
         privacy.lattice.integer_bound, privacy.lattice.length, shares.floor - shares.colluders, shares.share_variance
     )
-    return accountants.figures(claim.epsilon, claim.noise_multiplier, honest, claim.rounds, claim.delta).facts()
+    multiplier = math.sqrt(claim.rounds) / claim.mu  # of one release that stands for all that a round makes
+    single = math.isclose(claim.rounds * shares.charge, claim.mu**2, rel_tol=1e-9)
+    return accountants.figures(claim.epsilon, multiplier, honest if single else None, claim.rounds, claim.delta).facts()
 
 
 def context(base: BaseModel, policy: Policy) -> dict[str, bytes]:

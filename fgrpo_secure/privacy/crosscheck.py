@@ -54,10 +54,11 @@ class Figures:
 NOTHING = Figures(None, None, None, None, None)
 
 
-def figures(epsilon: float, multiplier: float, noise: Noise, rounds: int, delta: float) -> Figures:
+def figures(epsilon: float, multiplier: float, noise: Noise | None, rounds: int, delta: float) -> Figures:
     """`rounds` rounds of a Gaussian mechanism of noise multiplier `multiplier`, whose claim is `epsilon`.
 
-    Of record is `multiplier`, which the lemma derives from `noise`; the integer formulas start from `noise` itself.
+    Of record is `multiplier`, which the lemma derives from `noise`; the integer formulas start from `noise` itself,
+    and are left out without it.
     """
     if epsilon > LARGEST_EPSILON:
         return NOTHING
@@ -65,8 +66,8 @@ def figures(epsilon: float, multiplier: float, noise: Noise, rounds: int, delta:
         pld=_pld(multiplier, rounds, delta),
         prv=_opacus("PRVAccountant", multiplier, rounds, delta),
         rdp=_opacus("RDPAccountant", multiplier, rounds, delta),
-        zcdp=discrete_gaussian_epsilon(noise, rounds, delta),
-        skellam=skellam_epsilon(noise, rounds, delta),
+        zcdp=None if noise is None else discrete_gaussian_epsilon(noise, rounds, delta),
+        skellam=None if noise is None else skellam_epsilon(noise, rounds, delta),
     )
 
 

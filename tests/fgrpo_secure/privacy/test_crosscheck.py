@@ -9,6 +9,7 @@ import pytest
 from dp_accounting.pld import PLDAccountant  # type: ignore[import-untyped]  # as above
 from dp_accounting.rdp import RdpAccountant  # type: ignore[import-untyped]  # as above
 
+from fgrpo_secure import adapters, config_file, models, run_plan
 from fgrpo_secure.privacy import crosscheck
 from fgrpo_secure.privacy.accounting import epsilon_of, round_mu_squared
 from fgrpo_secure.privacy.crosscheck import Noise
@@ -114,3 +115,37 @@ def test_the_accountant_that_reports_too_little_has_no_part_in_any_figure():
     source = inspect.getsource(crosscheck)
     assert "GaussianAccountant" not in source
     assert "REPLACE_ONE)" not in source
+
+
+BASE = """[[client]]
+name = "add"
+task = "add"
+count = 64
+rows = 4
+[federation]
+rounds = 6
+[grpo]
+prompts_per_step = 1
+[privacy]
+unit = "prompt_group"
+epsilon = 6.0
+"""
+REWARDS = "[weighting]\nrule = 'softmax'\nreward_range = [0.0, 1.0]\nreward_noise_multiplier = 30.0\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "compared", "integers"),
+    [("", True, True), ("sampling_rate = 0.5\n", False, False), (REWARDS, True, False)],
+)
+def test_each_kind_of_claim_is_compared_by_what_can_state_it(tmp_path, more, compared, integers):
+    path = tmp_path / "units.toml"
+    path.write_text(BASE + more)
+    config = config_file.load(str(path))
+    privacy = run_plan.plan(config, adapters.attach(models.load(config.model), config.adapter, 0))
+    facts = run_plan.crosscheck(privacy)
+    assert (facts["privacy.crosscheck.pld"] is not None) == compared
+    assert (facts["privacy.crosscheck.zcdp"] is not None) == integers
+    if compared:
+        assert facts["privacy.crosscheck.pld"] == pytest.approx(privacy.claim.epsilon, rel=2e-3)
+    if integers:
+        assert facts["privacy.crosscheck.zcdp"] > privacy.claim.epsilon
