@@ -84,6 +84,11 @@ def processor_time() -> float:
     return time.process_time()
 
 
+def sleep(seconds: float) -> None:
+    """Wait, for a view that follows somebody else's work."""
+    time.sleep(seconds)
+
+
 def utc_now() -> str:
     """The wall-clock time as ISO 8601 in UTC, to the second."""
     return datetime.now(UTC).replace(microsecond=0).isoformat()

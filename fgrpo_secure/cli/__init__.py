@@ -6,11 +6,13 @@ import typer
 
 from fgrpo_secure.cli import ledger
 from fgrpo_secure.cli.demo import demo
+from fgrpo_secure.cli.export import export
 from fgrpo_secure.cli.identity import identity
 from fgrpo_secure.cli.plan import plan
 from fgrpo_secure.cli.report import report
 from fgrpo_secure.cli.run import run
 from fgrpo_secure.cli.verify import verify
+from fgrpo_secure.cli.watch import watch
 
 app = typer.Typer(
     name="fgrpo",
@@ -25,6 +27,8 @@ app.command()(plan)
 app.command()(demo)
 app.command()(verify)
 app.command()(report)
+app.command()(watch)
+app.command()(export)
 app.add_typer(ledger.app, name="ledger")
 
 
