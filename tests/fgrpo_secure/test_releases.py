@@ -33,13 +33,19 @@ WIRE = {  # what clients send; what the server sends it made from these and from
         "key_commitment": RANDOM,
         "key_box": RANDOM,
     },
+    "HybridLeaf": {  # with post-quantum keys: ciphertexts of fresh randomness
+        "holder": PUBLIC,
+        **dict.fromkeys(("seed_commitment", "seed_box", "key_commitment", "key_box"), RANDOM),
+        **dict.fromkeys(("seal_ciphertext", "pad_commitment", "pad_ciphertext", "pad_box"), RANDOM),
+    },
     "Upload": {"client": PRESENCE, "vectors": RANDOM, "signature": RANDOM},  # masked: uniform, but for the sum
     "Agreement": {"signer": PRESENCE, "signature": RANDOM},
     "OpenedShare": {"dealer": PRESENCE, "share": RANDOM},  # opens masks: what they leave is the sum, see Recovered
     "Opening": {"holder": PRESENCE, "shares": RANDOM, "signature": RANDOM},
 }
 FROM_THE_SERVER = {
-    "RoundPlan", "SignedPlan", "Announcements", "SignedRoot", "Roots", "Delivery", "Deliveries", "UploadDigest",
+    "RoundPlan", "HybridPlan", "SignedPlan",
+    "Announcements", "SignedRoot", "Roots", "Delivery", "Deliveries", "UploadDigest",
     "Uploads", "Quorum",
 }  # fmt: skip
 RECOVERED = {"totals": CHARGED, "survivors": PRESENCE, "dropped": PRESENCE, "blamed": PRESENCE}
@@ -162,6 +168,6 @@ def test_what_a_run_leaves_on_the_servers_side_is_known(trial):
     assert left <= {
         "config.toml", "metrics.jsonl", "summary.json", "adapter", "checkpoints",  # tables above, and the model itself
         "ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm",  # charges: public arithmetic on survivors
-        "notes", "manifest.json", "privacy_statement.json", "deployment_registry.yaml",  # the summary again
+        "notes", "manifest.json", "privacy_statement.json", "deployment_registry.yaml", "report.html",
         "roster.bin", "server.key", "sessions", "attempt",  # identities and counters
     }  # fmt: skip
