@@ -37,7 +37,6 @@ from protocols.server import Recovered
 from protocols.wire import RoundPlan, Step
 
 LEDGER_OWNER = "server"  # a client that takes part in every round spends at most what this ledger shows
-SHARDS = "shards"  # the fact of a ledger entry that names a round's further sessions
 
 Sessions = list[tuple[RoundPlan, Admitted]]
 
@@ -249,9 +248,8 @@ class Federation:
         if self.ledger is None:
             return
         first, *others = [wire.session_of(plan) for plan, _ in sessions]
-        facts = {SHARDS: " ".join(session.hex() for session in others)} if others else {}
         charge = max(admitted.charge for _, admitted in sessions)
-        self.ledger.intent(first, sessions[0][0].round, charge, facts)
+        self.ledger.intent(first, sessions[0][0].round, charge, witness.opening_facts(others))
 
     def _witness(self, first: RoundPlan, gathered: Gathered) -> None:
         """Show the survivors the ledger with this round settled, and keep the checkpoint with their signatures."""
@@ -275,7 +273,9 @@ class Federation:
 
     def _settle(self, sessions: Sessions, gathered: Gathered) -> None:
         if self.ledger is not None:
-            facts = witness.shard_facts(gathered.ended) if len(sessions) > 1 else {}
+            facts = (
+                witness.shard_facts(sessions[0][1].settings.training_round, gathered.ended) if len(sessions) > 1 else {}
+            )
             self.ledger.settle(wire.session_of(sessions[0][0]), len(gathered.survivors), gathered.charge, facts)
 
     def _abort(self, sessions: Sessions, refund: bool) -> None:
@@ -287,9 +287,10 @@ class Federation:
         """Round by round, the sessions that were charged and not closed, by the first of each."""
         opened = {session: [session] for session in ledger.open_sessions()}
         for entry in ledger.entries() if opened else ():
-            facts, session = entry.get("facts"), entry.get("session")
-            if isinstance(facts, dict) and isinstance(session, str) and bytes.fromhex(session) in opened:
-                opened[bytes.fromhex(session)] += [bytes.fromhex(other) for other in facts.get(SHARDS, "").split()]
+            if entry["kind"] == "intent":
+                round_sessions = [bytes.fromhex(session) for session in witness.sessions(entry)]
+                if round_sessions[0] in opened:
+                    opened[round_sessions[0]] = round_sessions
         return opened
 
     def _explain(self, problem: Exception, plan: RoundPlan) -> str:

@@ -8,12 +8,13 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]  # has no types of its own
 
-from fgrpo_secure import config_file, enrolment
+from fgrpo_secure import config_file, enrolment, schedule
 from fgrpo_secure.config import Config
 from fgrpo_secure.evidence import manifest, notes, registry, signed_file, statement
 from fgrpo_secure.evidence.signed_file import BadFile
@@ -52,6 +53,7 @@ class Evidence:
     statement: dict[str, Any] = field(default_factory=dict)
     config: Config | None = None
     roster: Roster | None = None
+    rosters: list[Roster] = field(default_factory=list)  # all of the run, oldest first
     keys: dict[int, list[bytes]] = field(default_factory=dict)  # of every client of any roster of the run
     ledger: Ledger | None = None
 
@@ -105,9 +107,9 @@ def _roster(evidence: Evidence) -> str:
     """The roster is signed by the authority, which is not the server."""
     origins = evidence.statement["origins"]
     authority = evidence.trust.authority or bytes.fromhex(origins["authority"])
-    used = enrolment.rosters(evidence.directory, authority)
-    evidence.roster = used[-1]
-    for member in (member for roster in used for member in roster.members):
+    evidence.rosters = enrolment.rosters(evidence.directory, authority)
+    evidence.roster = evidence.rosters[-1]
+    for member in (member for roster in evidence.rosters for member in roster.members):
         evidence.keys.setdefault(member.id, []).append(member.public)
     if evidence.roster.digest.hex() != origins["roster_digest"]:
         raise BadFile(f"{evidence.directory.roster.name} is not the roster that the statement names")
@@ -132,7 +134,7 @@ def _ledger(evidence: Evidence) -> str:
 
 def _witnesses(evidence: Evidence) -> str:
     """Every checkpoint is one of this ledger's, signed by the server and by a quorum of enrolled clients."""
-    if evidence.ledger is None or evidence.roster is None:
+    if evidence.ledger is None or evidence.config is None:
         return "none: there is no ledger to witness"
     return notes.check(
         evidence.directory.notes,
@@ -141,7 +143,19 @@ def _witnesses(evidence: Evidence) -> str:
         evidence.server,
         evidence.keys,
         evidence.statement["assumptions"]["quorum"],
+        partial(_partitions, evidence.config, evidence.rosters),
     )
+
+
+def _partitions(config: Config, rosters: list[Roster], training_round: int) -> Iterator[tuple[tuple[int, ...], ...]]:
+    """How the round's clients may have been split: by each roster of the run, on each day on which it changes."""
+    for roster in rosters:
+        ends = {member.last_day + 1 for member in roster.members if member.last_day is not None}
+        for day in sorted({0, *ends}):
+            if roster.last_day is None or day <= roster.last_day:
+                clients = schedule.clients(config, roster, day)
+                if clients:
+                    yield schedule.partition(config, roster.digest, training_round, clients)
 
 
 def _kept_elsewhere(evidence: Evidence) -> str:

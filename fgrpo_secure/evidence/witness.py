@@ -8,7 +8,7 @@ checkpoint too. A server that keeps two ledgers, cuts one, or charges less than 
 import json
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -19,6 +19,7 @@ from protocols import merkle
 from protocols.identity import Identity
 
 SERVER = "server"  # the name under which the server signs notes; no client has it
+SHARDS = "shards"  # the fact of a ledger entry that names a round's further sessions
 MAX_EXHIBIT = 64 << 10  # bytes; a proof has one hash per doubling of the ledger
 
 Hash = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -99,9 +100,31 @@ def shown_note(data: bytes) -> str:
     return _decode(data).note
 
 
-def shard_facts(ended: Mapping[bytes, Sequence[int]]) -> dict[str, str]:
-    """The fact by which one entry settles a round of several sessions: how many survived in each."""
-    return {"survivors": " ".join(f"{session.hex()}:{len(survivors)}" for session, survivors in ended.items())}
+def opening_facts(others: Sequence[bytes]) -> dict[str, str]:
+    """The fact by which one entry charges a round of several sessions: which there are besides the entry's own."""
+    return {SHARDS: " ".join(session.hex() for session in others)} if others else {}
+
+
+def sessions(opened: Mapping[str, Any]) -> list[str]:
+    """The sessions, hex, of the round that an intent entry charges, shard by shard."""
+    return [opened["session"], *opened["facts"].get(SHARDS, "").split()]
+
+
+def shard_facts(training_round: int, ended: Mapping[bytes, Sequence[int]]) -> dict[str, str | int]:
+    """The facts by which one entry settles a round of several sessions: which round, and how many survived in each."""
+    counts = " ".join(f"{session.hex()}:{len(survivors)}" for session, survivors in ended.items())
+    return {"training_round": training_round, "survivors": counts}
+
+
+def ended_shards(opened: Mapping[str, Any], settled: Mapping[str, Any]) -> tuple[int, list[int]]:
+    """(training round, places of the shards that ended) by a round's two entries; (0, [0]) of one session alone.
+
+    Raises ValueError or KeyError if they contradict each other.
+    """
+    places, facts = sessions(opened), settled["facts"]
+    if len(places) == 1:
+        return 0, [0]
+    return facts["training_round"], [places.index(part.partition(":")[0]) for part in facts["survivors"].split()]
 
 
 def _check_entry(entry: bytes, session: bytes, survivors: int, charge: Fraction) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.torch import save
 
-from fgrpo_secure import run_plan, schedule, training
+from fgrpo_secure import entropy, run_plan, schedule, training
 from fgrpo_secure.engines.embedded import Embedded
 from fgrpo_secure.federation import SessionFailed
 from fgrpo_secure.owner import Owner
@@ -187,6 +187,15 @@ def test_a_run_of_three_shards_resumes_after_a_crash_within_a_round_and_charges_
     assert len(rounds) == 6, "one entry per round and one for the lost one"
     assert all(server.spent() >= sum(own) for own in ends.values())
     ledgers.close()
+
+
+def test_three_thousand_clients_of_a_lying_server_are_planned_at_once(trial, make_policy):
+    text = '[aggregation]\nadversary = "lying_server"\n[privacy]\nepsilon = 8.0\n[[client]]\n'
+    config, _ = trial.configure(text=text + 'name = "adders"\ntask = "add"\ncount = 3000\n')
+    policy, started = make_policy(), entropy.processor_time()
+    plan = run_plan.plan(config, policy)
+    assert entropy.processor_time() - started < 2, "some hundredths of a second; no search over thousands of clients"
+    assert (plan.shards, plan.parameters.cohort, plan.parameters.colluders) == (3, 1000, 150)
 
 
 def test_shards_of_a_round_are_sessions_of_their_own(trial, crowd):

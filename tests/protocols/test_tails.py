@@ -55,6 +55,34 @@ def test_simulated_rings_agree_with_the_tail_of_corrupt_neighbours():
     assert abs(frequency - p) < 4 * math.sqrt(p * (1 - p) / (trials * (1 - corrupt / n)))
 
 
+@pytest.mark.parametrize(("n", "dropped", "degree", "eta"), [(40, 12, 16, 4), (60, 15, 22, 3), (50, 20, 20, 4)])
+def test_simulated_rings_lose_a_clients_masks_no_more_often_than_the_third_bound_says(
+    monkeypatch, n, dropped, degree, eta
+):
+    """E3 at a weaker eta, so that it happens: some client has more than k - t dropped neighbours, for the largest t.
+
+    30,000 rings: for one client the frequency is the exact tail's within 4 standard errors; over all it is at most
+    the bound 2^-eta that picked t (4 standard errors above allowed), and above a thirtieth of it: steps of t are coarse.
+    """
+    trials = 30_000
+    monkeypatch.setattr(tails, "ETA", eta)
+    most = tails._most_threshold(n, dropped, degree)
+    gone = np.random.default_rng(9).permuted(np.tile(np.arange(n) < dropped, (trials, 1)), axis=1)
+    around = [*range(1, degree // 2 + 1), *range(n - degree // 2, n)]
+    lost = sum(np.roll(gone, -step, axis=1).astype(np.int8) for step in around) > degree - most
+
+    p = float(hypergeom.sf(degree - most, n - 1, dropped, degree))
+    ways, total = tails.tail(n - 1, dropped, degree, degree - most + 1)
+    assert ways / total == pytest.approx(p, rel=1e-9)
+    alive = ~gone[:, 0]
+    assert lost[alive, 0].sum() > 5, "the event is seen"
+    assert abs(lost[alive, 0].mean() - p) < 4 * math.sqrt(p * (1 - p) / alive.sum())
+
+    bound, frequency = 2.0**-eta, lost.any(axis=1).mean()
+    assert bound / 30 < frequency < bound + 4 * math.sqrt(bound / trials)
+    assert n * hypergeom.sf(degree - most - 1, n - 1, dropped, degree) > bound, "one more share would break the bound"
+
+
 def test_simulated_rings_fall_apart_no_more_often_than_the_bound_says():
     n, bad, degree, trials = 24, 12, 6, 20_000
     rng = np.random.default_rng(8)
