@@ -62,7 +62,7 @@ def test_simulated_rings_lose_a_clients_masks_no_more_often_than_the_third_bound
     """E3 at a weaker eta, so that it happens: some client has more than k - t dropped neighbours, for the largest t.
 
     30,000 rings: for one client the frequency is the exact tail's within 4 standard errors; over all it is at most
-    the bound 2^-eta that picked t (4 standard errors above allowed), and above a thirtieth of it: steps of t are coarse.
+    the bound 2^-eta that picked t (4 standard errors above allowed), and above a thirtieth of it: t is coarse.
     """
     trials = 30_000
     monkeypatch.setattr(tails, "ETA", eta)
