@@ -4,7 +4,6 @@ from fgrpo_secure import enrolment
 from fgrpo_secure.evidence import manifest, registry, signed_file, statement, witness
 from fgrpo_secure.evidence.statement import Origins
 from fgrpo_secure.federation import Federation
-from fgrpo_secure.report import facts, page
 from fgrpo_secure.run_directory import write_durably
 from fgrpo_secure.run_record import RunRecord
 
@@ -14,6 +13,8 @@ def publish(federation: Federation, record: RunRecord) -> None:
 
     Of a baseline without secure aggregation the summary alone: there is nothing that a statement could vouch for.
     """
+    from fgrpo_secure.report import facts, page  # drawing takes a second to import: other commands need not wait
+
     directory, identity = federation.directory, federation.identity
     summary = record.summary(federation)
     directory.write_summary(summary)
