@@ -79,7 +79,7 @@ def read(directory: RunDirectory) -> RunFacts:
     try:
         summary = json.loads(directory.summary.read_text())
         statement = signed_file.read(directory.statement)
-        rounds = tuple(directory.read_metrics())
+        rounds = tuple(directory.read_metrics()) if directory.metrics.exists() else ()
         config = config_file.load(str(directory.config))
         _ = summary["name"], summary["rounds"], statement["claims"]
     except FileNotFoundError as problem:

@@ -113,6 +113,14 @@ def test_the_expected_noise_is_that_of_the_lattice():
     assert expected == pytest.approx(measured, rel=0.02)
 
 
+def test_a_run_that_its_budget_ended_before_the_first_round_has_a_report_too(runs):
+    read = facts.read(runs["private"])
+    summary = {**read.summary, "rounds": 0, "stopped": "budget spent"}
+    text = page.render(runs["private"], RunFacts(summary, (), read.statement, read.config))
+    assert "stopped: budget spent" in text
+    assert '<figure id="learning">' in text
+
+
 def test_several_runs_are_compared_on_one_page(runs, tmp_path):
     out = tmp_path / "both.html"
     done = run.invoke(app, ["report", *(str(each.root) for each in runs.values()), "--out", str(out)])
