@@ -165,9 +165,9 @@ class Seat:
             return Witnessed(self._owner.id, None, 0)
         origin, survivors = witness.origin(self._server_key, plan.run), len(settled.survivors)
         last = self._store.witnessed(self._identity, origin)
-        charge = admitted.settled(survivors)
+        figures = (survivors, admitted.settled(survivors), admitted.settings.training_round)
         try:
-            checkpoint = witness.examine(exhibit, self._server_key, origin, last, session, survivors, charge)
+            checkpoint = witness.examine(exhibit, self._server_key, origin, last, session, *figures)
         except Unwitnessed as reason:
             self._owner.write_log(f"session {self._attempt}: not signed: {reason}")
             return Witnessed(self._owner.id, None, last[0] if last else 0)

@@ -72,11 +72,13 @@ def examine(
     session: bytes,
     survivors: int,
     charge: Fraction,
+    training_round: int,
 ) -> Checkpoint:
     """The checkpoint to sign; raises Unwitnessed.
 
     `last` is (size, root) of what this client signed last in this ledger. `survivors` and `charge` are its own
-    figures for `session`: the server's ledger may not show fewer survivors' noise as cheaper than the client did.
+    figures for `session`: the server's ledger may not show fewer survivors' noise as cheaper than the client did. An
+    entry of several shards must be of `training_round`, by which auditors tell who was in which shard.
     """
     shown = _decode(data)
     try:
@@ -91,7 +93,7 @@ def examine(
         raise Unwitnessed(f"the checkpoint is of {checkpoint.origin!r}, not of {expected_origin!r}")
     if root != checkpoint.root:
         raise Unwitnessed("the entry shown is not in the server's ledger")
-    _check_entry(shown.entry, session, survivors, charge)
+    _check_entry(shown.entry, session, survivors, charge, training_round)
     return checkpoint
 
 
@@ -127,7 +129,7 @@ def ended_shards(opened: Mapping[str, Any], settled: Mapping[str, Any]) -> tuple
     return facts["training_round"], [places.index(part.partition(":")[0]) for part in facts["survivors"].split()]
 
 
-def _check_entry(entry: bytes, session: bytes, survivors: int, charge: Fraction) -> None:
+def _check_entry(entry: bytes, session: bytes, survivors: int, charge: Fraction, training_round: int) -> None:
     try:
         fields = json.loads(entry)
         kind, named, counted = fields["kind"], fields["session"], fields["survivors"]
@@ -135,7 +137,11 @@ def _check_entry(entry: bytes, session: bytes, survivors: int, charge: Fraction)
         shards = fields.get("facts", {}).get("survivors", "")
         if shards:  # a round of several sessions: this client's is one of them
             named = session.hex()
-            counted = int(dict(part.split(":") for part in shards.split()).get(named, -1))
+            counted = int(dict(part.split(":") for part in shards.split())[named])
+            if fields["facts"]["training_round"] != training_round:
+                raise Unwitnessed("the entry shown settles another round")
+    except Unwitnessed:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
         raise Unwitnessed("the entry shown does not settle a session") from None
     if (kind, named) != ("settled", session.hex()):

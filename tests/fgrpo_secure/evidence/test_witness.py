@@ -35,8 +35,8 @@ def show(ledger, which, seen=0, signer=SERVER, origin=ORIGIN):
     return witness.exhibit(ledger, note, seen, S[which])
 
 
-def examine(data, which, last=None, survivors=9, charge=CHARGE):
-    return witness.examine(data, SERVER.public, ORIGIN, last, S[which], survivors, charge)
+def examine(data, which, last=None, survivors=9, charge=CHARGE, training_round=4):
+    return witness.examine(data, SERVER.public, ORIGIN, last, S[which], survivors, charge, training_round)
 
 
 def test_a_client_signs_a_ledger_that_grew_from_what_it_signed_before(ledger):
@@ -119,6 +119,21 @@ def test_a_settlement_below_the_clients_own_or_of_another_session_is_refused(led
     with pytest.raises(Unwitnessed, match="settles another session"):
         examine(data, 1)
     examine(data, 0, charge=CHARGE - Fraction(1, 9))
+
+
+def test_an_entry_of_several_shards_is_signed_by_each_for_its_own_survivors_and_round(ledger):
+    ledger.intent(S[0], 0, Fraction(1, 2), witness.opening_facts([S[1], S[2]]))
+    ledger.settle(S[0], 14, CHARGE, witness.shard_facts(4, {S[0]: range(9), S[2]: range(5)}))
+    data = show(ledger, 0)
+    assert examine(data, 0) == examine(data, 2, survivors=5)
+    with pytest.raises(Unwitnessed, match="counts 5 survivors, this client 6"):
+        examine(data, 2, survivors=6)
+    with pytest.raises(Unwitnessed, match="charges less"):
+        examine(data, 2, survivors=5, charge=CHARGE * 2)
+    with pytest.raises(Unwitnessed, match="settles another round"):
+        examine(data, 0, training_round=5)
+    with pytest.raises(Unwitnessed, match="does not settle a session"):
+        examine(data, 1)  # the shard that failed is not settled, whatever its clients are shown
 
 
 def test_an_aborted_session_is_nothing_to_sign(ledger):
