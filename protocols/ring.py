@@ -25,7 +25,7 @@ MAX_BITS = 62
 Lanes = NDArray[Any]  # uint32 or uint64, as `lanes(bits)` says
 
 # Coordinates handled at once: few enough for the cache, and a multiple of 8, so that pieces end on whole bytes.
-PIECE = 1 << 14
+PIECE = 1 << 15
 _SLACK = 8  # bytes after a bit string that the last word may reach into
 
 Words = NDArray[np.uint64]
