@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from safetensors.torch import save
 
-from fgrpo_secure import entropy, run_plan, schedule, training
+from fgrpo_secure import enrolment, entropy, identity_file, run_plan, schedule, training
 from fgrpo_secure.engines.embedded import Embedded
 from fgrpo_secure.federation import SessionFailed
 from fgrpo_secure.owner import Owner
 from fgrpo_secure.privacy.ledger import Ledgers
 from protocols import wire
+from protocols.roster import Entry, Roster, sign_roster
 
 pytestmark = pytest.mark.slow  # whole rounds of 24 clients: seconds each
 
@@ -187,6 +188,25 @@ def test_a_run_of_three_shards_resumes_after_a_crash_within_a_round_and_charges_
     assert len(rounds) == 6, "one entry per round and one for the lost one"
     assert all(server.spent() >= sum(own) for own in ends.values())
     ledgers.close()
+
+
+def test_shards_are_made_of_those_who_may_take_part_and_differ_by_one(trial, crowd, monkeypatch):
+    federation = trial.federation(*SHARDED, text=crowd)
+    directory, old = federation.directory, enrolment.roster(federation.directory)
+    authority = identity_file.read(directory.owners / "authority.key")
+    members = tuple(Entry(e.id, e.name, e.public, 100 if e.id == 6 else None) for e in old.members)
+    directory.next_roster.write_bytes(sign_roster(authority, Roster(2, authority.public, members, last_day=200)))
+    monkeypatch.setattr(entropy, "today", lambda: 101)
+    assert federation.renew().endswith("23 clients take part from now on")
+    session = trial.conduct(federation)
+    assert set(session.result.recovered.survivors) == set(range(24)) - {6}
+    cohorts = {
+        wire.decode(wire.SignedPlan, data, wire.MAX_PLAN).plan.cohort
+        for (step, _), data in session.down.items()
+        if step == "announce"
+    }
+    assert sorted(map(len, cohorts)) == [7, 8, 8]
+    assert session.result.failures == ()
 
 
 def test_three_thousand_clients_of_a_lying_server_are_planned_at_once(trial, make_policy):
