@@ -54,7 +54,7 @@ class Row:
     @property
     def charge(self) -> Fraction:
         """The entry's charge."""
-        return Fraction(self.entry["charge"])
+        return _fraction(self.entry["charge"])
 
     @property
     def root(self) -> bytes:
@@ -82,7 +82,7 @@ class Row:
         """The inverse of `dump`."""
         owner, position, session, phase, content, budget, spent, nodes = columns
         frontier = tuple(nodes[start : start + merkle.HASH_BYTES] for start in range(0, len(nodes), merkle.HASH_BYTES))
-        sums = Filter(Fraction(budget), Fraction(spent))
+        sums = Filter(_fraction(budget), _fraction(spent))
         return Row(owner, position, session, Phase(phase), content, sums, frontier)
 
 
@@ -101,12 +101,13 @@ def intent(before: Row, session: bytes, round_number: int, charge: Fraction, fac
 
 def settled(before: Row, opened: Row, survivors: int, charge: Fraction, facts: Facts) -> Row:
     """The row that lowers a session's charge to what it really cost; ValueError if not within it."""
-    if not 0 < charge <= opened.charge:
-        raise ValueError(f"a session settles at {charge}; it must be above 0 and at most the {opened.charge} charged")
+    charged = opened.charge
+    if not 0 < charge <= charged:
+        raise ValueError(f"a session settles at {charge}; it must be above 0 and at most the {charged} charged")
     if survivors < 1:
         raise ValueError(f"survivors is {survivors}; a settled session has at least 1")
     fields = {"kind": "settled", "session": opened.session, "survivors": survivors, "charge": _text(charge)}
-    kept = Filter(before.filter.budget, before.filter.spent - opened.charge + charge)
+    kept = Filter(before.filter.budget, before.filter.spent - charged + charge)
     return _row(before.owner, before, opened.session, Phase.END, {**fields, "facts": dict(facts)}, kept)
 
 
@@ -123,18 +124,18 @@ def replay(owner: str, before: Row | None, intents: MutableMapping[str, Row], co
     entry = json.loads(content)
     kind = entry["kind"]
     if kind == "budget":
-        return budget(owner, before, Fraction(entry["budget"]))
+        return budget(owner, before, _fraction(entry["budget"]))
     if before is None:
         raise ValueError("the first entry sets no budget")
     if kind == "intent":
-        row = intent(before, bytes.fromhex(entry["session"]), entry["round"], Fraction(entry["charge"]), entry["facts"])
+        row = intent(before, bytes.fromhex(entry["session"]), entry["round"], _fraction(entry["charge"]), entry["facts"])
         if intents.setdefault(entry["session"], row) is not row:
             raise ValueError("a session is charged twice")
         return row
     opened = intents.pop(entry["session"])
     if kind == "settled":
-        return settled(before, opened, entry["survivors"], Fraction(entry["charge"]), entry["facts"])
-    return aborted(before, opened, Fraction(entry["charge"]) == 0)
+        return settled(before, opened, entry["survivors"], _fraction(entry["charge"]), entry["facts"])
+    return aborted(before, opened, _fraction(entry["charge"]) == 0)
 
 
 def canonical(entry: Mapping[str, object]) -> bytes:
@@ -171,6 +172,14 @@ def _check(value: object) -> None:
         raise ValueError(f"a ledger entry holds a {type(value).__name__}; strings and integers are allowed")
     elif isinstance(value, int) and abs(value) > LARGEST_INTEGER:
         raise ValueError("a ledger entry holds an integer beyond 2^53; write it as a string")
+
+
+def _fraction(text: str) -> Fraction:
+    """The inverse of `_text`; ValueError or TypeError for anything else. Several times as fast as Fraction(text)."""
+    numerator, denominator = map(int, text.split("/"))
+    if denominator < 1:
+        raise ValueError(f"{text!r} is not a fraction")
+    return Fraction(numerator, denominator)
 
 
 def _text(fraction: Fraction) -> str:

@@ -260,6 +260,11 @@ def tampered(path, statement, *values):
         ("UPDATE entry SET frontier = zeroblob(32) WHERE position = 0", ()),
         ("UPDATE entry SET session = 'ff' WHERE position = 1", ()),
         ("UPDATE entry SET spent = 'much' WHERE position = 2", ()),
+        ("UPDATE entry SET spent = '1/0' WHERE position = 2", ()),
+        (
+            "UPDATE entry SET content = CAST(replace(CAST(content AS TEXT), '1/2', '1/0') AS BLOB) WHERE position = 1",
+            (),
+        ),
         ("UPDATE entry SET owner = 'other' WHERE position = 1", ()),
         ("DELETE FROM entry WHERE position = 1", ()),
     ],
