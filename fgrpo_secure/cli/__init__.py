@@ -10,6 +10,7 @@ from fgrpo_secure.cli.export import export
 from fgrpo_secure.cli.identity import identity
 from fgrpo_secure.cli.plan import plan
 from fgrpo_secure.cli.report import report
+from fgrpo_secure.cli.roster import roster
 from fgrpo_secure.cli.run import run
 from fgrpo_secure.cli.verify import verify
 from fgrpo_secure.cli.watch import watch
@@ -22,6 +23,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(identity, name="identity")
+app.add_typer(roster, name="roster")
 app.command()(run)
 app.command()(plan)
 app.command()(demo)
