@@ -6,10 +6,10 @@ There are no drafts: every change is checked in full, signed, and replaces the f
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
 from fgrpo_secure import entropy, identity_file
@@ -32,7 +32,6 @@ from protocols.roster import (
 )
 
 roster = typer.Typer(help="Signed rosters: who may take part.", no_args_is_help=True)
-EPOCH = date(1970, 1, 1).toordinal()
 File = Annotated[Path, typer.Argument(metavar="ROSTER", help="The signed roster file.")]
 By = Annotated[Path, typer.Option("--authority", help="The authority's secret identity file.")]
 
@@ -199,8 +198,8 @@ def _public(text: str) -> bytes:
 
 
 def _day(text: str) -> int:
-    try:
-        day = date.fromisoformat(text).toordinal() - EPOCH
+    try:  # the form first: NumPy would take "today" too, and read the clock
+        day = int(np.datetime64(text, "D").astype(int)) if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text) else -1
     except ValueError:
         day = -1
     if day < 0:
@@ -209,6 +208,4 @@ def _day(text: str) -> int:
 
 
 def _date(day: int | None) -> str:
-    if day is None:
-        return "none"
-    return date.fromordinal(EPOCH + day).isoformat() if EPOCH + day <= date.max.toordinal() else f"day {day}"
+    return "none" if day is None else str(np.datetime64(day, "D"))

@@ -77,7 +77,8 @@ def test_unusable_lines_days_and_files_change_nothing_and_are_not_quoted(refused
     assert "f00d" not in refused("roster", "add", "r.bin", "c9 f00d f00d", *BY)
     assert "not one that" in refused("roster", "add", "r.bin", lines[2].replace("c2", "c3"), *BY)
     assert "cannot be read" in refused("roster", "add", "r.bin", "absent.txt", *BY)
-    assert "YYYY-MM-DD" in refused("roster", "sign", "r.bin", "--last-day", "soon", *BY)
+    for day in ("soon", "today", "2099-02-30", "1969-12-31"):
+        assert "YYYY-MM-DD" in refused("roster", "sign", "r.bin", "--last-day", day, *BY)
     assert "hexadecimal" in refused("roster", "show", "r.bin", "--authority", "abc")
     (tmp_path / "r.bin").write_bytes((tmp_path / "r.bin").read_bytes()[:-9])
     assert "not a usable roster" in refused("roster", "show", "r.bin")
