@@ -128,7 +128,9 @@ def replay(owner: str, before: Row | None, intents: MutableMapping[str, Row], co
     if before is None:
         raise ValueError("the first entry sets no budget")
     if kind == "intent":
-        row = intent(before, bytes.fromhex(entry["session"]), entry["round"], _fraction(entry["charge"]), entry["facts"])
+        row = intent(
+            before, bytes.fromhex(entry["session"]), entry["round"], _fraction(entry["charge"]), entry["facts"]
+        )
         if intents.setdefault(entry["session"], row) is not row:
             raise ValueError("a session is charged twice")
         return row
