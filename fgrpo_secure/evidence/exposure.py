@@ -50,6 +50,17 @@ MESSAGES: dict[str, dict[str, tuple[Cover, str]]] = {
         "key_commitment": _COMMITTED,
         "key_box": (Cover.KEY_MATERIAL, "an encrypted share, readable by its holder alone"),
     },
+    "hybrid leaf": {
+        "holder": _WHO,
+        "seed_commitment": _COMMITTED,
+        "seed_box": (Cover.KEY_MATERIAL, "an encrypted share, readable by its holder alone"),
+        "key_commitment": _COMMITTED,
+        "key_box": (Cover.KEY_MATERIAL, "an encrypted share, readable by its holder alone"),
+        "seal_ciphertext": (Cover.KEY_MATERIAL, "an ML-KEM-768 ciphertext to the holder's key"),
+        "pad_commitment": (Cover.KEY_MATERIAL, "a hash of the pad, which has full entropy"),
+        "pad_ciphertext": (Cover.KEY_MATERIAL, "an ML-KEM-768 ciphertext to the holder's mask key"),
+        "pad_box": (Cover.KEY_MATERIAL, "the encrypted pad of one pair"),
+    },
     "upload": {
         "client": _WHO,
         "vectors": (Cover.MASKED, "update and scores, clipped, noised and masked"),
@@ -84,11 +95,15 @@ BESIDES = (
 )
 
 
-def rows(released: Cover) -> list[dict[str, str]]:
-    """Everything as plain objects. `released` says how the opened sums are covered: charged, or only masked."""
+def rows(released: Cover, post_quantum: bool = False) -> list[dict[str, str]]:
+    """Everything as plain objects. `released` says how the opened sums are covered: charged, or only masked.
+    A session has leaves of one kind: `post_quantum` says which.
+    """
+    absent = "leaf" if post_quantum else "hybrid leaf"
     fields = [
         Exposure(f"{tag}.{name}", cover, meaning)
         for tag, parts in MESSAGES.items()
+        if tag != absent
         for name, (cover, meaning) in parts.items()
     ]
     sums = [Exposure(each.name, released, each.meaning) for each in RELEASED]

@@ -29,8 +29,9 @@ NOT_PROTECTED = (
     "availability: the server, or more colluders than assumed, can end a session",
     "what several units have in common: groups of k are protected k times less in epsilon",
     "data on a client's own machine, against whoever controls that machine",
-    "an adversary that records traffic today and has a quantum computer later, unless post-quantum keys are on",
 )
+CLASSICAL = "an adversary that records traffic today and has a quantum computer later: post-quantum keys were off"
+SIGNATURES = "signatures are classical: a quantum computer during a session could take part in it as anybody"
 WITHOUT_PRIVACY = (
     "differences between the sums of several rounds, or a model crafted for the purpose: there is no differential "
     "privacy in this run"
@@ -82,12 +83,20 @@ def build(
             else None
         ),
         "assumptions": _assumptions(config, facts),
-        "server_saw": exposure.rows(Cover.CHARGED if private else Cover.MASKED),
-        "not_protected": [*NOT_PROTECTED, ONE_MACHINE, *(() if private else (WITHOUT_PRIVACY,))],
+        "server_saw": exposure.rows(
+            Cover.CHARGED if private else Cover.MASKED, post_quantum=config.aggregation.post_quantum
+        ),
+        "not_protected": not_protected(config, private),
         "audits": [],
         "versions": versions(),
         "ledger": None if ledger is None else {"size": ledger.size(), "root": ledger.root().hex()},
     }
+
+
+def not_protected(config: Config, private: bool) -> list[str]:
+    """What no claim of this run covers."""
+    quantum = SIGNATURES if config.aggregation.post_quantum else CLASSICAL
+    return [*NOT_PROTECTED, quantum, ONE_MACHINE, *(() if private else (WITHOUT_PRIVACY,))]
 
 
 def claims(facts: Mapping[str, Any], ledger: Ledger | None) -> dict[str, Any]:
