@@ -7,10 +7,9 @@ checkpoint holds the adapter, and the ledger what was charged, open sessions inc
 from contextlib import closing
 from typing import Protocol
 
-from fgrpo_secure import adapters, checkpoint, config_file, enrolment, entropy, models, owner, preflight
+from fgrpo_secure import adapters, checkpoint, config_file, enrolment, entropy, models, owner, preflight, publish
 from fgrpo_secure.config import Config
 from fgrpo_secure.engines.embedded import Embedded
-from fgrpo_secure.evidence import publish
 from fgrpo_secure.examination import Examination
 from fgrpo_secure.federation import Federation, RoundResult, SessionFailed
 from fgrpo_secure.privacy.accounting import BudgetExceeded

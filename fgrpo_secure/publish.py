@@ -1,4 +1,4 @@
-"""What a finished run leaves for others: statement, registry record, report and manifest, in that order."""
+"""What a finished run leaves for others: summary, statement, registry record, report and manifest, in that order."""
 
 from fgrpo_secure import enrolment
 from fgrpo_secure.evidence import manifest, registry, signed_file, statement, witness
