@@ -7,15 +7,18 @@ anything of a client.
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 KEPT = 3
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -57,15 +60,30 @@ def latest(folder: Path) -> Checkpoint | None:
     if not found:
         return None
     newest = found[-1]
+    return Checkpoint(
+        rounds_done=int(newest.name.removeprefix("round-")),
+        adapter=_part(newest / "adapter.safetensors", load_file),
+        optimizer=_part(newest / "optimizer.safetensors", load_file),
+        progress=_part(newest / "progress.json", lambda path: dict(json.loads(path.read_text()))),
+    )
+
+
+def damaged(folder: Path, rounds_done: int) -> CheckpointError:
+    """What to raise where the progress in a checkpoint has not the fields it was written with."""
+    return CheckpointError(_complaint(folder / f"round-{rounds_done:06d}" / "progress.json", "damaged"))
+
+
+def _part(path: Path, read: Callable[[Path], Part]) -> Part:
+    if not path.is_file():
+        raise CheckpointError(_complaint(path, "missing"))
     try:
-        return Checkpoint(
-            rounds_done=int(newest.name.removeprefix("round-")),
-            adapter=load_file(newest / "adapter.safetensors"),
-            optimizer=load_file(newest / "optimizer.safetensors"),
-            progress=json.loads((newest / "progress.json").read_text()),
-        )
-    except (OSError, ValueError) as problem:
-        raise CheckpointError(f"checkpoint {newest} cannot be read: {problem}") from None
+        return read(path)
+    except (OSError, ValueError, TypeError, SafetensorError):
+        raise CheckpointError(_complaint(path, "damaged")) from None
+
+
+def _complaint(path: Path, harm: str) -> str:
+    return f"{path} is {harm}; put it back, or move {path.parent} away to go on from the checkpoint before it"
 
 
 def _folders(folder: Path) -> list[Path]:

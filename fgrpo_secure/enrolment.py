@@ -13,13 +13,14 @@ from pathlib import Path
 from fgrpo_secure.config import Config
 from fgrpo_secure.entropy import Entropy
 from fgrpo_secure.owner_store import OwnerStore
-from fgrpo_secure.run_directory import RunDirectory, RunDirectoryError, write_durably
+from fgrpo_secure.run_directory import RunDirectory, RunDirectoryError, check_database, write_durably
 from protocols.errors import FaultyServer, ProtocolError, Refused
 from protocols.identity import Identity
 from protocols.member import accept_roster
 from protocols.roster import Entry, Roster, open_roster, sign_roster
 
 SEED_BYTES = 32
+LEDGERS = "ledgers.sqlite"  # of the owners of one host, beside their store
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,9 @@ def roster(directory: RunDirectory) -> Roster:
     authority = pins(directory).authority
     try:
         return open_roster(directory.roster.read_bytes(), authority, 1)
-    except (OSError, ProtocolError, ValueError) as problem:
+    except OSError:
+        raise RunDirectoryError(f"{directory.roster} is missing or cannot be read; put it back") from None
+    except (ProtocolError, ValueError) as problem:
         raise RunDirectoryError(f"{directory.roster} is not this federation's roster: {problem}") from None
 
 
@@ -115,6 +118,21 @@ def take_up(directory: RunDirectory, known: Roster, server: bytes) -> tuple[Rost
 def replacement_key(directory: RunDirectory, name: str) -> Path:
     """Where the owner `name` puts the identity file of its next key, before the roster that names the key comes."""
     return directory.owners / f"{name}.identity"
+
+
+def check_stores(directory: RunDirectory, config: Config) -> None:
+    """Returns if the run's roster, ledger and owners' stores are whole; else RunDirectoryError naming the first.
+
+    A run that ended before its first session may lack what is made then.
+    """
+    roster(directory)
+    begun = directory.sessions.exists()
+    stores = [owner_store(directory, host) for host in range(hosts(config))]
+    tables = {directory.ledger: "entry"} | dict.fromkeys(stores, "identity")
+    tables |= {store.with_name(LEDGERS): "entry" for store in stores}
+    for path, table in tables.items():
+        if begun or path.exists():
+            check_database(path, table)
 
 
 def server_identity(directory: RunDirectory) -> Identity:

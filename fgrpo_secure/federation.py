@@ -26,7 +26,7 @@ from fgrpo_secure.models import BaseModel
 from fgrpo_secure.privacy.encode import SumOutOfBounds
 from fgrpo_secure.privacy.ledger import Ledger, Ledgers
 from fgrpo_secure.privacy.planner import PrivacyPlan
-from fgrpo_secure.run_directory import RunDirectory, write_durably
+from fgrpo_secure.run_directory import RunDirectory, RunDirectoryError, write_durably
 from fgrpo_secure.server_round import Conclusion
 from protocols import wire
 from protocols.drive import Link, Traffic
@@ -236,7 +236,12 @@ class Federation:
     def _next_session(self) -> int:
         """A number no session of this run had: written down before it is used."""
         path = self.directory.sessions
-        number = int(path.read_text()) + 1 if path.exists() else 0
+        try:
+            number = int(path.read_text()) + 1 if path.exists() else 0
+        except ValueError:
+            raise RunDirectoryError(
+                f"{path} holds no number: without it a session's number could be used twice"
+            ) from None
         write_durably(path, f"{number}\n".encode())
         return number
 

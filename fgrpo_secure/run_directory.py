@@ -4,9 +4,12 @@ Everything in it is public or charged: aggregates over a cohort, figures on the 
 about time and bytes. Private state of data owners lives beside it, in `<run>.owners/`, readable by its owner only.
 """
 
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -140,6 +143,24 @@ class RunDirectory:
                 f"{self.root} cannot hold a run: {problem.strerror}; choose another --out"
             ) from None
 
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Nobody else conducts this run meanwhile; RunDirectoryError if somebody does.
+
+        The lock is the operating system's: it ends with the process, however that ends.
+        """
+        descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunDirectoryError(
+                    f"another process is conducting the run in {self.root}; wait until it ends"
+                ) from None
+            yield
+        finally:
+            os.close(descriptor)
+
     def require(self) -> None:
         """Refuse a directory that no run was started in."""
         if not self.config.is_file():
@@ -170,6 +191,20 @@ class RunDirectory:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json whole or not at all."""
         write_durably(self.summary, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
+
+
+def check_database(path: Path, table: str) -> None:
+    """Returns if `path` is a whole database with that table; RunDirectoryError if it is missing or damaged."""
+    if not path.is_file():
+        raise RunDirectoryError(f"{path} is missing; put it back, it would be made anew and empty")
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+            (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+            database.execute(f"SELECT 1 FROM {table} LIMIT 1")  # noqa: S608  # a name of our own
+    except sqlite3.Error:
+        found = "damaged"
+    if found != "ok":
+        raise RunDirectoryError(f"{path} is damaged; put back an undamaged copy")
 
 
 def write_durably(path: Path, data: bytes, mode: int = 0o644) -> None:

@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import Protocol
 
 from fgrpo_secure import adapters, checkpoint, config_file, enrolment, entropy, models, owner, preflight, publish
+from fgrpo_secure.checkpoint import Checkpoint
 from fgrpo_secure.config import Config
 from fgrpo_secure.engines.embedded import Embedded
 from fgrpo_secure.examination import Examination
@@ -49,29 +50,37 @@ def start(config: Config, directory: RunDirectory, observer: Observer) -> None:
     preflight.check(config, policy, examination)
     source = entropy.from_kind(config.run.entropy, config.run.seed)
     directory.create(config_file.dump(config))
-    enrolment.enrol(directory, config, owner.names(config.client), source.child("enrolment"))
-    with closing(Embedded.start(directory, config)) as engine:
-        _run(Federation.open(config, directory, base, policy, engine), examination, RunRecord(), observer)
+    with directory.claimed():
+        enrolment.enrol(directory, config, owner.names(config.client), source.child("enrolment"))
+        with closing(Embedded.start(directory, config)) as engine:
+            _run(Federation.open(config, directory, base, policy, engine), examination, RunRecord(), observer)
 
 
 def resume(directory: RunDirectory, observer: Observer) -> None:
     """Continue the run in `directory` after its newest checkpoint. An open round is lost, and paid for if it leaked."""
     config = config_file.load(str(directory.config))
-    enrolment.roster(directory)  # without the clients' folder nothing may be opened: it would be made anew, and empty
-    base = models.load(config.model)
-    policy = adapters.attach(base, config.adapter, config.run.seed)
-    examination = Examination.prepare(config)
-    with closing(Embedded.start(directory, config)) as engine:
-        federation = Federation.open(config, directory, base, policy, engine)
-        federation.recover()
-        record = RunRecord()
+    with directory.claimed():
+        enrolment.check_stores(directory, config)  # what is missing would be made anew, and empty
+        base = models.load(config.model)
+        policy = adapters.attach(base, config.adapter, config.run.seed)
+        examination = Examination.prepare(config)
         found = checkpoint.latest(directory.checkpoints)
-        if found is not None:
-            policy.load_full_state(found.adapter)
-            federation.optimizer.load(found.optimizer)
-            record = RunRecord.load(found.progress)
-        directory.drop_metrics_after(record.rounds_done)
-        _run(federation, examination, record, observer)
+        with closing(Embedded.start(directory, config)) as engine:
+            federation = Federation.open(config, directory, base, policy, engine)
+            federation.recover()
+            record = RunRecord() if found is None else _continued(federation, found)
+            directory.drop_metrics_after(record.rounds_done)
+            _run(federation, examination, record, observer)
+
+
+def _continued(federation: Federation, found: Checkpoint) -> RunRecord:
+    """The record in a checkpoint, whose adapter and optimiser the federation then has."""
+    federation.policy.load_full_state(found.adapter)
+    federation.optimizer.load(found.optimizer)
+    try:
+        return RunRecord.load(found.progress)
+    except (KeyError, TypeError):
+        raise checkpoint.damaged(federation.directory.checkpoints, found.rounds_done) from None
 
 
 def _run(federation: Federation, examination: Examination, record: RunRecord, observer: Observer) -> None:

@@ -18,7 +18,7 @@ from fgrpo_secure.client_policy import Admitted, ClientPolicy
 from fgrpo_secure.client_round import Contribution
 from fgrpo_secure.engines.frames import Witnessed
 from fgrpo_secure.engines.signatures import SharedVerifier
-from fgrpo_secure.enrolment import owner_store
+from fgrpo_secure.enrolment import LEDGERS, owner_store
 from fgrpo_secure.entropy import Entropy
 from fgrpo_secure.evidence import witness
 from fgrpo_secure.evidence.witness import Unwitnessed
@@ -48,7 +48,7 @@ class Book:
     def open(directory: RunDirectory, host: int) -> "Book":
         """The files of host number `host`."""
         path = owner_store(directory, host)
-        return Book(OwnerStore(path), Ledgers(path.with_name("ledgers.sqlite")))
+        return Book(OwnerStore(path), Ledgers(path.with_name(LEDGERS)))
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
