@@ -240,9 +240,12 @@ def test_a_client_that_breaks_its_clip_wastes_the_round_and_is_paid_for(run, mon
 
 def test_a_run_stops_before_a_round_that_its_budget_does_not_cover(run, monkeypatch):
     original = Federation._settle
-    monkeypatch.setattr(
-        Federation, "_settle", lambda self, plan, admitted, survivors: original(self, plan, admitted, 6)
-    )
+
+    def at_the_floor(federation, sessions, gathered):
+        gathered.charge = max(admitted.charge for _, admitted in sessions)
+        original(federation, sessions, gathered)
+
+    monkeypatch.setattr(Federation, "_settle", at_the_floor)
     directory, _ = run("federation.rounds=2")
     assert summary_of(directory)["rounds"] == 2  # charged at the floor, the plan's rounds fit exactly
     ledger = Ledgers(directory.ledger)
