@@ -126,6 +126,11 @@ class Bench:
                 runs[f"{system} memory"].append(run)
         return runs
 
+    def is_done(self, setting: Setting, repetitions: int) -> bool:
+        """Whether nothing of a setting is left to measure."""
+        last = [f"ours-{repetitions - 1}", "peer-0", *(["ours-memory", "peer-memory"] if setting.drop == 0 else [])]
+        return all((self._work / f"{setting.name}-{name}.json").exists() for name in last)
+
     def _run(self, command: list[str], name: str) -> dict[str, Any]:
         done = self._work / f"{name}.json"
         if not done.exists():
@@ -235,12 +240,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "results" / "aggregation.json")
     options = parser.parse_args()
     bench, started = Bench(options.peer, options.work, options.core), time.monotonic()
-    rows, settings = [], grid(options.quick)
-    for setting in settings:
-        if time.monotonic() - started > 60 * options.minutes:
-            sys.stderr.write(f"out of time: {len(rows)} of {len(settings)} settings; run again to continue\n")
-            break
-        rows.append(row(setting, bench.setting(setting, 1 if options.quick else options.repetitions)))
+    settings, repetitions = grid(options.quick), 1 if options.quick else options.repetitions
+    rows = [
+        row(setting, bench.setting(setting, repetitions))
+        for setting in settings
+        if bench.is_done(setting, repetitions) or time.monotonic() - started <= 60 * options.minutes
+    ]
+    if len(rows) < len(settings):
+        sys.stderr.write(f"out of time: {len(rows)} of {len(settings)} settings; run again to continue\n")
+    if not rows:
+        return
     result = {
         "benchmark": "aggregation",
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
