@@ -147,9 +147,10 @@ class RunDirectory:
     def claimed(self) -> Iterator[None]:
         """Nobody else conducts this run meanwhile; RunDirectoryError if somebody does.
 
-        The lock is the operating system's: it ends with the process, however that ends.
+        The lock is the operating system's, on the folder itself: it leaves no file, and ends with the process,
+        however that ends.
         """
-        descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(self.root, os.O_RDONLY)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

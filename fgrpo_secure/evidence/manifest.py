@@ -9,7 +9,6 @@ from fgrpo_secure.run_directory import RunDirectory
 from protocols.identity import Identity
 
 VERSION = 1
-_LOCK = ".lock"  # empty; held by whoever conducts the run
 
 
 def write(directory: RunDirectory, identity: Identity) -> None:
@@ -41,8 +40,7 @@ def _names(directory: RunDirectory) -> list[str]:
 
 
 def _excepted(path: Path, directory: RunDirectory) -> bool:
-    empty_lock = path == directory.root / _LOCK and path.stat().st_size == 0
-    return empty_lock or path in (directory.manifest, directory.server_key)
+    return path in (directory.manifest, directory.server_key)
 
 
 def digest(path: Path) -> str:
