@@ -135,7 +135,7 @@ class Weighting(Section):
     temperature: Positive | None = Field(None, description="default: 2 * gain_clip / ln(1 / min_weight)")
     gain_clip: Positive = 2.0
     baseline_decay: Annotated[float, Field(gt=0, lt=1)] = 0.7
-    min_weight: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    min_weight: Annotated[float, Field(ge=1e-9, lt=1)] = 0.5
     favour: Literal["leaders", "laggards"] = "leaders"
     denominator: Literal["auto", "public", "noisy_ratio"] = Field(
         "auto",
@@ -158,7 +158,7 @@ class Privacy(Section):
         None, description="budget against the server; give this or noise_multiplier"
     )
     noise_multiplier: Positive | None = None
-    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    delta: Annotated[float, Field(ge=1e-30, lt=1)] = 1e-5
     clip_norm: ClipNorm = Field(1.0, description="L2 bound of one unit's update (a client's, or one gradient)")
     mode: Literal["distributed", "local"] = Field(
         "distributed",

@@ -18,6 +18,7 @@ from functools import lru_cache
 from fgrpo_secure.privacy.accounting import sum_of_shares_log_ratio
 
 LARGEST_EPSILON = 50.0  # beyond it nobody is protected, and distributions on a grid take minutes
+LARGEST_DELTA = 0.1  # likewise
 ORDERS = (1.01, 1.05, *(1 + step / 10 for step in range(1, 100)), *map(float, range(11, 513)))
 
 
@@ -60,12 +61,12 @@ def figures(epsilon: float, multiplier: float, noise: Noise | None, rounds: int,
     Of record is `multiplier`, which the lemma derives from `noise`; the integer formulas start from `noise` itself,
     and are left out without it.
     """
-    if epsilon > LARGEST_EPSILON:
+    if epsilon > LARGEST_EPSILON or delta > LARGEST_DELTA:
         return NOTHING
     return Figures(
-        pld=_pld(multiplier, rounds, delta),
-        prv=_opacus("PRVAccountant", multiplier, rounds, delta),
-        rdp=_opacus("RDPAccountant", multiplier, rounds, delta),
+        pld=_stated(_pld, multiplier, rounds, delta),
+        prv=_stated(_prv, multiplier, rounds, delta),
+        rdp=_stated(_rdp, multiplier, rounds, delta),
         zcdp=None if noise is None else discrete_gaussian_epsilon(noise, rounds, delta),
         skellam=None if noise is None else skellam_epsilon(noise, rounds, delta),
     )
@@ -119,6 +120,17 @@ def _least(orders: Iterable[float], divergence: Callable[[float], float], rounds
 
 
 @lru_cache
+def _stated(
+    library: Callable[[float, int, float], float], multiplier: float, rounds: int, delta: float
+) -> float | None:
+    """What an accountant says; None where its grid cannot hold this delta: all three fail far below 1e-12."""
+    try:
+        epsilon = library(multiplier, rounds, delta)
+    except (ArithmeticError, RuntimeError, ValueError):  # as the libraries refuse, each in its way
+        return None
+    return max(0.0, epsilon) if math.isfinite(epsilon) else None  # below 0 where delta alone protects
+
+
 def _pld(multiplier: float, rounds: int, delta: float) -> float:
     """Zero-out is dp-accounting's REPLACE_SPECIAL; its REPLACE_ONE means different things in its two accountants."""
     import dp_accounting  # type: ignore[import-untyped]  # dp-accounting ships no types
@@ -129,7 +141,14 @@ def _pld(multiplier: float, rounds: int, delta: float) -> float:
     return float(accountant.get_epsilon(delta))
 
 
-@lru_cache
+def _prv(multiplier: float, rounds: int, delta: float) -> float:
+    return _opacus("PRVAccountant", multiplier, rounds, delta)
+
+
+def _rdp(multiplier: float, rounds: int, delta: float) -> float:
+    return _opacus("RDPAccountant", multiplier, rounds, delta)
+
+
 def _opacus(kind: str, multiplier: float, rounds: int, delta: float) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of orders at the end of its list, and of a division at sample rate 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
@@ -238,6 +238,8 @@ KEYS = [
 
 
 @settings(max_examples=40)
+@example(key="privacy.delta", value="0.999999", adversary="")
+@example(key="privacy.delta", value="1e-30", adversary="honest_but_curious")
 @given(key=st.sampled_from(KEYS), value=st.sampled_from(NUMBERS), adversary=st.sampled_from(["", "honest_but_curious"]))
 def test_no_number_anywhere_in_a_configuration_breaks_the_planner(key, value, adversary, tmp_path_factory, small):
     path = tmp_path_factory.getbasetemp() / "numbers.toml"

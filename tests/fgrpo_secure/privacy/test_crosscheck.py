@@ -64,6 +64,15 @@ def test_libraries_bracket_the_claim_of_record(multiplier, rounds, delta):
 def test_beyond_any_protection_no_figure_is_stated():
     noise = Noise(161, 1026, 5, 16)
     assert crosscheck.figures(51.0, 0.1, noise, 12, 1e-5) == crosscheck.NOTHING
+    assert crosscheck.figures(1.0, 8.0, noise, 12, 0.11) == crosscheck.NOTHING
+
+
+@pytest.mark.parametrize("delta", [0.1, 1e-30, 1e-300, 5e-324])
+@pytest.mark.parametrize("multiplier", [0.3, 8.0, 1e4])
+def test_an_accountant_that_cannot_hold_a_delta_states_no_figure_instead_of_failing(multiplier, delta):
+    found = crosscheck.figures(1.0, multiplier, None, 12, delta)
+    assert all(figure is None or 0 <= figure < math.inf for figure in found.facts().values())
+    assert delta > 1e-12 or found.prv is None  # PRV refuses them; what it says of 0.1 may not be negative
 
 
 def test_concentrated_privacy_equals_dp_accountings():
