@@ -219,6 +219,9 @@ class Server(Section):
     optimizer: Literal["sgd", "adam"] = "sgd"
     learning_rate: Positive = 1.0
     momentum: Fraction01 = 0.0
+    averaging: Fraction01 = Field(
+        0.0, description="decay of the average over rounds that is evaluated and saved; 0: the last adapter itself"
+    )
 
 
 class Deployment(Section):

@@ -14,6 +14,7 @@ from safetensors.torch import save
 from fgrpo_secure import enrolment, entropy, plain, run_plan, schedule, server_round
 from fgrpo_secure.adapters import Policy
 from fgrpo_secure.apply import ServerOptimizer
+from fgrpo_secure.averaging import IterateAverage
 from fgrpo_secure.client_policy import Admitted, ClientPolicy
 from fgrpo_secure.config import Config
 from fgrpo_secure.engines.embedded import Embedded
@@ -76,6 +77,7 @@ class Federation:
     ledger: Ledger | None
     demands: ClientPolicy
     optimizer: ServerOptimizer
+    average: IterateAverage
     source: Entropy  # of a baseline's central noise; a server that is not trusted adds none
     clients: tuple[int, ...] | None = None  # who may take part since the last `renew`; None: all
     verify: SharedVerifier = field(default_factory=SharedVerifier)
@@ -105,6 +107,7 @@ class Federation:
             None if privacy.claim is None else ledgers.open(LEDGER_OWNER, config.unit_blocks * privacy.claim.budget),
             run_plan.demands(config, privacy),
             ServerOptimizer(config.server),
+            IterateAverage(config.server.averaging),
             entropy.from_kind(config.run.entropy, config.run.seed).child("server"),
         )
 

@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 
 from fgrpo_secure import run_plan
-from fgrpo_secure.adapters import Policy
-from fgrpo_secure.apply import ServerOptimizer
 from fgrpo_secure.checkpoint import Checkpoint
 from fgrpo_secure.evaluation import Score
 from fgrpo_secure.examination import Exam
@@ -85,7 +83,7 @@ class RunRecord:
             pass_rate_greedy=None if score is None else score.greedy,
         )
 
-    def checkpoint(self, policy: Policy, optimizer: ServerOptimizer) -> Checkpoint:
+    def checkpoint(self, federation: Federation) -> Checkpoint:
         """Everything that a resumed run needs."""
         progress = {
             "rounds_done": self.rounds_done,
@@ -93,7 +91,8 @@ class RunRecord:
             "final": self.final and asdict(self.final),
             "sums": asdict(self.sums),
         }
-        return Checkpoint(self.rounds_done, policy.full_state(), optimizer.state(), progress)
+        state = federation.optimizer.state() | federation.average.state()
+        return Checkpoint(self.rounds_done, federation.policy.full_state(), state, progress)
 
     @staticmethod
     def load(progress: Mapping[str, Any]) -> "RunRecord":

@@ -7,11 +7,11 @@ checkpoint holds the adapter, and the ledger what was charged, open sessions inc
 from contextlib import closing
 from typing import Protocol
 
-from fgrpo_secure import adapters, checkpoint, config_file, enrolment, entropy, models, owner, preflight, publish
+from fgrpo_secure import adapters, averaging, checkpoint, config_file, enrolment, entropy, models, owner, preflight, publish
 from fgrpo_secure.checkpoint import Checkpoint
 from fgrpo_secure.config import Config
 from fgrpo_secure.engines.embedded import Embedded
-from fgrpo_secure.examination import Examination
+from fgrpo_secure.examination import Exam, Examination
 from fgrpo_secure.federation import Federation, RoundResult, SessionFailed
 from fgrpo_secure.privacy.accounting import BudgetExceeded
 from fgrpo_secure.privacy.planner import NO_SECURE_AGGREGATION, InfeasiblePlan
@@ -76,7 +76,8 @@ def resume(directory: RunDirectory, observer: Observer) -> None:
 def _continued(federation: Federation, found: Checkpoint) -> RunRecord:
     """The record in a checkpoint, whose adapter and optimiser the federation then has."""
     federation.policy.load_full_state(found.adapter)
-    federation.optimizer.load(found.optimizer)
+    federation.optimizer.load(averaging.without(found.optimizer))
+    federation.average.load(found.optimizer)
     try:
         return RunRecord.load(found.progress)
     except (KeyError, TypeError):
@@ -100,15 +101,23 @@ def _run(federation: Federation, examination: Examination, record: RunRecord, ob
             record.stopped = "budget spent"
             break
         record.rounds_done += 1
-        exam = examination.take(federation.policy) if examination.due(record.rounds_done) else None
+        federation.average.add(federation.policy.full_state())
+        exam = _examined(federation, examination) if examination.due(record.rounds_done) else None
         metrics = record.add(result, failed, exam, federation.epsilon_spent(), entropy.stopwatch() - started)
         directory.append_metrics(metrics)
-        checkpoint.save(directory.checkpoints, record.checkpoint(federation.policy, federation.optimizer))
+        checkpoint.save(directory.checkpoints, record.checkpoint(federation))
         observer.finished_round(metrics)
     if record.final is None or record.stopped:
-        record.final = examination.take(federation.policy)
-    federation.policy.save(directory.adapter)
-    publish.publish(federation, record)
+        record.final = _examined(federation, examination)
+    with federation.average.shown(federation.policy):
+        federation.policy.save(directory.adapter)
+        publish.publish(federation, record)
+
+
+def _examined(federation: Federation, examination: Examination) -> Exam:
+    """The figures of the adapter that would be saved now: the average, where there is one."""
+    with federation.average.shown(federation.policy):
+        return examination.take(federation.policy)
 
 
 def _conduct(federation: Federation, training_round: int, observer: Observer) -> tuple[RoundResult, int]:
