@@ -7,7 +7,18 @@ checkpoint holds the adapter, and the ledger what was charged, open sessions inc
 from contextlib import closing
 from typing import Protocol
 
-from fgrpo_secure import adapters, averaging, checkpoint, config_file, enrolment, entropy, models, owner, preflight, publish
+from fgrpo_secure import (
+    adapters,
+    averaging,
+    checkpoint,
+    config_file,
+    enrolment,
+    entropy,
+    models,
+    owner,
+    preflight,
+    publish,
+)
 from fgrpo_secure.checkpoint import Checkpoint
 from fgrpo_secure.config import Config
 from fgrpo_secure.engines.embedded import Embedded
