@@ -178,6 +178,6 @@ def test_the_wheel_carries_the_packages_their_data_and_nothing_else(tmp_path: Pa
         for pattern in ("presets/*.toml", "tasks/base_model/*", "evidence/*.json", "report/*.j2", "report/*.css")
         for path in ROOT.glob(f"fgrpo_secure/{pattern}")
     }
-    marks = {f"{package}/py.typed" for package in PACKAGES} | {"protocols/SPEC.md"}
+    marks = {f"{package}/py.typed" for package in PACKAGES} | {"protocols/SPEC.md", "threat_model/README.md"}
     assert wheel.name.startswith(f"fgrpo_secure-{package_version()}-")
     assert carried == code | data | marks

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from fgrpo_secure.cli import ledger
+from fgrpo_secure.cli import contributed, ledger
 from fgrpo_secure.cli.demo import demo
 from fgrpo_secure.cli.export import export
 from fgrpo_secure.cli.identity import identity
@@ -36,6 +36,7 @@ app.add_typer(ledger.app, name="ledger")
 
 def main() -> None:
     """Entry point of the `fgrpo` script."""
+    contributed.add(app)
     try:
         app()
     except KeyboardInterrupt:

@@ -1,0 +1,23 @@
+"""Each attack fails on ours and succeeds on the copy without the check that it is about."""
+
+import pytest
+
+from threat_model import campaign, registry
+from threat_model.attack import Attack
+
+
+def by_name(attack: Attack) -> str:
+    return attack.name
+
+
+def test_no_two_attacks_have_the_same_name() -> None:
+    names = [attack.name for attack in registry.ATTACKS]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", registry.ATTACKS, ids=by_name)
+def test_the_attack_fails_on_ours_and_succeeds_on_its_weakened_copy(attack: Attack) -> None:
+    (result,) = campaign.run([attack])
+    assert result.ours.value == "failed", result.evidence_ours
+    assert result.weakened.value == "succeeded", result.evidence_weakened

@@ -1,0 +1,180 @@
+"""An honest federation in memory, of which an adversary may replace any party or message.
+
+Clients are the real drivers over real stores, the server is the real one, and everything between them passes through
+`Wire`, where it can be changed, held back or repeated. All randomness comes from fixed seeds: an attack that
+fails today fails tomorrow.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import count
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from fgrpo_secure.entropy import SeededEntropy
+from protocols import drive, params, wire
+from protocols.drive import ClientDriver, MemoryStore, Traffic
+from protocols.errors import ProtocolError
+from protocols.identity import Identity
+from protocols.member import Limits, Member
+from protocols.params import Adversary
+from protocols.roster import Entry, Roster
+from protocols.server import Recovered
+from protocols.wire import RoundPlan, Step
+
+SEED = SeededEntropy(b"threat model")
+Values = dict[str, NDArray[np.int64]]
+VECTORS = (("update", 5), ("scores", 2))
+RING_BITS = 40
+TODAY = 20_000
+
+
+def invented(*label: str | int) -> bytes:
+    """32 bytes of the test world, the same for the same label."""
+    return SEED.bytes(32, *label)
+
+
+def invented_values(client: int, vectors: tuple[tuple[str, int], ...], reach: int) -> Values:
+    """What a client would contribute: integers below `reach` in size."""
+    return {
+        name: np.frombuffer(SEED.bytes(8 * length, "values", client, name), np.int64) % (2 * reach) - reach
+        for name, length in vectors
+    }
+
+
+@dataclass
+class World:
+    """Clients with ids that are not positions, one server, one plan. `values` are the secrets that attackers want."""
+
+    ids: tuple[int, ...]
+    server: Identity
+    identities: dict[int, Identity]
+    roster: Roster
+    plan: RoundPlan
+    limits: Limits
+    context: dict[int, dict[str, bytes]]
+    values: dict[int, Values]
+    stores: dict[int, MemoryStore] = field(default_factory=dict)
+    drivers: dict[int, ClientDriver] = field(default_factory=dict)
+
+    @property
+    def colluder(self) -> int:
+        """The client that shares all it has with the adversary."""
+        return self.ids[-1]
+
+    def seat(self, client: int, **limits: object) -> None:
+        """Puts the client's real driver over an empty store; `limits` change its owner's policy."""
+        policy = replace(self.limits, **limits)  # type: ignore[arg-type]  # field names of Limits
+        member = Member(client, self.identities[client], self.roster, self.server.public, policy)
+        self.stores[client] = MemoryStore()
+        draws = count()
+        source = SEED.child("client", client)
+        self.drivers[client] = ClientDriver(
+            member, self.stores[client], lambda size: source.bytes(size, next(draws)), lambda: self.context[client]
+        )
+
+    def change_plan(self, **fields: object) -> RoundPlan:
+        """Has the server plan something else."""
+        self.plan = msgspec.structs.replace(self.plan, **fields)
+        return self.plan
+
+    def signed(self, plan: RoundPlan) -> bytes:
+        """The server's request of the announce step."""
+        return wire.encode(wire.SignedPlan(plan, self.server.sign("sign plan", wire.encode(plan))))
+
+    def ask(self, client: int, step: Step, message: bytes) -> bytes:
+        """One request to one client, whose answer or ProtocolError comes back."""
+        return self.drivers[client].handle(step, message, lambda plan: self.values[client])
+
+    def run(self, link: "Wire | None" = None) -> tuple[Recovered, Traffic]:
+        """An honest server conducts the planned session."""
+        return drive.conduct(self.server, self.plan, self.roster, link or Wire(self))
+
+
+Tamper = Callable[[Step, int, bool, bytes], bytes | None]
+
+
+@dataclass
+class Wire:
+    """Carries messages to the drivers. `tamper(step, client, up, message)` gives what arrives, None for nothing."""
+
+    world: World
+    tamper: Tamper = lambda step, client, up, message: message
+    lost: Mapping[Step, set[int]] = field(default_factory=dict)
+    down: list[tuple[Step, int, bytes]] = field(default_factory=list, repr=False)
+    up: list[tuple[Step, int, bytes]] = field(default_factory=list, repr=False)
+    refusals: dict[int, ProtocolError] = field(default_factory=dict)
+    gone: set[int] = field(default_factory=set)
+
+    def exchange(self, step: Step, outgoing: Mapping[int, bytes]) -> Iterator[tuple[int, bytes]]:
+        """See protocols.drive.Link."""
+        self.gone |= self.lost.get(step, set())
+        for client in outgoing:
+            message = None if client in self.gone else self.tamper(step, client, False, outgoing[client])
+            if message is None:
+                continue
+            self.down.append((step, client, message))
+            try:
+                answer = self.world.ask(client, step, message)
+            except ProtocolError as refusal:
+                self.refusals[client] = refusal
+                continue
+            changed = self.tamper(step, client, True, answer)
+            if changed is not None:
+                self.up.append((step, client, changed))
+                yield client, changed
+
+
+def build(
+    clients: int = 6,
+    adversary: Adversary = Adversary.LYING_SERVER,
+    max_corrupt: float = 0.1,
+    max_dropout: float = 0.34,
+    round_number: int = 1,
+    post_quantum: bool = False,
+) -> World:
+    """An honest federation before its first round; everyone's policy names the same adversary as the plan."""
+    ids = tuple(3 * place + 2 for place in range(clients))
+    identities = {client: _identity("client", client) for client in ids}
+    entries = tuple(Entry(client, f"client {client}", identities[client].public) for client in ids)
+    roster = Roster(1, _identity("authority").public, entries)
+    context = {name: invented("context", name) for name in ("adapter", "model", "settings")}
+    plan = _plan(roster, adversary, params.derive(adversary, clients, clients, max_corrupt, max_dropout), context)
+    kind = wire.HybridPlan if post_quantum else RoundPlan
+    plan = kind(*(getattr(plan, name) for name in plan.__struct_fields__))
+    plan = msgspec.structs.replace(plan, round=round_number)
+    limits = Limits(adversary, max_corrupt, max_dropout, clients, plan.floor, 0, TODAY, post_quantum)
+    reach = 2 ** (RING_BITS - 1) // clients
+    values = {client: invented_values(client, VECTORS, reach) for client in ids}
+    loaded = {client: dict(context) for client in ids}
+    world = World(ids, _identity("server"), identities, roster, plan, limits, loaded, values)
+    for client in ids:
+        world.seat(client)
+    return world
+
+
+def _identity(*label: str | int) -> Identity:
+    return Identity.from_seed(invented("identity", *label))
+
+
+def _plan(roster: Roster, adversary: Adversary, numbers: params.Parameters, context: Mapping[str, bytes]) -> RoundPlan:
+    return RoundPlan(
+        1,
+        invented("run")[:16],
+        1,
+        roster.digest,
+        roster.version,
+        tuple(entry.id for entry in roster.members),
+        tuple(sorted(context.items())),
+        b"{}",
+        VECTORS,
+        RING_BITS,
+        adversary,
+        numbers.colluders,
+        numbers.quorum,
+        numbers.threshold,
+        numbers.floor,
+        numbers.neighbours,
+    )
