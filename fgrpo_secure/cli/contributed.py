@@ -1,4 +1,4 @@
-"""Commands that other packages bring, through the entry-point group `fgrpo.commands`; nothing here knows their names."""
+"""Commands of other packages, through the entry-point group `fgrpo.commands`; nothing here knows their names."""
 
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
