@@ -63,10 +63,11 @@ def share(member: Member, state: Announced, relayed: bytes, randomness: bytes) -
     """Deals shares of a fresh self-mask seed and of the mask secret key to the neighbours and itself."""
     _check_randomness(randomness)
     message = _decode(wire.Announcements, relayed, state)
-    announcers = _check_announcements(member, state, message)
+    announcers = _check_announcements(state, message)
     s1 = labels.digest(labels.HASH_ANNOUNCED, relayed)
     graph = Graph(state.plan, s1, announcers)
     holders = graph.holders(member.id)
+    _check_announced_by(member, state, message, holders)
     # Sparse graphs only, and chance alone does it with 2^-30 (SPEC.md, section 4): nobody is to blame.
     if len(holders) < state.plan.threshold:
         raise TooFewClients(Step.SHARE.value, len(holders), state.plan.threshold)
@@ -102,9 +103,10 @@ def mask(
         roots = wire.decode(wire.Roots, message.roots, wire.limit(wire.Roots, state.plan))
     except Malformed as error:
         raise FaultyServer(f"sent malformed roots: {error}") from None
-    sharers = _check_roots(member, state, roots)
+    sharers = _check_roots(state, roots)
     graph = Graph(state.plan, state.s1, state.announcers)
     dealers = tuple(sorted(set(sharers).intersection(graph.holders(member.id))))
+    _check_dealt_by(member, state, roots, dealers)
     _check_leaves(member.id, graph, roots, dealers, message.leaves)
     held, agreed = _open_leaves(member.id, state, message.leaves)
     s2 = labels.digest(labels.HASH_DEALT, state.s1, message.roots)
@@ -171,8 +173,8 @@ def _decode(kind: type[Message], relayed: bytes, state: Announced | Shared | Mas
     return message
 
 
-def _check_announcements(member: Member, state: Announced, message: wire.Announcements) -> tuple[int, ...]:
-    """The announcers, if they are enough clients of the cohort, each with its own signature."""
+def _check_announcements(state: Announced, message: wire.Announcements) -> tuple[int, ...]:
+    """The announcers, if they are enough clients of the cohort."""
     announcers = tuple(entry.client for entry in message.entries)
     if not wire.ascending(announcers) or not set(announcers) <= set(state.plan.cohort):
         raise FaultyServer("sent announcements that are not by distinct clients of the cohort")
@@ -180,14 +182,26 @@ def _check_announcements(member: Member, state: Announced, message: wire.Announc
         raise FaultyServer("left out or changed this client's own announcement")
     _check_floor(state.plan, len(announcers))
     for entry in message.entries:
-        if {len(entry.mask_key), len(entry.seal_key)} != {state.plan.key_bytes}:
+        if not len(entry.mask_key) == len(entry.seal_key) == state.plan.key_bytes:
             raise FaultyServer("sent a malformed message: a key of the wrong size")
+    return announcers
+
+
+def _check_announced_by(
+    member: Member, state: Announced, message: wire.Announcements, holders: tuple[int, ...]
+) -> None:
+    """The holders' keys are theirs. Nothing is sealed to anybody else, so a stranger's signature on a sparse graph can
+    wait for its upload, which covers it (SPEC.md, section 8). On the complete graph nobody is a stranger.
+    """
+    wanted = frozenset(holders) - {member.id}  # its own entry was compared, byte for byte
+    for entry in message.entries:
+        if entry.client not in wanted:
+            continue
         payload = wire.announcement_payload(state.session, entry)
         try:
             member.verify(member.roster.public(entry.client), labels.SIGN_ANNOUNCEMENT, payload, entry.signature)
         except BadSignature:
             raise FaultyServer(f"sent an announcement that client {entry.client} did not sign") from None
-    return announcers
 
 
 def _agree_sealing(state: Announced, message: wire.Announcements, holders: tuple[int, ...]) -> tuple[Peer, ...]:
@@ -230,8 +244,8 @@ def _deal(
     )
 
 
-def _check_roots(member: Member, state: Shared, roots: wire.Roots) -> tuple[int, ...]:
-    """The sharers, if they are enough announcers, each with its own signature under this client's S1."""
+def _check_roots(state: Shared, roots: wire.Roots) -> tuple[int, ...]:
+    """The sharers, if they are enough announcers."""
     sharers = tuple(entry.dealer for entry in roots.entries)
     if roots.session != state.session:
         raise FaultyServer("sent roots of another session")
@@ -240,13 +254,20 @@ def _check_roots(member: Member, state: Shared, roots: wire.Roots) -> tuple[int,
     if state.own not in roots.entries:
         raise FaultyServer("left out or changed this client's own root")
     _check_floor(state.plan, len(sharers))
+    return sharers
+
+
+def _check_dealt_by(member: Member, state: Shared, roots: wire.Roots, dealers: tuple[int, ...]) -> None:
+    """The roots of the neighbours that dealt are theirs, under this client's S1; strangers as for announcements."""
+    wanted = frozenset(dealers) - {member.id}
     for entry in roots.entries:
+        if entry.dealer not in wanted:
+            continue
         payload = wire.root_payload(state.s1, entry)
         try:
             member.verify(member.roster.public(entry.dealer), labels.SIGN_DEAL, payload, entry.signature)
         except BadSignature:
             raise FaultyServer(f"sent a root that client {entry.dealer} did not sign") from None
-    return sharers
 
 
 def _check_leaves(
@@ -320,6 +341,8 @@ def _check_uploads(member: Member, state: Masked, message: wire.Uploads) -> froz
         raise FaultyServer("changed this client's own upload")
     _check_floor(state.plan, len(survivors))
     for entry in message.entries:
+        if entry.client == member.id:
+            continue  # compared above, byte for byte
         payload = wire.upload_payload(state.s2, entry)
         try:
             member.verify(member.roster.public(entry.client), labels.SIGN_UPLOAD, payload, entry.signature)

@@ -429,11 +429,13 @@ class Client:
         check(self.own in entries and len(ids) >= self.floor, "server")
         for _, id, mask_key, seal_key, signature in entries:
             check(len(mask_key) == len(seal_key) == self.key_size, "server")
-            payload = self.session + id.to_bytes(8, "big") + mask_key + seal_key
-            verify(self.roster["keys"][id], "sign announcement", payload, signature, "server")
         self.s1 = digest_of("hash announced", data)
         self.announced = {entry[1]: entry for entry in entries}
         self.near = holders(self.cohort, self.k, self.s1, ids, self.id)
+        for _, id, mask_key, seal_key, signature in entries:
+            if id in self.near and id != self.id:
+                payload = self.session + id.to_bytes(8, "big") + mask_key + seal_key
+                verify(self.roster["keys"][id], "sign announcement", payload, signature, "server")
         check(len(self.near) >= self.t, "nobody")
         self.self_seed = derive(r, "key seed", self.s1, self.id)
         points = [self.cohort.index(holder) + 1 for holder in self.near]
@@ -485,10 +487,11 @@ class Client:
         self.sharers = [root[1] for root in roots]
         check(ascending(self.sharers) and set(self.sharers) <= set(self.announced), "server")
         check(self.own in roots and len(roots) >= self.floor, "server")
-        for _, id, root, commitment, signature in roots:
-            payload = self.s1 + id.to_bytes(8, "big") + root + commitment
-            verify(self.roster["keys"][id], "sign deal", payload, signature, "server")
         dealers = [j for j in self.near if j in self.sharers]
+        for _, id, root, commitment, signature in roots:
+            if id in dealers and id != self.id:
+                payload = self.s1 + id.to_bytes(8, "big") + root + commitment
+                verify(self.roster["keys"][id], "sign deal", payload, signature, "server")
         check([delivery[1] for delivery in deliveries] == dealers, "server")
         self.held = {j: self._held(j, leaf, path, roots) for _, j, leaf, path in deliveries}
         self.receive(deliveries)
@@ -534,6 +537,8 @@ class Client:
         check(ascending(self.survivors) and set(self.survivors) <= set(self.sharers), "server")
         check(self.own in uploads and len(uploads) >= self.floor, "server")
         for _, id, digest, signature in uploads:
+            if id == self.id:
+                continue
             payload = self.s2 + id.to_bytes(8, "big") + digest
             verify(self.roster["keys"][id], "sign upload", payload, signature, "either")
         dropped = [j for j in self.sharers if j not in self.survivors]
