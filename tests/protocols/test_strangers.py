@@ -83,12 +83,14 @@ def refusal(world, make_link, forging):
     return link, str(link.refusals.get(forging.me, "")), steps["last"]
 
 
-@pytest.mark.parametrize(("step", "reason"), [(Step.SHARE, "announcement that client"), (Step.MASK, "root that client")])
-def test_a_neighbours_forged_entry_is_refused_as_it_comes(step, reason, sparse, make_link):
+@pytest.mark.parametrize(
+    ("step", "reason"), [(Step.SHARE, "announcement that client"), (Step.MASK, "root that client")]
+)
+def test_a_neighbours_forged_entry_is_refused_as_it_comes(step, entry, sparse, make_link):
     forging = Forging(sparse, step, near=True)
     _, said, stopped = refusal(sparse, make_link, forging)
     assert stopped is step
-    assert f"{reason} {forging.forged} did not sign" in said
+    assert f"{entry} that client {forging.forged} did not sign" in said
 
 
 @pytest.mark.parametrize("step", [Step.SHARE, Step.MASK])

@@ -427,7 +427,7 @@ class Client:
         ids = [entry[1] for entry in entries]
         check(ascending(ids) and set(ids) <= set(self.cohort), "server")
         check(self.own in entries and len(ids) >= self.floor, "server")
-        for _, id, mask_key, seal_key, signature in entries:
+        for _, _, mask_key, seal_key, _ in entries:
             check(len(mask_key) == len(seal_key) == self.key_size, "server")
         self.s1 = digest_of("hash announced", data)
         self.announced = {entry[1]: entry for entry in entries}
