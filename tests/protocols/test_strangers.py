@@ -83,9 +83,7 @@ def refusal(world, make_link, forging):
     return link, str(link.refusals.get(forging.me, "")), steps["last"]
 
 
-@pytest.mark.parametrize(
-    ("step", "reason"), [(Step.SHARE, "announcement that client"), (Step.MASK, "root that client")]
-)
+@pytest.mark.parametrize(("step", "entry"), [(Step.SHARE, "announcement"), (Step.MASK, "root")])
 def test_a_neighbours_forged_entry_is_refused_as_it_comes(step, entry, sparse, make_link):
     forging = Forging(sparse, step, near=True)
     _, said, stopped = refusal(sparse, make_link, forging)
