@@ -21,7 +21,7 @@ from fgrpo_secure.engines.embedded import Embedded
 from fgrpo_secure.engines.frames import Costs
 from fgrpo_secure.engines.signatures import SharedVerifier
 from fgrpo_secure.entropy import Entropy
-from fgrpo_secure.evidence import notes, witness
+from fgrpo_secure.evidence import notes, spent, witness
 from fgrpo_secure.gathered import Gathered
 from fgrpo_secure.models import BaseModel
 from fgrpo_secure.privacy.encode import SumOutOfBounds
@@ -126,7 +126,7 @@ class Federation:
         claim = self.privacy.claim
         if self.ledger is None or claim is None:
             return None
-        return claim.epsilon_spent(min(self.ledger.spent(), claim.budget))  # of units in turns: the most of any
+        return spent.epsilon(self.ledger, spent.Terms.of(claim, self.config.unit_blocks), claim.delta)
 
     def conduct(self, training_round: int, on_answer: Callable[[str, int, int], None]) -> RoundResult:
         """The sessions of a training round, one per shard, up to the model's new vector, which is set.
@@ -257,7 +257,8 @@ class Federation:
             return
         first, *others = [wire.session_of(plan) for plan, _ in sessions]
         charge = max(admitted.charge for _, admitted in sessions)
-        self.ledger.intent(first, sessions[0][0].round, charge, witness.opening_facts(others))
+        turn = spent.facts(sessions[0][1].settings.training_round, self.config.unit_blocks)
+        self.ledger.intent(first, sessions[0][0].round, charge, {**witness.opening_facts(others), **turn})
 
     def _witness(self, first: RoundPlan, gathered: Gathered) -> None:
         """Show the survivors the ledger with this round settled, and keep the checkpoint with their signatures."""

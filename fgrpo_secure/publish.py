@@ -35,6 +35,7 @@ def publish(federation: Federation, record: RunRecord) -> None:
         origins,
         federation.ledger,
         federation.policy.adapter_digest(),
+        federation.privacy.claim,
     )
     signed_file.write(directory.statement, stated, identity)
     text = registry.dump(registry.build(stated, federation.config.deployment))

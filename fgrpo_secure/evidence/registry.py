@@ -54,7 +54,7 @@ def _basic(statement: Mapping[str, Any], deployment: Deployment) -> dict[str, An
 
 
 def _privacy(statement: Mapping[str, Any]) -> dict[str, Any]:
-    claim, mechanism, assumed = statement["claims"]["server"], statement["mechanism"], statement["assumptions"]
+    claim, mechanism = statement["claims"]["server"], statement["mechanism"]
     return {
         "dp_variant": {
             "variant_name": "Approximate DP",
@@ -67,10 +67,14 @@ def _privacy(statement: Mapping[str, Any]) -> dict[str, Any]:
             "privacy_parameters": {"epsilon": claim["epsilon"], "delta": claim["delta"]},
             "privacy_parameters_details": (
                 f"Planned bound against the server for the whole run; the ledger shows {claim['epsilon_spent']}. "
-                f"It is Gaussian differential privacy with mu = {claim['mu']}."
+                + (
+                    f"It is Gaussian differential privacy with mu = {claim['mu']}."
+                    if mechanism["sampling"] is None
+                    else "It rests on secret Poisson sampling, by privacy loss distributions."
+                )
             ),
         },
-        "deployment_model": _model(assumed),
+        "deployment_model": _model(statement),
         "accounting": {
             "post_processing": "The server divides the noisy sum and applies its optimiser to it.",
             "composition": statement["composition"],
@@ -79,10 +83,11 @@ def _privacy(statement: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _model(assumed: Mapping[str, Any]) -> dict[str, Any]:
+def _model(statement: Mapping[str, Any]) -> dict[str, Any]:
+    assumed = statement["assumptions"]
     return {
         "model_name": "Federated",
-        "model_name_details": "Data owners add noise inside secure aggregation; the server sees noisy sums.",
+        "model_name_details": f"{statement['mechanism']['name']}; the server sees noisy sums.",
         "actors": (
             f"A server ({str(assumed['adversary']).replace('_', ' ')}) with up to {assumed['colluders']} colluding "
             "data owners; an authority that enrols data owners; readers of the released adapter."

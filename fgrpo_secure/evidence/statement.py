@@ -16,10 +16,12 @@ from typing import Any
 
 from fgrpo_secure import __version__
 from fgrpo_secure.config import Config
-from fgrpo_secure.evidence import exposure
+from fgrpo_secure.coupling import SMALL_UNITS
+from fgrpo_secure.evidence import exposure, spent
 from fgrpo_secure.evidence.exposure import Cover
-from fgrpo_secure.privacy.accounting import epsilon_of
+from fgrpo_secure.evidence.spent import Terms
 from fgrpo_secure.privacy.ledger import Ledger
+from fgrpo_secure.privacy.sizing import Claim
 
 FORMAT = "fgrpo-privacy-statement/1"
 LIBRARIES = ("torch", "transformers", "peft", "numpy", "cryptography", "pynacl", "opacus", "dp-accounting")
@@ -35,6 +37,17 @@ SIGNATURES = "signatures are classical: a quantum computer during a session coul
 WITHOUT_PRIVACY = (
     "differences between the sums of several rounds, or a model crafted for the purpose: there is no differential "
     "privacy in this run"
+)
+OWN_CLIENT = "a unit, against the client that holds its data and trains on it"
+DISTRIBUTED = "distributed discrete Gaussian inside secure aggregation"
+LOCAL = "discrete Gaussian added by each client alone, at every local step, before secure aggregation"
+FILTER = (
+    "fully adaptive Gaussian differential privacy filter: the sum of mu squared over all sessions, failed ones "
+    "included, stays within the budget; a discrete Gaussian of variance V is charged as a Gaussian of V - 4"
+)
+SAMPLED = (
+    "privacy loss distributions (dp-accounting) of Gaussians under Poisson sampling by each client's secret coins, "
+    "at the rate and noise that were fixed before the run; a charge is a round's share of that budget"
 )
 ONE_MACHINE = "whoever operates the machine that all clients of an embedded run share sees everything"
 
@@ -57,8 +70,13 @@ def build(
     origins: Origins,
     ledger: Ledger | None,
     adapter_digest: bytes,
+    claim: Claim | None,
 ) -> dict[str, Any]:
-    """The statement without its signature. `facts` are the plan's, `summary` the run's (both dotted names)."""
+    """The statement without its signature. `facts` are the plan's, `summary` the run's (both dotted names).
+
+    `claim` is the plan's, None without differential privacy.
+    """
+    terms = None if claim is None else Terms.of(claim, config.unit_blocks)
     private = facts["privacy.unit"] != "none"
     return {
         "format": FORMAT,
@@ -73,15 +91,10 @@ def build(
         "origins": vars(origins),
         "unit": facts["privacy.unit"],
         "adjacency": "zero-out: a unit's contribution is replaced by zero" if private else None,
-        "claims": claims(facts, ledger) if private else None,
-        "mechanism": _mechanism(config, facts) if private else None,
+        "claims": claims(facts, ledger, terms) if terms else None,
+        "mechanism": _mechanism(config, facts, terms) if terms else None,
         "rounds": releases(ledger),
-        "composition": (
-            "fully adaptive Gaussian differential privacy filter: the sum of mu squared over all sessions, failed ones "
-            "included, stays within the budget; a discrete Gaussian of variance V is charged as a Gaussian of V - 4"
-            if private
-            else None
-        ),
+        "composition": (SAMPLED if terms.sampling else FILTER) if terms else None,
         "assumptions": _assumptions(config, facts),
         "server_saw": exposure.rows(
             Cover.CHARGED if private else Cover.MASKED, post_quantum=config.aggregation.post_quantum
@@ -96,18 +109,19 @@ def build(
 def not_protected(config: Config, private: bool) -> list[str]:
     """What no claim of this run covers."""
     quantum = SIGNATURES if config.aggregation.post_quantum else CLASSICAL
-    return [*NOT_PROTECTED, quantum, ONE_MACHINE, *(() if private else (WITHOUT_PRIVACY,))]
+    inside = (OWN_CLIENT,) if config.privacy.unit in SMALL_UNITS else ()
+    return [*NOT_PROTECTED, *inside, quantum, ONE_MACHINE, *(() if private else (WITHOUT_PRIVACY,))]
 
 
-def claims(facts: Mapping[str, Any], ledger: Ledger | None) -> dict[str, Any]:
-    """Both claims: planned before the run, and spent according to the ledger."""
+def claims(facts: Mapping[str, Any], ledger: Ledger | None, terms: Terms) -> dict[str, Any]:
+    """Both claims: planned before the run, and spent according to the ledger, by the unit that spent most."""
     delta = facts["privacy.delta"]
-    spent = None if ledger is None else epsilon_spent(ledger, delta)
+    epsilon_spent = None if ledger is None else spent.epsilon(ledger, terms, delta)
     return {
         "server": {
             "against": "the server and its colluders, over everything they see in the whole run",
             "epsilon": facts["privacy.epsilon_server"],
-            "epsilon_spent": spent,
+            "epsilon_spent": epsilon_spent,
             "delta": delta,
             "mu": facts["privacy.mu_server"],
             "epsilon_replace_one": facts["privacy.epsilon_replace_one"],
@@ -115,16 +129,10 @@ def claims(facts: Mapping[str, Any], ledger: Ledger | None) -> dict[str, Any]:
         "release": {
             "against": "a reader of the released models",
             "epsilon": facts["privacy.epsilon_release"],
-            "epsilon_spent": spent,
+            "epsilon_spent": epsilon_spent,
             "delta": delta,
         },
     }
-
-
-def epsilon_spent(ledger: Ledger, delta: float) -> float:
-    """What the ledger's entries amount to."""
-    spent = ledger.spent()
-    return epsilon_of(math.sqrt(spent), delta) if spent else 0.0
 
 
 def releases(ledger: Ledger | None) -> list[dict[str, Any]]:
@@ -160,13 +168,19 @@ def _noise(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {"charge": entry["charge"], "noise_multiplier": None if charge == 0 else 1 / math.sqrt(charge)}
 
 
-def _mechanism(config: Config, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _mechanism(config: Config, facts: Mapping[str, Any], terms: Terms) -> dict[str, Any]:
     return {
-        "name": "distributed discrete Gaussian inside secure aggregation",
+        "name": LOCAL if facts["privacy.mode"] == "local" else DISTRIBUTED,
+        "mode": facts["privacy.mode"],
         "clip_norm": config.privacy.clip_norm,
         "noise_multiplier": facts["privacy.noise_multiplier"],
         "share_variance": facts["privacy.share_variance"],
         "rounds_per_client": facts["privacy.rounds_per_client"],
+        "units_per_client": facts["privacy.units_per_client"],
+        "rounds_per_unit": facts["privacy.rounds_per_unit"],
+        "releases_per_round": config.federation.local_steps if facts["privacy.mode"] == "local" else 1,
+        "reward_noise_multiplier": config.weighting.reward_noise_multiplier,
+        **terms.stated(),
         "randomness": "AES-256-CTR under operating system keys"
         if config.run.entropy == "os"
         else "seeded: not private",
@@ -179,6 +193,10 @@ def _assumptions(config: Config, facts: Mapping[str, Any]) -> dict[str, Any]:
         **{name: facts[f"aggregation.{name}"] for name in names},
         "max_corrupt": config.aggregation.max_corrupt,
         "max_dropout": config.aggregation.max_dropout,
-        "honest_noise": "at least minimum_survivors - colluders survivors added their noise share",
+        "honest_noise": (
+            "none: each client adds all of its noise itself"
+            if facts["privacy.mode"] == "local"
+            else "at least minimum_survivors - colluders survivors added their noise share"
+        ),
         "trusted": "the roster's authority, each owner's own machine, and the cryptography named in protocols/SPEC.md",
     }

@@ -16,8 +16,9 @@ import jsonschema  # type: ignore[import-untyped]  # has no types of its own
 
 from fgrpo_secure import config_file, enrolment, schedule
 from fgrpo_secure.config import Config
-from fgrpo_secure.evidence import manifest, notes, registry, signed_file, statement
+from fgrpo_secure.evidence import manifest, notes, registry, signed_file, spent, statement
 from fgrpo_secure.evidence.signed_file import BadFile
+from fgrpo_secure.evidence.spent import Terms
 from fgrpo_secure.privacy.checkpoint_note import BadCheckpoint
 from fgrpo_secure.privacy.ledger import Ledger, LedgerError, Ledgers
 from fgrpo_secure.run_directory import RunDirectory
@@ -178,12 +179,17 @@ def _claims(evidence: Evidence) -> str:
     if evidence.ledger is None:
         raise BadFile("a claim without a ledger")
     claim = stated["claims"]["server"]
-    spent = statement.epsilon_spent(evidence.ledger, claim["delta"])
-    if {spent} != {claim["epsilon_spent"], stated["claims"]["release"]["epsilon_spent"]}:
-        raise BadFile(f"the ledger amounts to epsilon {spent}, the statement says {claim['epsilon_spent']}")
-    if spent > claim["epsilon"] * (1 + 1e-9):
-        raise BadFile(f"epsilon {spent} was spent, {claim['epsilon']} was allowed")
-    return f"epsilon {spent:.4g} of {claim['epsilon']:.4g} at delta {claim['delta']:g}"
+    terms = Terms.read(stated["mechanism"])
+    if evidence.config is not None:
+        configured = evidence.config.unit_blocks, evidence.config.privacy.sampling_rate
+        if configured != (terms.turns, terms.sampling and terms.sampling.rate):
+            raise BadFile("config.toml lets units take part in other turns, or at another rate, than the statement")
+    amounts_to = spent.epsilon(evidence.ledger, terms, claim["delta"])
+    if {amounts_to} != {claim["epsilon_spent"], stated["claims"]["release"]["epsilon_spent"]}:
+        raise BadFile(f"the ledger amounts to epsilon {amounts_to}, the statement says {claim['epsilon_spent']}")
+    if amounts_to > claim["epsilon"] * (1 + 1e-9):
+        raise BadFile(f"epsilon {amounts_to} was spent, {claim['epsilon']} was allowed")
+    return f"epsilon {amounts_to:.4g} of {claim['epsilon']:.4g} at delta {claim['delta']:g}"
 
 
 def _settings(evidence: Evidence) -> str:

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
-from fgrpo_secure.privacy.accounting import LARGEST_MU, Slack, checked_delta, epsilon_of, mu_of
+from fgrpo_secure.privacy.accounting import LARGEST_MU, Slack, checked_delta, mu_of
 from fgrpo_secure.privacy.encode import Lattice
 from fgrpo_secure.privacy.noise import MIN_SHARE_VARIANCE, NoisePlan, largest_multiplier
 from fgrpo_secure.privacy.sampled import Sampling, least_multiplier
@@ -40,17 +40,6 @@ class Claim:
     budget: Fraction
     rounds: int
     sampling: Sampling | None = None
-
-    def epsilon_spent(self, spent: Fraction) -> float:
-        """What a ledger with this sum of charges stands for, as epsilon at the claim's delta.
-
-        With sampling, a charge is a share of the budget that was fixed for all releases: it says how many happened.
-        """
-        if not spent:
-            return 0.0
-        if self.sampling is None:
-            return epsilon_of(math.sqrt(spent), self.delta)
-        return self.sampling.epsilon(self.delta, math.ceil(spent / self.budget * self.sampling.releases))
 
 
 @dataclass(frozen=True, slots=True)

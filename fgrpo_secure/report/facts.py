@@ -41,7 +41,14 @@ class RunFacts:
         return [round_number for round_number, _ in points], [value for _, value in points]
 
     def noise_multipliers(self) -> list[float | None]:
-        """The noise really present in the session of each finished round; None without privacy."""
+        """The noise really present in the session of each finished round.
+
+        None without privacy, and where a round's charge is not that of one sum: with secret sampling, and where
+        clients add noise at each of their steps.
+        """
+        mechanism = self.statement["mechanism"]
+        if mechanism is None or mechanism["mode"] == "local" or mechanism["sampling"] is not None:
+            return [None for _ in self.rounds]
         settled = [each for each in self.statement["rounds"] if each["outcome"] == "settled"]
         by_round = {each["round"]: each["noise_multiplier"] for each in settled}
         return [by_round.get(line["session"]) for line in self.rounds]

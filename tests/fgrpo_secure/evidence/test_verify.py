@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from fgrpo_secure import enrolment
 from fgrpo_secure.cli import app
-from fgrpo_secure.evidence import manifest, notes, signed_file, statement, witness
+from fgrpo_secure.evidence import manifest, notes, signed_file, spent, statement, witness
 from fgrpo_secure.evidence.verify import Mismatch, Trust, verify
 from fgrpo_secure.owner_store import OwnerStore
 from fgrpo_secure.privacy import checkpoint_note, ledger_entry
@@ -66,9 +66,9 @@ def restate(directory):
         ledger = Ledgers.read(directory.ledger).existing("server")
         stated["ledger"] = {"size": ledger.size(), "root": ledger.root().hex()}
         stated["rounds"] = statement.releases(ledger)
-        spent = statement.epsilon_spent(ledger, stated["claims"]["server"]["delta"])
+        terms = spent.Terms.read(stated["mechanism"])
         for claim in stated["claims"].values():
-            claim["epsilon_spent"] = spent
+            claim["epsilon_spent"] = spent.epsilon(ledger, terms, claim["delta"])
 
     resign(directory, change)
 
@@ -149,6 +149,9 @@ def test_a_statement_with_another_space_is_found_even_if_the_manifest_is_signed_
     refused(copied, "statement", "not in its one byte form")
 
 
+SAMPLING = {"rate": 0.1, "noise_multiplier": 40.0, "releases": 2}
+
+
 @pytest.mark.parametrize(
     ("change", "check", "reason"),
     [
@@ -157,6 +160,8 @@ def test_a_statement_with_another_space_is_found_even_if_the_manifest_is_signed_
         (lambda s: s["claims"].update(release={**s["claims"]["release"], "epsilon_spent": 0.0}), "claims", "amounts"),
         (lambda s: s["rounds"].pop(), "claims", "rounds are not the ledger's"),
         (lambda s: s["rounds"][0].update(noise_multiplier=99.0), "claims", "rounds are not the ledger's"),
+        (lambda s: s["mechanism"].update(turns=2), "claims", "other turns, or at another rate"),
+        (lambda s: s["mechanism"].update(sampling=SAMPLING), "claims", "other turns, or at another rate"),
         (lambda s: s["ledger"].update(size=1), "ledger", "the statement differs"),
         (lambda s: s["origins"].update(roster_digest="00" * 32), "roster", "not the roster that the statement names"),
         (lambda s: s["origins"].update(ledger="fgrpo-secure/ledger/other"), "witnesses", "is about"),

@@ -8,6 +8,7 @@ import pytest
 from opacus.accountants import PRVAccountant
 from scipy import integrate, stats
 
+from fgrpo_secure.evidence.spent import amounts_to
 from fgrpo_secure.privacy import discrete_gaussian, planner, sampled
 from fgrpo_secure.privacy.accounting import epsilon_of
 from fgrpo_secure.privacy.planner import InfeasiblePlan, Units
@@ -94,9 +95,9 @@ def test_a_sampled_ledger_counts_releases_and_reports_what_those_cost():
     charge = plan.round_charge
     assert 12 * charge == plan.claim.budget
     for done in (1, 5, 12):
-        spent = plan.claim.epsilon_spent(done * charge)
+        spent = amounts_to(done * charge, plan.claim.budget, plan.claim.sampling, 1e-5)
         assert spent == plan.claim.sampling.epsilon(1e-5, done)
-    assert plan.claim.epsilon_spent(Fraction(0)) == 0.0
+    assert amounts_to(Fraction(0), plan.claim.budget, plan.claim.sampling, 1e-5) == 0.0
 
 
 def test_without_sampling_a_unit_pays_for_the_rounds_it_takes_part_in_and_no_others():

@@ -102,7 +102,7 @@ def test_the_expected_noise_is_that_of_the_lattice():
     line = {"session": 0, "survivors": survivors, "mean_weight": 9.0, "round": 1}
     stated = {
         "claims": {},
-        "mechanism": {"clip_norm": 2.0},
+        "mechanism": {"clip_norm": 2.0, "mode": "distributed", "sampling": None},
         "rounds": [{"outcome": "settled", "round": 0, "noise_multiplier": z}],
     }
     read = RunFacts({"adapter.dimension": dimension}, (line,), stated, config)

@@ -1,0 +1,86 @@
+"""What a ledger's entries amount to, as epsilon for the unit that spent most.
+
+Of record in a run's summary and statement, and what `fgrpo verify` computes again from files alone.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from fgrpo_secure.privacy.accounting import epsilon_of
+from fgrpo_secure.privacy.ledger import Ledger
+from fgrpo_secure.privacy.sampled import Sampling
+from fgrpo_secure.privacy.sizing import Claim
+
+TURN = "turn"  # the fact of an intent that says whose turn its round was, where units take turns
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How charges are read: in how many public turns units take part, and by which secret coins, if by any."""
+
+    turns: int
+    sampling: Sampling | None
+
+    @staticmethod
+    def of(claim: Claim, turns: int) -> "Terms":
+        """Those of a plan's claim."""
+        return Terms(turns, claim.sampling)
+
+    def stated(self) -> dict[str, Any]:
+        """As a statement's mechanism names them."""
+        coins = self.sampling
+        sampling = coins and {"rate": coins.rate, "noise_multiplier": coins.multiplier, "releases": coins.releases}
+        return {"turns": self.turns, "sampling": sampling}
+
+    @staticmethod
+    def read(mechanism: Mapping[str, Any]) -> "Terms":
+        """From a statement whose form was checked."""
+        coins = mechanism["sampling"]
+        sampling = coins and Sampling(coins["rate"], coins["noise_multiplier"], coins["releases"])
+        return Terms(mechanism["turns"], sampling)
+
+
+def facts(training_round: int, turns: int) -> dict[str, int]:
+    """What an intent adds so that its charge is counted for the units whose turn it is."""
+    return {TURN: training_round % turns} if turns > 1 else {}
+
+
+def most(ledger: Ledger) -> Fraction:
+    """The sum of mu^2 that the units of one turn paid, of the turn that paid most. Open sessions count in full.
+
+    A unit is in one turn only and pays for no other, so no unit paid more.
+    """
+    turn_of: dict[str, int] = {}
+    charges: dict[str, Fraction] = {}
+    for entry in ledger.entries():
+        if entry["kind"] == "intent":
+            added: Any = entry["facts"]
+            turn_of[str(entry["session"])] = added.get(TURN, 0)
+        if "session" in entry:
+            charges[str(entry["session"])] = Fraction(str(entry["charge"]))
+    sums: dict[int, Fraction] = defaultdict(Fraction)
+    for session, charge in charges.items():
+        sums[turn_of[session]] += charge
+    return max(sums.values(), default=Fraction(0))
+
+
+def epsilon(ledger: Ledger, terms: Terms, delta: float) -> float:
+    """`most` as epsilon at `delta`."""
+    return amounts_to(most(ledger), ledger.budget() / terms.turns, terms.sampling, delta)
+
+
+def amounts_to(spent: Fraction, budget: Fraction, sampling: Sampling | None, delta: float) -> float:
+    """A sum of charges, from a budget for one unit, as epsilon.
+
+    With secret sampling a charge is the share of the budget that a round's releases have, fixed before the run: it
+    says how many releases there were, and privacy loss distributions say what those amount to.
+    """
+    if not spent:
+        return 0.0
+    if sampling is None:
+        return epsilon_of(math.sqrt(spent), delta)
+    return sampling.epsilon(delta, math.ceil(spent / budget * sampling.releases))
