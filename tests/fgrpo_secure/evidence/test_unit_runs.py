@@ -79,7 +79,7 @@ def test_the_statement_says_how_units_take_part(run):
 @pytest.mark.slow
 def test_every_clients_own_ledgers_agree_with_the_servers(run):
     """Nobody dropped out, so each turn cost every client's units what the server's ledger says of that turn."""
-    config, directory, stated = run
+    _, directory, stated = run
     server = Ledgers.read(directory.ledger).existing("server")
     turns = stated["mechanism"]["turns"]
     found = {}
