@@ -52,7 +52,7 @@ def run(request, tmp_path_factory, silent):
 
 @pytest.mark.slow
 def test_the_run_verifies_and_no_unit_spent_more_than_its_budget(run):
-    config, directory, stated = run
+    _, directory, stated = run
     checks = dict(verify(directory, Trust()))
     assert "claims" in checks
     claim, summary = stated["claims"]["server"], json.loads(directory.summary.read_text())
