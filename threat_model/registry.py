@@ -1,9 +1,9 @@
 """Every attack there is, in the order of the table. A new family is a module in `attacks/` and a line here."""
 
 from threat_model.attack import Attack
-from threat_model.attacks import shares
+from threat_model.attacks import split_views
 
-ATTACKS: tuple[Attack, ...] = (*shares.ATTACKS,)
+ATTACKS: tuple[Attack, ...] = (*split_views.ATTACKS,)
 
 
 class UnknownAttack(Exception):

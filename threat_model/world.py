@@ -5,7 +5,7 @@ Clients are the real drivers over real stores, the server is the real one, and e
 fails today fails tomorrow.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -132,49 +132,58 @@ def build(
     adversary: Adversary = Adversary.LYING_SERVER,
     max_corrupt: float = 0.1,
     max_dropout: float = 0.34,
-    round_number: int = 1,
     post_quantum: bool = False,
+    enrolled: int = 0,
 ) -> World:
-    """An honest federation before its first round; everyone's policy names the same adversary as the plan."""
-    ids = tuple(3 * place + 2 for place in range(clients))
+    """An honest federation before its first round; everyone's policy names the same adversary as the plan.
+
+    `enrolled` clients are on the roster, if more than those that take part.
+    """
+    ids = tuple(3 * place + 2 for place in range(max(clients, enrolled)))
     identities = {client: _identity("client", client) for client in ids}
     entries = tuple(Entry(client, f"client {client}", identities[client].public) for client in ids)
     roster = Roster(1, _identity("authority").public, entries)
-    context = {name: invented("context", name) for name in ("adapter", "model", "settings")}
-    plan = _plan(roster, adversary, params.derive(adversary, clients, clients, max_corrupt, max_dropout), context)
-    kind = wire.HybridPlan if post_quantum else RoundPlan
-    plan = kind(*(getattr(plan, name) for name in plan.__struct_fields__))
-    plan = msgspec.structs.replace(plan, round=round_number)
+    context = {name: invented("context", name) for name in ("adapter", "model")}
+    numbers = params.derive(adversary, len(ids), clients, max_corrupt, max_dropout)
+    plan = plan_for(roster, ids[:clients], numbers, context, post_quantum)
     limits = Limits(adversary, max_corrupt, max_dropout, clients, plan.floor, 0, TODAY, post_quantum)
     reach = 2 ** (RING_BITS - 1) // clients
     values = {client: invented_values(client, VECTORS, reach) for client in ids}
     loaded = {client: dict(context) for client in ids}
-    world = World(ids, _identity("server"), identities, roster, plan, limits, loaded, values)
+    world = World(ids[:clients], _identity("server"), identities, roster, plan, limits, loaded, values)
     for client in ids:
         world.seat(client)
     return world
 
 
-def _identity(*label: str | int) -> Identity:
-    return Identity.from_seed(invented("identity", *label))
-
-
-def _plan(roster: Roster, adversary: Adversary, numbers: params.Parameters, context: Mapping[str, bytes]) -> RoundPlan:
-    return RoundPlan(
+def plan_for(
+    roster: Roster,
+    cohort: Sequence[int],
+    numbers: params.Parameters,
+    context: Mapping[str, bytes],
+    post_quantum: bool = False,
+) -> RoundPlan:
+    """The plan of round 1 for this cohort."""
+    kind = wire.HybridPlan if post_quantum else RoundPlan
+    return kind(
         1,
         invented("run")[:16],
         1,
         roster.digest,
         roster.version,
-        tuple(entry.id for entry in roster.members),
+        tuple(cohort),
         tuple(sorted(context.items())),
         b"{}",
         VECTORS,
         RING_BITS,
-        adversary,
+        numbers.adversary,
         numbers.colluders,
         numbers.quorum,
         numbers.threshold,
         numbers.floor,
         numbers.neighbours,
     )
+
+
+def _identity(*label: str | int) -> Identity:
+    return Identity.from_seed(invented("identity", *label))
