@@ -13,7 +13,7 @@ BLANK = bytes(64)
 
 @dataclass
 class LoneVictim:
-    """One session of `victim` with invented clients. `signers` are the keys that the invented ones sign with, if any."""
+    """One session of `victim` with invented clients. `signers` are the keys that these sign with, if any."""
 
     world: World
     victim: int
@@ -74,9 +74,7 @@ class LoneVictim:
             hashes = [merkle.leaf_hash(leaf) for leaf in dealt]
             own = client == self.victim
             blank = SignedRoot(client, merkle.root(hashes), deal.seed_commitment if own else bytes(32), BLANK)
-            signature = (
-                deal.signature if own else self._sign(client, labels.SIGN_DEAL, wire.root_payload(s1, blank))
-            )
+            signature = deal.signature if own else self._sign(client, labels.SIGN_DEAL, wire.root_payload(s1, blank))
             roots.append(SignedRoot(client, blank.root, blank.seed_commitment, signature))
             leaves.append(Delivery(client, dealt[place], merkle.inclusion_path(hashes, place)))
         encoded = wire.encode(wire.Roots(session, tuple(roots)))

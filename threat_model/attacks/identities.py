@@ -1,18 +1,14 @@
-"""Clients that do not exist: keys put in the place of others', rosters that nobody signed, cohorts of one."""
+"""Clients that do not exist: keys put in the place of others', and rosters that the authority did not sign."""
 
-from dataclasses import replace
-
-from protocols import params
+from protocols import labels, params, wire
 from protocols.errors import ProtocolError
 from protocols.identity import Identity
 from protocols.member import accept_roster
 from protocols.params import Adversary
-from protocols.roster import Entry, Roster, sign_roster
-from protocols.wire import Step
+from protocols.roster import Entry
 from threat_model import views, world
 from threat_model.attack import Attack, Outcome, Weakening
 from threat_model.lone_victim import LoneVictim
-from threat_model.world import Wire, World
 
 READ = "every value of the victim was recovered"
 
@@ -29,10 +25,11 @@ def sybil_cohort() -> Outcome:
     victim, liar = at.ids[2], Identity.from_seed(world.invented("liar"))
     sybils = {3 * place + 100: Identity.from_seed(world.invented("sybil", place)) for place in range(5)}
     entries = tuple(Entry(client, f"hospital {client}", sybil.public) for client, sybil in sybils.items())
-    forged = Roster(2, at.roster.authority, (*at.roster.members, *entries))
-    body = sign_roster(liar, replace(forged, authority=liar.public))
+    members = (*at.roster.members, *entries)
+    body = wire.encode(("roster", labels.VERSION, 2, at.roster.authority, members, (), (), None))
+    forged = wire.encode(("signed roster", body, liar.sign(labels.SIGN_ROSTER, body), ()))
     try:
-        accepted = accept_roster(at.roster, _claiming(body, forged), at.server.public)
+        accepted = accept_roster(at.roster, forged, at.server.public)
     except ProtocolError as refusal:
         return Outcome(False, f"the victim kept its roster: {refusal}")
     at.roster = accepted
@@ -43,17 +40,47 @@ def sybil_cohort() -> Outcome:
     return _play(LoneVictim(at, victim, plan, sybils))
 
 
-def _claiming(body: bytes, forged: Roster) -> bytes:
-    """The forged roster under the liar's signature, which is all it has."""
-    import msgspec
-
-    tag, _, signature, handovers = msgspec.msgpack.decode(body)
-    return msgspec.msgpack.encode([tag, forged._encoded, signature, handovers])
-
-
 def _play(session: LoneVictim) -> Outcome:
     try:
         read = session.read()
     except ProtocolError as refusal:
         return Outcome(False, f"the victim stopped: {refusal}")
     return Outcome(views.reads(session.world, session.victim, read), READ)
+
+
+ATTACKS = (
+    Attack(
+        "key-substitution",
+        "network, lying server",
+        "a pair key is shared with an enrolled client and nobody else",
+        (
+            Weakening(
+                "protocols.client",
+                "member.verify(member.roster.public(entry.client), labels.SIGN_ANNOUNCEMENT, payload, entry.signature)",
+                "pass",
+                "every announced key carries its client's signature",
+            ),
+            Weakening(
+                "protocols.client",
+                "member.verify(member.roster.public(entry.dealer), labels.SIGN_DEAL, payload, entry.signature)",
+                "pass",
+                "every deal carries its dealer's signature over the announced keys",
+            ),
+        ),
+        key_substitution,
+    ),
+    Attack(
+        "sybil-cohort",
+        "lying server",
+        "nobody takes part whom the authority did not enrol",
+        (
+            Weakening(
+                "protocols.roster",
+                "    verify_signature(signer, labels.SIGN_ROSTER, signed.body, signed.signature)\n",
+                "",
+                "the pinned authority signed the roster",
+            ),
+        ),
+        sybil_cohort,
+    ),
+)
