@@ -1,13 +1,15 @@
 """Every attack there is, in the order of the table. A new family is a module in `attacks/` and a line here."""
 
 from threat_model.attack import Attack
-from threat_model.attacks import identities, partial_views, repetitions, split_views
+from threat_model.attacks import identities, masking, partial_views, plans, repetitions, split_views
 
 ATTACKS: tuple[Attack, ...] = (
     *split_views.ATTACKS,
     *partial_views.ATTACKS,
     *identities.ATTACKS,
     *repetitions.ATTACKS,
+    *plans.ATTACKS,
+    *masking.ATTACKS,
 )
 
 

@@ -16,7 +16,7 @@ from protocols.server import Recovered, State, open_session
 from protocols.states import Masked, decode_state
 from protocols.states import State as ClientState
 from protocols.wire import Announcement, Deliveries, Opening, RoundPlan, Step
-from threat_model.world import Values, World
+from threat_model.world import Values, Wire, World
 
 LIMIT = 1 << 22
 
@@ -71,6 +71,15 @@ def watch(world: World, until: Step) -> ServerView:
     return view
 
 
+def of_wire(plan: RoundPlan, link: Wire) -> ServerView:
+    """The same of a whole session that went over a wire."""
+    view = ServerView(plan)
+    for kept, passed in ((view.requests, link.down), (view.answers, link.up)):
+        for step, client, message in passed:
+            kept.setdefault(step, {})[client] = message
+    return view
+
+
 def states_of(world: World, client: int) -> ClientState:
     """What a reader of that client's disk finds of the current session."""
     data = world.stores[client].state(world.identities[client].public, wire.session_of(world.plan))
@@ -84,6 +93,10 @@ class HeldShares:
     """Shares of one secret, by the holder's point."""
 
     points: dict[int, int] = field(default_factory=dict, repr=False)
+
+    def add(self, plan: RoundPlan, holder: int, share: bytes) -> None:
+        """One more share, by who holds it."""
+        self.points[plan.cohort.index(holder) + 1] = shares.parse(share)
 
     def secret(self, threshold: int) -> bytes | None:
         """The secret, if there are enough shares."""
