@@ -257,8 +257,7 @@ class Federation:
             return
         first, *others = [wire.session_of(plan) for plan, _ in sessions]
         charge = max(admitted.charge for _, admitted in sessions)
-        turn = spent.facts(sessions[0][1].settings.training_round, self.config.unit_blocks)
-        self.ledger.intent(first, sessions[0][0].round, charge, {**witness.opening_facts(others), **turn})
+        self.ledger.intent(first, sessions[0][0].round, charge, witness.opening_facts(others))
 
     def _witness(self, first: RoundPlan, gathered: Gathered) -> None:
         """Show the survivors the ledger with this round settled, and keep the checkpoint with their signatures."""
@@ -282,9 +281,9 @@ class Federation:
 
     def _settle(self, sessions: Sessions, gathered: Gathered) -> None:
         if self.ledger is not None:
-            facts = (
-                witness.shard_facts(sessions[0][1].settings.training_round, gathered.ended) if len(sessions) > 1 else {}
-            )
+            training_round = sessions[0][1].settings.training_round
+            shards = witness.shard_facts(training_round, gathered.ended) if len(sessions) > 1 else {}
+            facts = {**shards, **spent.facts(training_round, self.config.unit_blocks)}
             self.ledger.settle(wire.session_of(sessions[0][0]), len(gathered.survivors), gathered.charge, facts)
 
     def _abort(self, sessions: Sessions, refund: bool) -> None:

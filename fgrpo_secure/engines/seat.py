@@ -165,7 +165,9 @@ class Seat:
             return Witnessed(self._owner.id, None, 0)
         origin, survivors = witness.origin(self._server_key, plan.run), len(settled.survivors)
         last = self._store.witnessed(self._identity, origin)
-        figures = (survivors, admitted.settled(survivors), admitted.settings.training_round)
+        settings = admitted.settings
+        turns = settings.units.blocks if settings.units else 1
+        figures = (survivors, admitted.settled(survivors), settings.training_round, turns)
         try:
             checkpoint = witness.examine(exhibit, self._server_key, origin, last, session, *figures)
         except Unwitnessed as reason:

@@ -8,14 +8,14 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 from fgrpo_secure.privacy.accounting import epsilon_of
 from fgrpo_secure.privacy.ledger import Ledger
 from fgrpo_secure.privacy.sampled import Sampling
 from fgrpo_secure.privacy.sizing import Claim
 
-TURN = "turn"  # the fact of an intent that says whose turn its round was, where units take turns
+TURN = "turn"  # the fact of a settled entry that says whose turn its round was, where units take turns
 
 
 @dataclass(frozen=True)
@@ -45,27 +45,25 @@ class Terms:
 
 
 def facts(training_round: int, turns: int) -> dict[str, int]:
-    """What an intent adds so that its charge is counted for the units whose turn it is."""
+    """What a settled entry adds, for its clients to witness: whose turn the round was."""
     return {TURN: training_round % turns} if turns > 1 else {}
 
 
 def most(ledger: Ledger) -> Fraction:
-    """The sum of mu^2 that the units of one turn paid, of the turn that paid most. Open sessions count in full.
+    """The sum of mu^2 that the units of one turn paid, of the turn that paid most.
 
-    A unit is in one turn only and pays for no other, so no unit paid more.
+    A unit is in one turn only and pays for no other, so no unit paid more. Only clients that witnessed an entry vouch
+    for its turn: what was not settled counts for every turn.
     """
-    turn_of: dict[str, int] = {}
-    charges: dict[str, Fraction] = {}
-    for entry in ledger.entries():
-        if entry["kind"] == "intent":
-            added: Any = entry["facts"]
-            turn_of[str(entry["session"])] = added.get(TURN, 0)
-        if "session" in entry:
-            charges[str(entry["session"])] = Fraction(str(entry["charge"]))
-    sums: dict[int, Fraction] = defaultdict(Fraction)
-    for session, charge in charges.items():
-        sums[turn_of[session]] += charge
-    return max(sums.values(), default=Fraction(0))
+    latest = {str(entry["session"]): entry for entry in ledger.entries() if "session" in entry}
+    anybodys, sums = Fraction(0), defaultdict[int, Fraction](Fraction)
+    for entry in latest.values():
+        charge, added = Fraction(str(entry["charge"])), cast("Mapping[str, int]", entry.get("facts", {}))
+        if entry["kind"] == "settled" and TURN in added:
+            sums[added[TURN]] += charge
+        else:
+            anybodys += charge
+    return anybodys + max(sums.values(), default=Fraction(0))
 
 
 def epsilon(ledger: Ledger, terms: Terms, delta: float) -> float:

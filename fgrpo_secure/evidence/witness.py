@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from fgrpo_secure.evidence import spent
 from fgrpo_secure.privacy import checkpoint_note
 from fgrpo_secure.privacy.checkpoint_note import BadCheckpoint, Checkpoint
 from fgrpo_secure.privacy.ledger import Ledger
@@ -73,12 +74,14 @@ def examine(
     survivors: int,
     charge: Fraction,
     training_round: int,
+    turns: int = 1,
 ) -> Checkpoint:
     """The checkpoint to sign; raises Unwitnessed.
 
     `last` is (size, root) of what this client signed last in this ledger. `survivors` and `charge` are its own
     figures for `session`: the server's ledger may not show fewer survivors' noise as cheaper than the client did. An
-    entry of several shards must be of `training_round`, by which auditors tell who was in which shard.
+    entry of several shards must be of `training_round`, by which auditors tell who was in which shard; where units
+    take `turns`, it must be counted for the turn of that round.
     """
     shown = _decode(data)
     try:
@@ -94,6 +97,7 @@ def examine(
     if root != checkpoint.root:
         raise Unwitnessed("the entry shown is not in the server's ledger")
     _check_entry(shown.entry, session, survivors, charge, training_round)
+    _check_turn(shown.entry, spent.facts(training_round, turns))
     return checkpoint
 
 
@@ -150,6 +154,12 @@ def _check_entry(entry: bytes, session: bytes, survivors: int, charge: Fraction,
         raise Unwitnessed(f"the server's ledger counts {counted} survivors, this client {survivors}")
     if charged < charge:
         raise Unwitnessed("the server's ledger charges less for this session than this client did")
+
+
+def _check_turn(entry: bytes, expected: Mapping[str, int]) -> None:
+    """By another turn's mark the units that paid would seem to have spent less."""
+    if json.loads(entry).get("facts", {}).get(spent.TURN) != expected.get(spent.TURN):
+        raise Unwitnessed("the entry shown is counted for another turn's units")
 
 
 def _decode(data: bytes) -> Exhibit:

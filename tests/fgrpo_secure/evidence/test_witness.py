@@ -5,7 +5,7 @@ from fractions import Fraction
 import msgspec
 import pytest
 
-from fgrpo_secure.evidence import witness
+from fgrpo_secure.evidence import spent, witness
 from fgrpo_secure.evidence.witness import Exhibit, Unwitnessed
 from fgrpo_secure.privacy import checkpoint_note
 from fgrpo_secure.privacy.checkpoint_note import BadCheckpoint
@@ -35,8 +35,8 @@ def show(ledger, which, seen=0, signer=SERVER, origin=ORIGIN):
     return witness.exhibit(ledger, note, seen, S[which])
 
 
-def examine(data, which, last=None, survivors=9, charge=CHARGE, training_round=4):
-    return witness.examine(data, SERVER.public, ORIGIN, last, S[which], survivors, charge, training_round)
+def examine(data, which, last=None, survivors=9, charge=CHARGE, training_round=4, turns=1):
+    return witness.examine(data, SERVER.public, ORIGIN, last, S[which], survivors, charge, training_round, turns)
 
 
 def test_a_client_signs_a_ledger_that_grew_from_what_it_signed_before(ledger):
@@ -134,6 +134,29 @@ def test_an_entry_of_several_shards_is_signed_by_each_for_its_own_survivors_and_
         examine(data, 0, training_round=5)
     with pytest.raises(Unwitnessed, match="does not settle a session"):
         examine(data, 1)  # the shard that failed is not settled, whatever its clients are shown
+
+
+def test_an_entry_that_is_counted_for_another_turns_units_is_refused(ledger):
+    """Else their spending could be hidden among those who paid nothing."""
+    for number, facts in enumerate([spent.facts(5, 3), {}, {spent.TURN: "2"}]):
+        ledger.intent(S[number], number, CHARGE)
+        ledger.settle(S[number], 9, CHARGE, facts)
+    examine(show(ledger, 0), 0, training_round=5, turns=3)
+    for number, turns, training_round in [(0, 3, 4), (0, 1, 5), (1, 3, 5), (2, 3, 5)]:
+        with pytest.raises(Unwitnessed, match="another turn's units"):
+            examine(show(ledger, number), number, training_round=training_round, turns=turns)
+
+
+def test_spending_is_that_of_the_turn_that_paid_most_and_what_nobody_vouched_for_counts_for_all(ledger):
+    ends = [(0, Fraction(1, 8)), (1, Fraction(1, 16)), (1, Fraction(3, 32))]
+    for number, (turn, charge) in enumerate(ends):
+        ledger.intent(S[number], number, charge)
+        ledger.settle(S[number], 9, charge, spent.facts(turn, 2))
+    assert spent.most(ledger) == Fraction(5, 32)
+    ledger.intent(S[3], 3, Fraction(1, 64))
+    assert spent.most(ledger) == Fraction(5, 32) + Fraction(1, 64)
+    ledger.abort(S[3], refund=True)
+    assert spent.most(ledger) == Fraction(5, 32)
 
 
 def test_an_aborted_session_is_nothing_to_sign(ledger):
