@@ -1,7 +1,7 @@
 """What a finished run leaves for others: summary, statement, registry record, report and manifest, in that order."""
 
 from fgrpo_secure import enrolment
-from fgrpo_secure.evidence import manifest, registry, signed_file, statement, witness
+from fgrpo_secure.evidence import audits, manifest, registry, signed_file, statement, witness
 from fgrpo_secure.evidence.statement import Origins
 from fgrpo_secure.federation import Federation
 from fgrpo_secure.run_directory import write_durably
@@ -36,6 +36,7 @@ def publish(federation: Federation, record: RunRecord) -> None:
         federation.ledger,
         federation.policy.adapter_digest(),
         federation.privacy.claim,
+        audits.read(directory),
     )
     signed_file.write(directory.statement, stated, identity)
     text = registry.dump(registry.build(stated, federation.config.deployment))

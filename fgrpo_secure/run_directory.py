@@ -105,6 +105,10 @@ class RunDirectory:
         return self.root / "report.html"
 
     @property
+    def audits(self) -> Path:
+        return self.root / "audit.json"
+
+    @property
     def manifest(self) -> Path:
         return self.root / "manifest.json"
 

@@ -18,6 +18,7 @@ from fgrpo_secure import __version__
 from fgrpo_secure.config import Config
 from fgrpo_secure.coupling import SMALL_UNITS
 from fgrpo_secure.evidence import exposure, spent
+from fgrpo_secure.evidence.audits import Audit
 from fgrpo_secure.evidence.exposure import Cover
 from fgrpo_secure.evidence.spent import Terms
 from fgrpo_secure.privacy.ledger import Ledger
@@ -71,10 +72,12 @@ def build(
     ledger: Ledger | None,
     adapter_digest: bytes,
     claim: Claim | None,
+    audits: Mapping[str, Audit],
 ) -> dict[str, Any]:
     """The statement without its signature. `facts` are the plan's, `summary` the run's (both dotted names).
 
-    `claim` is the plan's, None without differential privacy.
+    `claim` is the plan's, None without differential privacy. `audits` are those made before the run ended; later ones
+    stand in audit.json alone.
     """
     terms = None if claim is None else Terms.of(claim, config.unit_blocks)
     private = facts["privacy.unit"] != "none"
@@ -100,7 +103,7 @@ def build(
             Cover.CHARGED if private else Cover.MASKED, post_quantum=config.aggregation.post_quantum
         ),
         "not_protected": not_protected(config, private),
-        "audits": [],
+        "audits": [audit.facts() for audit in audits.values()],
         "versions": versions(),
         "ledger": None if ledger is None else {"size": ledger.size(), "root": ledger.root().hex()},
     }

@@ -3,13 +3,14 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fgrpo_secure import config_file
 from fgrpo_secure.apply import denominator_kind
 from fgrpo_secure.config import Config
-from fgrpo_secure.evidence import signed_file
+from fgrpo_secure.evidence import audits, signed_file
+from fgrpo_secure.evidence.audits import Audit
 from fgrpo_secure.evidence.signed_file import BadFile
 from fgrpo_secure.gain import reference_weight
 from fgrpo_secure.privacy.encode import SCORE_SCALE
@@ -24,6 +25,7 @@ class RunFacts:
     rounds: tuple[Mapping[str, Any], ...]
     statement: Mapping[str, Any]
     config: Config
+    audits: Mapping[str, Audit] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -97,4 +99,4 @@ def read(directory: RunDirectory) -> RunFacts:
         raise RunDirectoryError(f"{directory.root} cannot be reported: {problem}") from None
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise RunDirectoryError(f"{directory.root} cannot be reported: {problem}; is it of another version?") from None
-    return RunFacts(summary, rounds, statement, config)
+    return RunFacts(summary, rounds, statement, config, audits.read(directory))

@@ -37,7 +37,7 @@ TABLE = (
         "GDPR Art. 32(1)(d)",
         "regular testing of measures",
         "audit lower bounds, where audits were run",
-        "privacy_statement.json",
+        "audit.json",
     ),
     ("GDPR Art. 5(2)", "accountability", "an append-only ledger that the clients signed", "ledger.sqlite"),
     ("GDPR Art. 25", "protection by design and by default", "the configuration that was in force", "config.toml"),

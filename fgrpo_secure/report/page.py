@@ -32,7 +32,8 @@ def render(directory: RunDirectory, facts: RunFacts) -> str:
             session_rows=_session_rows(facts),
             seen_rows=[(row["name"], row["cover"], row["meaning"]) for row in facts.statement["server_saw"]],
             assumption_rows=_pairs(facts.statement["assumptions"]),
-            audit_rows=[(str(place + 1), _figure(audit)) for place, audit in enumerate(facts.statement["audits"])],
+            audits=facts.audits,
+            audit_rows=_audit_rows(facts),
             simulation_rows=_pairs(facts.summary.get("simulation_only", {})),
             version_rows=_pairs(facts.statement["versions"]),
         )
@@ -107,6 +108,22 @@ def _session_rows(facts: RunFacts) -> list[tuple[str, ...]]:
     columns = ("round", "session", "outcome", "survivors", "charge", "noise_multiplier")
     sessions = [{**each, "session": each["session"][:16]} for each in facts.statement["rounds"]]
     return [tuple(_figure(session.get(column)) for column in columns) for session in sessions]
+
+
+def _audit_rows(facts: RunFacts) -> list[tuple[str, ...]]:
+    """(audit, figure, epsilon, claim, rests on) of every bound and estimate."""
+    return [
+        (
+            audit.audit,
+            f"{kind}: {name}",
+            _figure(value),
+            _figure(audit.claimed_epsilon),
+            audit.assumptions.get(name, "-"),
+        )
+        for audit in facts.audits.values()
+        for kind, values in (("at least", audit.lower_bounds), ("about", audit.estimates))
+        for name, value in values.items()
+    ]
 
 
 def _pairs(table: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """What a report says, where it takes it from, and how it refuses."""
 
+import dataclasses
 import html
 import json
 import math
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from fgrpo_secure import config_file
+from fgrpo_secure import adapters, config_file, models, run_plan
 from fgrpo_secure.cli import app
-from fgrpo_secure.evidence import manifest, signed_file
+from fgrpo_secure.evidence import audits, manifest, signed_file, statement
+from fgrpo_secure.evidence.audits import Audit
 from fgrpo_secure.evidence.verify import Trust, verify
 from fgrpo_secure.privacy.encode import Lattice
 from fgrpo_secure.report import facts, mapping, page
@@ -67,7 +69,7 @@ def test_every_named_file_is_linked_with_its_digest(runs):
     directory = runs["private"]
     text = directory.report.read_text()
     present = [name for name in mapping.FILES if (directory.root / name).is_file()]
-    assert len(present) == len(mapping.FILES)
+    assert set(present) == mapping.FILES - {"audit.json"}, "nobody has audited this run"
     for name in present:
         assert f'href="{name}"' in text
         assert manifest.digest(directory.root / name)[:16] in text
@@ -161,3 +163,47 @@ def test_a_directory_that_is_cut_short_or_of_another_version_is_refused_in_one_s
     assert refused.exit_code == 2
     assert sentence in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def audit(**changes):
+    found = Audit(
+        audit="mechanism", unit="client", view="whoever looks", claimed_epsilon=4.0, delta=1e-5, alpha=0.01, trials=100,
+        lower_bounds={"some_bound": 3.5}, estimates={"some_estimate": 4.5}, sensitivity=9.5, sensitivity_bound=10,
+        assumptions={"some_bound": "trials are <independent>", "some_estimate": "no bound"}, shared=("adjacency",),
+    )  # fmt: skip
+    return dataclasses.replace(found, **changes)
+
+
+def test_audits_that_were_kept_are_shown_with_what_they_rest_on_and_break_no_signature(runs, tmp_path):
+    directory = RunDirectory(tmp_path / "run")
+    shutil.copytree(runs["private"].root, directory.root)
+    assert "None were run on this directory" in page.render(directory, facts.read(directory))
+    audits.keep(directory, audit())
+    text = page.render(directory, facts.read(directory))
+    for shown in ("at least: some_bound", "about: some_estimate", "trials are &lt;independent&gt;", "whoever looks"):
+        assert shown in text
+    assert "Nothing that the mechanism audit measured contradicts the claim." in text
+    assert "regular testing of measures" in text
+    verify(directory, Trust())
+    audits.keep(directory, audit(lower_bounds={"some_bound": 4.1}))
+    assert "The mechanism audit contradicts the claim." in page.render(directory, facts.read(directory))
+
+
+def test_a_statement_holds_the_audits_that_were_made_before_it(runs):
+    finished = facts.read(runs["private"])
+    assert finished.statement["audits"] == []
+    config = finished.config
+    planned = run_plan.plan(config, adapters.attach(models.load(config.model), config.adapter, config.run.seed))
+    origins = statement.Origins(**finished.statement["origins"])
+    kept = {"mechanism": audit()}
+    built = statement.build(config, planned.facts(), finished.summary, origins, None, bytes(32), planned.claim, kept)
+    assert built["audits"] == [audit().facts()]
+
+
+def test_a_damaged_audit_is_refused_by_name(runs, tmp_path):
+    directory = RunDirectory(tmp_path / "run")
+    shutil.copytree(runs["private"].root, directory.root)
+    directory.audits.write_text('{"mechanism": 3}')
+    shown = run.invoke(app, ["report", str(directory.root), "--out", str(tmp_path / "page.html")])
+    assert shown.exit_code == 2
+    assert "audit.json cannot be read" in shown.stderr

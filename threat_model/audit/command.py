@@ -1,0 +1,105 @@
+"""`fgrpo audit`: measure the noise that a configuration really makes, and refuse a claim that it contradicts."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fgrpo_secure import config_file, entropy
+from fgrpo_secure.cli.errors import one_sentence
+from fgrpo_secure.config_file import ConfigError
+from fgrpo_secure.evidence import audits
+from fgrpo_secure.evidence.audits import Audit
+from fgrpo_secure.run_directory import RunDirectory
+from threat_model.audit import canaries, mechanism, setting
+from threat_model.audit.setting import NothingToAudit, Setting
+
+app = typer.Typer(
+    name="audit",
+    help="Measure lower bounds on epsilon with the real code. Exit 1 if one exceeds the claim.",
+    no_args_is_help=True,
+)
+
+Source = Annotated[str, typer.Argument(metavar="CONFIG", help="Preset name, TOML file, or config.toml of a run.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting.")
+]
+Out = Annotated[
+    Path | None, typer.Option(help="Directory of the run that is audited: the result is kept there as audit.json.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+@app.command("mechanism")
+def audit_mechanism(
+    config: Source,
+    overrides: Overrides = None,
+    trials: Annotated[int | None, typer.Option(min=100, help="Independent trials; default: 5 seconds of them.")] = None,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run clip, encode, noise and sum many times, with one unit and without it."""
+    with one_sentence():
+        audited = _setting(config, overrides)
+        _finish(mechanism.audit(audited, entropy.OsEntropy(), trials), audited, out, as_json)
+
+
+@app.command("canaries")
+def audit_canaries(
+    config: Source,
+    overrides: Overrides = None,
+    count: Annotated[
+        int | None, typer.Option("--canaries", help="Planted units, at least 20; default: 500 or less.")
+    ] = None,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run all releases once with hundreds of planted units, and guess which of them were in."""
+    with one_sentence():
+        audited = _setting(config, overrides)
+        try:
+            found = canaries.audit(audited, entropy.OsEntropy(), count)
+        except (NothingToAudit, ValueError) as problem:
+            raise ConfigError(f"{config} cannot be audited: {problem}") from None
+        _finish(found, audited, out, as_json)
+
+
+def _setting(config: str, overrides: list[str] | None) -> Setting:
+    try:
+        return setting.of_config(config_file.load(config, overrides or []))
+    except NothingToAudit as problem:
+        raise ConfigError(f"{config} cannot be audited: {problem}") from None
+
+
+def _finish(found: Audit, audited: Setting, out: Path | None, as_json: bool) -> None:
+    if out is not None:
+        directory = RunDirectory(out)
+        directory.require()
+        if _setting(str(directory.config), None) != audited:
+            raise ConfigError(f"{out} is a run with another claim than what was audited; audit {directory.config}")
+        audits.keep(directory, found)
+    typer.echo(json.dumps(found.facts(), indent=2, allow_nan=False) if as_json else "\n".join(lines(found)))
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+def lines(found: Audit) -> list[str]:
+    """An audit for reading."""
+    bounds = [
+        f"  at least {value:7.3f}  {name}: {found.assumptions[name]}" for name, value in found.lower_bounds.items()
+    ]
+    estimates = [
+        f"  about    {value:7.3f}  {name}: {found.assumptions[name]}" for name, value in found.estimates.items()
+    ]
+    verdict = "nothing measured contradicts the claim" if found.passed else "FAILED: the claim is contradicted"
+    return [
+        f"{found.audit} audit of epsilon {found.claimed_epsilon:.4g} at delta {found.delta:g} for each {found.unit}",
+        f"view: {found.view}",
+        f"{found.trials:,} trials; all bounds together are wrong with chance {found.alpha:g} if assumptions hold",
+        *bounds,
+        *estimates,
+        f"  one {found.unit} moved the sum by {found.sensitivity:.2f} of {found.sensitivity_bound} steps",
+        *(f"assumes: {each}" for each in found.shared),
+        verdict,
+    ]
