@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from threat_model.attack import Attack
 from threat_model.driver import Answer, AttackBroke, run_apart
+from threat_model.registry import family_of
 from threat_model.weakened import diff
 
 PROCESSES = 2
@@ -75,7 +76,7 @@ def _run_twice(attack: Attack, change: str) -> Result:
 
 def _run_once(attack: Attack, weak: bool) -> Answer | str:
     try:
-        return run_apart(attack, attack.weakenings if weak else ())
+        return run_apart(attack, family_of(attack.name), attack.weakenings if weak else ())
     except AttackBroke as problem:
         return str(problem)
 

@@ -27,8 +27,9 @@ class AttackBroke(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Which attack to run, and what to weaken first."""
+    """Which attack of which module to run, and what to weaken first."""
 
+    family: str
     attack: str
     weakenings: tuple[Weakening, ...]
 
@@ -43,9 +44,9 @@ class Answer:
     figures: Mapping[str, float] = field(default_factory=dict)
 
 
-def run_apart(attack: Attack, weakenings: Sequence[Weakening]) -> Answer:
+def run_apart(attack: Attack, family: str, weakenings: Sequence[Weakening]) -> Answer:
     """Runs the attack in a fresh interpreter on a copy weakened so. Raises AttackBroke."""
-    request = msgspec.json.encode(Request(attack.name, tuple(weakenings)))
+    request = msgspec.json.encode(Request(family, attack.name, tuple(weakenings)))
     path = os.pathsep.join([str(ROOT), *(entry for entry in sys.path if entry)])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "threat_model.driver"]
@@ -66,9 +67,9 @@ def answer(request: Request) -> Answer:
     """Runs the requested attack in this process, after weakening it."""
     finder = Finder(request.weakenings)
     finder.install()
-    registry = importlib.import_module("threat_model.registry")  # only now: it imports what was weakened
+    family = importlib.import_module(request.family)  # only now: it imports what was weakened
     stopwatch = importlib.import_module("fgrpo_secure.entropy").stopwatch
-    attack = registry.named(request.attack)
+    (attack,) = (known for known in family.ATTACKS if known.name == request.attack)
     start = stopwatch()
     outcome: Outcome = attack.run()
     seconds = stopwatch() - start

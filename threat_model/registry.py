@@ -1,16 +1,34 @@
 """Every attack there is, in the order of the table. A new family is a module in `attacks/` and a line here."""
 
-from threat_model.attack import Attack
-from threat_model.attacks import identities, masking, partial_views, plans, repetitions, split_views
+from itertools import chain
 
-ATTACKS: tuple[Attack, ...] = (
-    *split_views.ATTACKS,
-    *partial_views.ATTACKS,
-    *identities.ATTACKS,
-    *repetitions.ATTACKS,
-    *plans.ATTACKS,
-    *masking.ATTACKS,
+from threat_model.attack import Attack
+from threat_model.attacks import (
+    books,
+    disclosures,
+    identities,
+    lying_clients,
+    masking,
+    partial_views,
+    plans,
+    repetitions,
+    rounds,
+    split_views,
 )
+
+FAMILIES = (
+    split_views,
+    partial_views,
+    identities,
+    repetitions,
+    plans,
+    masking,
+    rounds,
+    lying_clients,
+    books,
+    disclosures,
+)
+ATTACKS: tuple[Attack, ...] = tuple(chain.from_iterable(family.ATTACKS for family in FAMILIES))
 
 
 class UnknownAttack(Exception):
@@ -22,4 +40,12 @@ def named(name: str) -> Attack:
     found = [attack for attack in ATTACKS if attack.name == name]
     if not found:
         raise UnknownAttack(f"there is no attack {name!r}; `fgrpo attack --list` shows all {len(ATTACKS)}")
+    return found[0]
+
+
+def family_of(name: str) -> str:
+    """The module that an attack stands in. Raises UnknownAttack."""
+    found = [family.__name__ for family in FAMILIES if any(attack.name == name for attack in family.ATTACKS)]
+    if not found:
+        raise UnknownAttack(f"no family in `attacks/` has an attack {name!r}")
     return found[0]

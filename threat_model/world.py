@@ -134,6 +134,7 @@ def build(
     max_dropout: float = 0.34,
     post_quantum: bool = False,
     enrolled: int = 0,
+    vectors: tuple[tuple[str, int], ...] = VECTORS,
 ) -> World:
     """An honest federation before its first round; everyone's policy names the same adversary as the plan.
 
@@ -145,10 +146,10 @@ def build(
     roster = Roster(1, _identity("authority").public, entries)
     context = {name: invented("context", name) for name in ("adapter", "model")}
     numbers = params.derive(adversary, len(ids), clients, max_corrupt, max_dropout)
-    plan = plan_for(roster, ids[:clients], numbers, context, post_quantum)
+    plan = plan_for(roster, ids[:clients], numbers, context, post_quantum, vectors)
     limits = Limits(adversary, max_corrupt, max_dropout, clients, plan.floor, 0, TODAY, post_quantum)
     reach = 2 ** (RING_BITS - 1) // clients
-    values = {client: invented_values(client, VECTORS, reach) for client in ids}
+    values = {client: invented_values(client, vectors, reach) for client in ids}
     loaded = {client: dict(context) for client in ids}
     world = World(ids[:clients], _identity("server"), identities, roster, plan, limits, loaded, values)
     for client in ids:
@@ -162,6 +163,7 @@ def plan_for(
     numbers: params.Parameters,
     context: Mapping[str, bytes],
     post_quantum: bool = False,
+    vectors: tuple[tuple[str, int], ...] = VECTORS,
 ) -> RoundPlan:
     """The plan of round 1 for this cohort."""
     kind = wire.HybridPlan if post_quantum else RoundPlan
@@ -174,7 +176,7 @@ def plan_for(
         tuple(cohort),
         tuple(sorted(context.items())),
         b"{}",
-        VECTORS,
+        vectors,
         RING_BITS,
         numbers.adversary,
         numbers.colluders,
