@@ -1,7 +1,14 @@
 """What gets out without any message: a secret in a log line, a failure that only some data causes."""
 
+import importlib
 import re
+from types import ModuleType
 
+import numpy as np
+
+from fgrpo_secure import config_file, round_settings
+from fgrpo_secure.gain import Baseline, Observation
+from fgrpo_secure.round_settings import RoundSettings
 from protocols.errors import Malformed
 from protocols.states import Shared, decode_state
 from protocols.wire import Step
@@ -29,6 +36,48 @@ def state_in_a_log() -> Outcome:
     return Outcome(False, f"{len(lines)} line shows the session's name and no secret")
 
 
+def visible_failure() -> Outcome:
+    """Watches which clients still answer when the data of one of them cannot be trained on."""
+    client_round, owner = (importlib.import_module(f"fgrpo_secure.{name}") for name in ("client_round", "owner"))
+    settings = round_settings.for_round(config_file.load("quickstart", []), 0, 400)
+    lattice, answered = settings.upload_lattice(50), []
+    for client in range(6):
+        broken = client == 3
+        try:
+            given = client_round.contribute(
+                _Learner(), _Stub(owner, broken), settings, lattice, Baseline(), world.SEED.child("owner", client)
+            )
+        except owner.UnusableRound:
+            continue
+        answered.append((client, float(np.abs(given.vector.values).max())))
+    silent = sorted(set(range(6)) - {client for client, _ in answered})
+    found = silent == [3]
+    what = f"client {silent[0]} is silent, and has unusable data" if found else "all 6 clients sent noised vectors"
+    return Outcome(found, what, {"answers": float(len(answered))})
+
+
+class _Learner:
+    """The size of an adapter; nothing else is asked of it here."""
+
+    def dimension(self, _round: int) -> int:
+        return 50
+
+
+class _Stub:
+    """A data owner whose training gives an update, or cannot be done."""
+
+    def __init__(self, owner: ModuleType, broken: bool) -> None:
+        self._owner, self._broken = owner, broken
+
+    def train(self, _policy: _Learner, _settings: RoundSettings) -> object:
+        if self._broken:
+            raise self._owner.UnusableRound("a reward is not a number")
+        return self._owner.Trained(np.ones(50), Observation(0.5, 0.1))
+
+    def note(self, _settings: RoundSettings, _reason: ValueError) -> None:
+        """Its own log is its own."""
+
+
 def _read(at: World, view: views.ServerView, victim: int, state: Shared) -> Outcome:
     others = [client for client in at.ids if client != victim]
     pairs = views.pair_secrets(state.mask_secret, view.announced, others)
@@ -50,5 +99,19 @@ ATTACKS = (
             ),
         ),
         state_in_a_log,
+    ),
+    Attack(
+        "visible-failure",
+        "network, or a server of any kind",
+        "a failure that depends on the data cannot be told from an ordinary round",
+        (
+            Weakening(
+                "fgrpo_secure.client_round",
+                "    except UnusableRound as reason:\n",
+                "    except ZeroDivisionError as reason:\n",
+                "unusable data contributes zero and the full noise share",
+            ),
+        ),
+        visible_failure,
     ),
 )

@@ -1,12 +1,15 @@
 """The same thing twice: answers, rounds, randomness, boxes sent back."""
 
+import tempfile
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from fgrpo_secure.owner_store import OwnerStore
 from protocols import ring, wire
 from protocols.drive import ClientDriver
 from protocols.errors import ProtocolError
@@ -74,6 +77,39 @@ def _tolerant(at: World, client: int) -> Member:
     """A member whose owner accepts smaller cohorts: what is tested is the round counter alone."""
     member = at.drivers[client].member
     return replace(member, limits=replace(member.limits, min_cohort=5, min_survivors=4))
+
+
+def restarted_round() -> Outcome:
+    """The same with clients whose programs are stopped and started between the two, over their own files."""
+    with tempfile.TemporaryDirectory() as folder:
+        at = world.build()
+        victim = at.ids[2]
+        files = [_restart(at, client, Path(folder) / f"{client}.sqlite", 0) for client in at.ids]
+        everyone, _ = at.run()
+        at.change_plan(cohort=tuple(client for client in at.ids if client != victim), neighbours=4, settings=b"[]")
+        for client in at.plan.cohort:
+            files.append(_restart(at, client, Path(folder) / f"{client}.sqlite", 1))
+            at.drivers[client].member = _tolerant(at, client)
+        link = world.Wire(at)
+        try:
+            fewer, _ = at.run(link)
+        except ProtocolError as failure:
+            return Outcome(False, f"{failure}; {next(iter(link.refusals.values()))}")
+        finally:
+            for file in files:
+                file.close()
+    read = {name: everyone.totals[name] - fewer.totals[name] for name in everyone.totals}
+    return Outcome(views.reads(at, victim, read), READ)
+
+
+def _restart(at: World, client: int, path: Path, times: int) -> OwnerStore:
+    """A client's program over its file, with randomness that it did not use before."""
+    store, draws = OwnerStore(path), count()
+    source = SEED.child("restarted", client, times)
+    at.drivers[client] = ClientDriver(
+        at.drivers[client].member, store, lambda size: source.bytes(size, next(draws)), lambda: at.context[client]
+    )
+    return store
 
 
 def repeated_randomness() -> Outcome:
@@ -199,6 +235,26 @@ ATTACKS = (
             ),
         ),
         repeated_round,
+    ),
+    Attack(
+        "restarted-round",
+        LYING_SERVER,
+        "a client that was started again knows which rounds it began",
+        (
+            Weakening(
+                "fgrpo_secure.owner_store",
+                "        return -1 if row is None else int(row[0])",
+                "        return -1",
+                "the round counter is read from the disk",
+            ),
+            Weakening(
+                "fgrpo_secure.owner_store",
+                '            "WHERE excluded.last > round.last",\n',
+                '            "",\n',
+                "the round counter on the disk only grows",
+            ),
+        ),
+        restarted_round,
     ),
     Attack(
         "mask-reuse-across-rounds",
