@@ -6,6 +6,7 @@
 import hashlib
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 
 from safetensors.torch import save
@@ -17,11 +18,13 @@ from fgrpo_secure.config import Config
 from fgrpo_secure.models import BaseModel
 from fgrpo_secure.privacy import crosscheck as accountants
 from fgrpo_secure.privacy import planner
+from fgrpo_secure.privacy.accounting import LARGEST_MU, Slack, round_mu_squared
 from fgrpo_secure.privacy.crosscheck import Noise
 from fgrpo_secure.privacy.discrete_gaussian import largest_sample
 from fgrpo_secure.privacy.encode import Lattice, required_ring_bits
-from fgrpo_secure.privacy.noise import NoisePlan
+from fgrpo_secure.privacy.noise import MIN_SHARE_VARIANCE, NoisePlan
 from fgrpo_secure.privacy.planner import InfeasiblePlan, PrivacyPlan
+from fgrpo_secure.privacy.sizing import Claim
 from protocols import labels, params, shards
 from protocols.errors import Refused
 from protocols.params import Adversary, Parameters
@@ -32,14 +35,20 @@ ID_BYTES = 5  # of a client id on the wire, at most
 ROUNDING = Fraction(1, 10**9)  # rounds of another length get their noise from a multiplier that is a float
 
 
-def plan(config: Config, policy: Policy) -> PrivacyPlan:
-    """The plan of a run that trains `policy`'s adapter.
+def plan(config: Config, policy: Policy, rank: int | None = None) -> PrivacyPlan:
+    """The plan of a run that trains `policy`'s adapter, or one that differs from it in its rank alone.
 
-    Where rounds differ in length ('alternate') it is the plan of the kind of round that costs more.
-    Raises Infeasible or InfeasiblePlan, naming the nearest feasible setting.
+    Where rounds differ in length ('alternate') it is the plan of the kind of round that costs more, with the claim
+    and the useful dimension of both kinds together. Raises Infeasible or InfeasiblePlan, naming the nearest feasible
+    setting.
     """
     everybody = config.clients_total
-    return _dearest(config, policy, everybody, everybody, *_asked(config))
+    lengths = [policy.dimension(kind) * (rank or config.adapter.rank) // config.adapter.rank for kind in (0, 1)]
+    plans = [_plan(config, policy, length, everybody, everybody, *_asked(config)) for length in lengths]
+    dearest = _dearest(plans)
+    if lengths[0] == lengths[1] or dearest.claim is None or config.privacy.unit != "client":
+        return dearest
+    return _composed(config, dearest, dearest.claim, [each.lattice for each in plans])
 
 
 def replan(config: Config, policy: Policy, first: PrivacyPlan, count: int, enrolled: int) -> PrivacyPlan:
@@ -55,9 +64,10 @@ def replan(config: Config, policy: Policy, first: PrivacyPlan, count: int, enrol
     if count < max(1, wanted):
         raise InfeasiblePlan(f"{count} clients may take part, a round needs {wanted}", f"clients_per_round = {count}")
     if first.claim is None or config.privacy.unit != "client":  # inside a client nothing changes with the others
-        return _dearest(config, policy, count, enrolled, *_asked(config))
+        return _replanned(config, policy, count, enrolled, *_asked(config))
     oftener = schedule.rounds_per_client(config, count) / first.rounds_per_client
-    return _dearest(config, policy, count, enrolled, None, first.claim.noise_multiplier * math.sqrt(max(1.0, oftener)))
+    multiplier = first.claim.noise_multiplier * math.sqrt(max(1.0, oftener))
+    return _replanned(config, policy, count, enrolled, None, multiplier)
 
 
 def _asked(config: Config) -> tuple[float | None, float | None]:
@@ -66,14 +76,44 @@ def _asked(config: Config) -> tuple[float | None, float | None]:
     return (None, None) if private.unit == "none" else (private.epsilon, private.noise_multiplier)
 
 
-def _dearest(
+def _replanned(
     config: Config, policy: Policy, count: int, enrolled: int, epsilon: float | None, multiplier: float | None
 ) -> PrivacyPlan:
-    plans = [
-        _plan(config, policy, dimension, count, enrolled, epsilon, multiplier)
-        for dimension in {policy.dimension(0), policy.dimension(1)}
-    ]
+    lengths = {policy.dimension(0), policy.dimension(1)}
+    return _dearest([_plan(config, policy, each, count, enrolled, epsilon, multiplier) for each in lengths])
+
+
+def _dearest(plans: list[PrivacyPlan]) -> PrivacyPlan:
     return max(plans, key=lambda found: (found.noise.charge if found.noise else 0, found.ring_bits))
+
+
+def _composed(config: Config, dearest: PrivacyPlan, claim: Claim, lattices: list[Lattice]) -> PrivacyPlan:
+    """`dearest` with what even and odd rounds cost together, and with rounds shared between both kinds of factors."""
+    even, odd = (_charge(dearest, lattice) for lattice in lattices)
+    spent = max(taken[0] * even + taken[1] * odd for taken in schedule.parities(config))
+    longest = max(lattices, key=lambda lattice: lattice.length)
+    slack = Slack.of(claim.rounds, longest.length, config.cohort, MIN_SHARE_VARIANCE)
+    mu = math.sqrt(spent)
+    twice = slack.epsilon(2 * mu, claim.delta) if 2 * mu <= LARGEST_MU else math.inf
+    exact = replace(
+        claim,
+        epsilon=slack.epsilon(mu, claim.delta),
+        epsilon_replace_one=None if math.isinf(twice) else twice,
+        mu=mu,
+        budget=claim.budget if config.privacy.epsilon is not None else spent,
+    )
+    rounds = config.federation.rounds
+    useful = (dearest.useful_dimension or 0.0) * (rounds // 2) / rounds  # the kind with fewer rounds learns least
+    said = planner.verdict(longest.dimension, useful, exact)
+    return replace(dearest, claim=exact, useful_dimension=useful, verdict=said)
+
+
+def _charge(privacy: PrivacyPlan, lattice: Lattice) -> Fraction:
+    """mu squared of a round on `lattice`, which has the plan's noise multiplier, with the fewest survivors."""
+    if privacy.noise is None:
+        return Fraction(0)
+    honest = privacy.noise.floor - privacy.noise.colluders
+    return round_mu_squared(lattice.integer_bound, honest * share_variance(privacy, lattice))
 
 
 def _plan(

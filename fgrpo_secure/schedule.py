@@ -43,6 +43,20 @@ def rounds_per_client(config: Config, count: int | None = None) -> int:
     return -(-config.federation.rounds * size(config, count) // count)
 
 
+def parities(config: Config) -> set[tuple[int, int]]:
+    """(even rounds, odd rounds) that clients take part in over the whole run; every pair that occurs.
+
+    Cohorts repeat after as many rounds as there are clients, and with their parity after twice as many.
+    """
+    turns, rest = divmod(config.federation.rounds, 2 * config.clients_total)
+    taken = [[0, 0] for _ in range(config.clients_total)]
+    for training_round in range(min(config.federation.rounds, 2 * config.clients_total)):
+        times = turns + (training_round < rest)
+        for client in cohort(config, training_round):
+            taken[client][training_round % 2] += times
+    return {(even, odd) for even, odd in taken}
+
+
 def shard_count(config: Config, count: int | None = None) -> int:
     """How many sessions a round is split into when `count` may take part (default: all)."""
     most = config.aggregation.shard_size

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fgrpo_secure import adapters, config_file, models, run_plan
+from fgrpo_secure import adapters, advice, config_file, models, run_plan
 from fgrpo_secure.cli.errors import one_sentence
 
 
@@ -14,17 +14,27 @@ def plan(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting.")
     ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option("--rounds-for-epsilon", metavar="EPSILON", help="How many rounds this budget buys at this noise."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Say what a run would cost and guarantee. Exit 2 if it cannot be, naming the nearest that can."""
     with one_sentence():
         loaded = config_file.load(config, overrides or [])
         policy = adapters.attach(models.load(loaded.model), loaded.adapter, loaded.run.seed)
-        privacy = run_plan.plan(loaded, policy)
-        facts = {**privacy.facts(), **run_plan.crosscheck(privacy)}
+        if budget is not None:
+            loaded, privacy = advice.rounds_for_epsilon(loaded, policy, budget)
+        else:
+            privacy = run_plan.plan(loaded, policy)
+        facts = {"federation.rounds": privacy.rounds, **privacy.facts(), **run_plan.crosscheck(privacy)}
+        found = advice.changes(loaded, policy, privacy)
+        facts["advice"] = [{"change": change.says, "set": list(change.overrides)} for change in found]
     if as_json:
         typer.echo(json.dumps(facts, indent=2, allow_nan=False))
         return
+    facts["advice"] = [change.says for change in found]
     width = max(map(len, facts))
     for key, value in facts.items():
         typer.echo(f"{key:{width}}  {'-' if value is None or value == [] else value}")

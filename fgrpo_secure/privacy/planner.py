@@ -178,7 +178,7 @@ def plan(
         unit=unit,
         units=units,
         useful_dimension=(useful := _useful_dimension(noise, rounds, clients_per_round, adversary, mean_weight, units)),
-        verdict=_verdict(dimension, useful, claim),
+        verdict=verdict(dimension, useful, claim),
         warnings=_warnings(clients * each.per_client, unit, claim, adversary),
     )
 
@@ -273,7 +273,8 @@ def _useful_dimension(
     return rounds * units.releases * (cohort * units.per_client * share * mean_weight) ** 2 / z_squared
 
 
-def _verdict(dimension: int, useful: float | None, claim: Claim | None) -> str:
+def verdict(dimension: int, useful: float | None, claim: Claim | None) -> str:
+    """Whether an adapter of `dimension` can learn from `useful` dimensions, and if not, what would let it."""
     if useful is None or claim is None or useful >= SAFE_RATIO * dimension:
         return CAN_LEARN
     remedy = f"at most {max(1, int(useful / SAFE_RATIO)):,} dimensions, or more clients per round"
