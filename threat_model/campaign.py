@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from enum import StrEnum
 
-from threat_model.attack import Attack
+from threat_model.attack import Attack, Weakening
 from threat_model.driver import Answer, AttackBroke, run_apart
 from threat_model.registry import family_of
 from threat_model.weakened import diff
@@ -59,7 +59,7 @@ def run(attacks: Sequence[Attack], finished: Callable[[Result], None] = lambda r
 
 
 def _run_twice(attack: Attack, change: str) -> Result:
-    ours, weakened = _run_once(attack, weak=False), _run_once(attack, weak=True)
+    ours, weakened = run_once(attack, ()), run_once(attack, attack.weakenings)
     return Result(
         attack.name,
         attack.adversary,
@@ -74,9 +74,10 @@ def _run_twice(attack: Attack, change: str) -> Result:
     )
 
 
-def _run_once(attack: Attack, weak: bool) -> Answer | str:
+def run_once(attack: Attack, weakenings: Sequence[Weakening]) -> Answer | str:
+    """One run on a copy weakened so, or what broke it."""
     try:
-        return run_apart(attack, family_of(attack.name), attack.weakenings if weak else ())
+        return run_apart(attack, family_of(attack.name), weakenings)
     except AttackBroke as problem:
         return str(problem)
 

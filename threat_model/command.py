@@ -6,13 +6,15 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from threat_model import campaign, registry
 from threat_model.attack import Attack
 from threat_model.campaign import Result
 from threat_model.registry import UnknownAttack
 from threat_model.weakened import CannotWeaken
+
+WIDTH = 160  # of the table where no terminal says how wide it is
 
 
 def attack(
@@ -75,13 +77,15 @@ def _show_list(chosen: Sequence[Attack]) -> None:
 
 
 def _show_table(results: Sequence[Result], differences: bool) -> None:
-    table = Table("attack", "adversary", "ours", "weakened copy", "evidence", "seconds")
+    table = Table("attack", "adversary", "ours", "weakened copy", Column("evidence", ratio=1), "seconds", expand=True)
     for result in results:
         evidence = f"ours: {result.evidence_ours}\nweakened: {result.evidence_weakened}"
         table.add_row(
             result.attack, result.adversary, result.ours.value, result.weakened.value, evidence, f"{result.seconds:.2f}"
         )
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
     console.print(table, highlight=False, markup=False)
     if differences:
         for result in results:

@@ -58,6 +58,7 @@ class World:
     values: dict[int, Values]
     stores: dict[int, MemoryStore] = field(default_factory=dict)
     drivers: dict[int, ClientDriver] = field(default_factory=dict)
+    admits: Callable[[int, RoundPlan], None] = lambda client, plan: None
 
     @property
     def colluder(self) -> int:
@@ -85,7 +86,9 @@ class World:
         return wire.encode(wire.SignedPlan(plan, self.server.sign("sign plan", wire.encode(plan))))
 
     def ask(self, client: int, step: Step, message: bytes) -> bytes:
-        """One request to one client, whose answer or ProtocolError comes back."""
+        """One request to one client, whose answer or ProtocolError comes back. `admits` has its say on a plan first."""
+        if step is Step.ANNOUNCE:
+            self.admits(client, wire.decode(wire.SignedPlan, message, wire.MAX_PLAN).plan)
         return self.drivers[client].handle(step, message, lambda plan: self.values[client])
 
     def run(self, link: "Wire | None" = None) -> tuple[Recovered, Traffic]:

@@ -2,12 +2,16 @@
 
 import importlib
 import re
+import stat
+import tempfile
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
 from fgrpo_secure import config_file, round_settings
 from fgrpo_secure.gain import Baseline, Observation
+from fgrpo_secure.owner_store import OwnerStore
 from fgrpo_secure.round_settings import RoundSettings
 from protocols.errors import Malformed
 from protocols.states import Shared, decode_state
@@ -34,6 +38,25 @@ def state_in_a_log() -> Outcome:
         if isinstance(state, Shared):
             return _read(at, view, victim, state)
     return Outcome(False, f"{len(lines)} line shows the session's name and no secret")
+
+
+def readable_store() -> Outcome:
+    """Another user of the client's machine opens the file that holds the client's identity."""
+    seed = world.invented("identity of the victim")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "owner.sqlite"
+        store = OwnerStore(path)
+        store.enrol(0, seed)
+        readable = bool(path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH))
+        found = readable and seed in _contents(path)
+        store.close()
+    mode = "is readable by everybody and holds the identity's seed" if found else "is its owner's alone"
+    return Outcome(found, f"the store {mode}")
+
+
+def _contents(path: Path) -> bytes:
+    """The file with the journal beside it, which SQLite makes under the same permissions."""
+    return b"".join(part.read_bytes() for part in sorted(path.parent.glob(f"{path.name}*")))
 
 
 def visible_failure() -> Outcome:
@@ -99,6 +122,20 @@ ATTACKS = (
             ),
         ),
         state_in_a_log,
+    ),
+    Attack(
+        "readable-store",
+        "another user of a client's machine",
+        "a client's secrets are readable by its owner alone",
+        (
+            Weakening(
+                "fgrpo_secure.owner_store",
+                "        path.chmod(0o600)",
+                "        path.chmod(0o644)",
+                "the store's permissions",
+            ),
+        ),
+        readable_store,
     ),
     Attack(
         "visible-failure",

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from protocols import keys, labels, wire
+from protocols import keys, labels, shards, wire
 from protocols.errors import ProtocolError
 from protocols.params import Adversary
 from protocols.states import Shared
@@ -10,7 +10,7 @@ from protocols.wire import Deliveries, Roots, Step
 from threat_model import lying_server, views, world
 from threat_model.attack import Attack, Outcome, Weakening
 from threat_model.views import HeldShares, ServerView
-from threat_model.world import World
+from threat_model.world import Wire, World
 
 WITH_COLLUDER = "lying server with 1 colluding client"
 READ = "every value of the victim was recovered"
@@ -63,6 +63,25 @@ def hidden_dealers() -> Outcome:
     pairs = {lost: keys.agree(key, mask_key), colluder: keys.agree(known.mask_secret, mask_key)}
     upload = wire.decode(wire.Upload, uploads[victim], views.LIMIT)
     return Outcome(views.reads(at, victim, views.unmasked(at.plan, upload, seed, pairs, s2)), READ)
+
+
+def overlapping_shards() -> Outcome:
+    """Plans the victim's shard, and then the same one with a colluder of another shard in the victim's place."""
+    at = world.build(enrolled=12, max_dropout=0.17)
+    everyone = tuple(at.identities)
+    parts = shards.partition(everyone, 2, at.roster.digest, 1)
+    victim, outsider = parts[0][2], parts[1][0]
+    at.admits = lambda client, plan: shards.refuse_other(client, plan.cohort, parts)
+    sums = []
+    for number, cohort in enumerate((parts[0], tuple(sorted({*parts[0], outsider} - {victim}))), 1):
+        at.change_plan(round=number, cohort=cohort)
+        link = Wire(at)
+        try:
+            sums.append(at.run(link)[0].totals)
+        except ProtocolError as failure:
+            return Outcome(False, f"{failure}; {next(iter(link.refusals.values()))}")
+    read = {name: sums[0][name] - sums[1][name] + at.values[outsider][name] for name in sums[0]}
+    return Outcome(views.reads(at, victim, read), READ)
 
 
 def _without_dealers(view: ServerView, victim: int, dealers: set[int]) -> tuple[bytes, bytes]:
@@ -157,5 +176,19 @@ ATTACKS = (
             ),
         ),
         small_floor,
+    ),
+    Attack(
+        "overlapping-shards",
+        WITH_COLLUDER,
+        "no two cohorts of a round share a client",
+        (
+            Weakening(
+                "protocols.shards",
+                "    if client not in cohort or cohort not in own_round:\n",
+                "    if client not in cohort:\n",
+                "a client computes its own shard",
+            ),
+        ),
+        overlapping_shards,
     ),
 )
