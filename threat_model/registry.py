@@ -6,9 +6,11 @@ from threat_model.attack import Attack
 from threat_model.attacks import (
     books,
     disclosures,
+    encoding,
     identities,
     lying_clients,
     masking,
+    noise,
     partial_views,
     plans,
     repetitions,
@@ -27,6 +29,8 @@ FAMILIES = (
     lying_clients,
     books,
     disclosures,
+    encoding,
+    noise,
 )
 ATTACKS: tuple[Attack, ...] = tuple(chain.from_iterable(family.ATTACKS for family in FAMILIES))
 

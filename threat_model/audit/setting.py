@@ -14,7 +14,9 @@ from fgrpo_secure.privacy.encode import Lattice
 from fgrpo_secure.privacy.planner import PrivacyPlan
 from fgrpo_secure.run_plan import plan
 
-SERVER_VIEW = "the server with {colluders} colluding clients, when every round ends with its {floor} least survivors"
+SERVER_VIEW = (
+    "the server and its colluders ({colluders} of the clients), when rounds end with the fewest survivors, {floor}"
+)
 LOCAL_VIEW = "the server, looking at the noised sum of every local step before it went into an update"
 TRUSTED_VIEW = "a reader of the sums of a trusted server"
 

@@ -56,7 +56,7 @@ def test_right_code_at_epsilon_4_passes_and_shows_at_least_3_7(unit):
 
 def test_the_view_says_who_looks_and_takes_the_fewest_honest_shares():
     what = audited()
-    assert what.view == "the server with 1 colluding clients, when every round ends with its 8 least survivors"
+    assert what.view == "the server and its colluders (1 of the clients), when rounds end with the fewest survivors, 8"
     assert (what.honest, what.colluders, what.releases) == (7, 1, 3)
     assert audited("prompt_group").view == LOCAL_VIEW
     assert (audited("prompt_group").honest, audited("prompt_group").releases) == (1, 6)
