@@ -109,6 +109,10 @@ class RunDirectory:
         return self.root / "audit.json"
 
     @property
+    def attacks(self) -> Path:
+        return self.root / "attacks.json"
+
+    @property
     def manifest(self) -> Path:
         return self.root / "manifest.json"
 

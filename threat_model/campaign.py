@@ -3,22 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from enum import StrEnum
 
+from fgrpo_secure.evidence.attacks import Verdict
 from threat_model.attack import Attack, Weakening
 from threat_model.driver import Answer, AttackBroke, run_apart
 from threat_model.registry import family_of
 from threat_model.weakened import diff
 
 PROCESSES = 2
-
-
-class Verdict(StrEnum):
-    """What became of one run of an attack."""
-
-    FAILED = "failed"
-    SUCCEEDED = "succeeded"
-    BROKE = "broke"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,17 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from fgrpo_secure import __version__
+from fgrpo_secure.evidence import attacks
+from fgrpo_secure.evidence.attacks import Trial
+from fgrpo_secure.run_directory import RunDirectory, RunDirectoryError
 from threat_model import campaign, registry
 from threat_model.attack import Attack
 from threat_model.campaign import Result
@@ -21,6 +26,9 @@ def attack(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Attacks to run; all if none.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
     show: Annotated[bool, typer.Option("--list", help="List the attacks and run none.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory whose report shall show the results: kept there as attacks.json.")
+    ] = None,
     differences: Annotated[
         bool, typer.Option("--diff", help="Also show how each weakened copy differs from ours.")
     ] = False,
@@ -31,8 +39,12 @@ def attack(
         if show:
             _show_list(chosen)
             return
+        if out is not None:
+            RunDirectory(out).require()
         results = _run(chosen)
-    except (UnknownAttack, CannotWeaken) as problem:
+        if out is not None:
+            attacks.keep(RunDirectory(out), __version__, [_trial(result) for result in results])
+    except (UnknownAttack, CannotWeaken, RunDirectoryError) as problem:
         typer.echo(f"fgrpo: {problem}", err=True)
         raise typer.Exit(2) from None
     if as_json:
@@ -41,6 +53,10 @@ def attack(
         _show_table(results, differences)
     if not all(result.holds for result in results):
         raise typer.Exit(1)
+
+
+def _trial(result: Result) -> Trial:
+    return Trial(result.attack, result.adversary, result.ours, result.weakened, result.evidence_ours)
 
 
 def _run(chosen: Sequence[Attack]) -> list[Result]:

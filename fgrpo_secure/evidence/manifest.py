@@ -40,8 +40,8 @@ def _names(directory: RunDirectory) -> list[str]:
 
 
 def _excepted(path: Path, directory: RunDirectory) -> bool:
-    """Audits are made after a run, too, and by others: their file is nobody's word, and is never signed for."""
-    return path in (directory.manifest, directory.server_key, directory.audits)
+    """Audits and attacks are made after a run, too, and by others: nobody's word, and never signed for."""
+    return path in (directory.manifest, directory.server_key, directory.audits, directory.attacks)
 
 
 def digest(path: Path) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 from fgrpo_secure import config_file
 from fgrpo_secure.apply import denominator_kind
 from fgrpo_secure.config import Config
-from fgrpo_secure.evidence import audits, signed_file
+from fgrpo_secure.evidence import attacks, audits, signed_file
+from fgrpo_secure.evidence.attacks import Campaign
 from fgrpo_secure.evidence.audits import Audit
 from fgrpo_secure.evidence.signed_file import BadFile
 from fgrpo_secure.gain import reference_weight
@@ -26,6 +27,7 @@ class RunFacts:
     statement: Mapping[str, Any]
     config: Config
     audits: Mapping[str, Audit] = field(default_factory=dict)
+    attacks: Campaign | None = None
 
     @property
     def name(self) -> str:
@@ -99,4 +101,4 @@ def read(directory: RunDirectory) -> RunFacts:
         raise RunDirectoryError(f"{directory.root} cannot be reported: {problem}") from None
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise RunDirectoryError(f"{directory.root} cannot be reported: {problem}; is it of another version?") from None
-    return RunFacts(summary, rounds, statement, config, audits.read(directory))
+    return RunFacts(summary, rounds, statement, config, audits.read(directory), attacks.read(directory))

@@ -34,6 +34,8 @@ def render(directory: RunDirectory, facts: RunFacts) -> str:
             assumption_rows=_pairs(facts.statement["assumptions"]),
             audits=facts.audits,
             audit_rows=_audit_rows(facts),
+            attacks=facts.attacks,
+            attack_rows=_attack_rows(facts),
             simulation_rows=_pairs(facts.summary.get("simulation_only", {})),
             version_rows=_pairs(facts.statement["versions"]),
         )
@@ -124,6 +126,11 @@ def _audit_rows(facts: RunFacts) -> list[tuple[str, ...]]:
         for kind, values in (("at least", audit.lower_bounds), ("about", audit.estimates))
         for name, value in values.items()
     ]
+
+
+def _attack_rows(facts: RunFacts) -> list[tuple[str, ...]]:
+    trials = facts.attacks.trials if facts.attacks else ()
+    return [(each.attack, each.adversary, each.ours, each.weakened, each.evidence) for each in trials]
 
 
 def _pairs(table: Mapping[str, Any]) -> list[tuple[str, str]]:

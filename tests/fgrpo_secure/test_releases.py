@@ -169,6 +169,6 @@ def test_what_a_run_leaves_on_the_servers_side_is_known(trial):
         "config.toml", "metrics.jsonl", "summary.json", "adapter", "checkpoints",  # tables above, and the model itself
         "ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm",  # charges: public arithmetic on survivors
         "notes", "manifest.json", "privacy_statement.json", "deployment_registry.yaml", "report.html",
-        "audit.json",  # shadow runs without anybody's data
+        "audit.json", "attacks.json",  # shadow runs and invented worlds, without anybody's data
         "roster.bin", "server.key", "sessions", "attempt",  # identities and counters
     }  # fmt: skip

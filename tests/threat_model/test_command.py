@@ -10,6 +10,8 @@ import typer
 from typer.testing import CliRunner
 
 from fgrpo_secure.cli import contributed
+from fgrpo_secure.evidence import attacks
+from fgrpo_secure.run_directory import RunDirectory
 from threat_model import registry
 from threat_model.attack import Attack, Weakening
 from threat_model.command import attack as command
@@ -113,3 +115,16 @@ def test_a_contributed_command_that_cannot_be_loaded_says_so_and_harms_no_other(
     assert shown.exit_code == 2
     (sentence,) = shown.stderr.strip().splitlines()
     assert sentence.startswith(f"fgrpo: the command 'broken' cannot be loaded from {value}: ")
+
+
+def test_results_are_kept_in_a_run_directory_and_nowhere_else(tmp_path: Path) -> None:
+    refused = CliRunner().invoke(app(), [ATTACK.name, "--out", str(tmp_path / "nothing")])
+    assert refused.exit_code == 2
+    assert "Traceback" not in refused.stderr
+    run = RunDirectory(tmp_path / "run")
+    run.create("")
+    kept = CliRunner().invoke(app(), [ATTACK.name, "--out", str(run.root)])
+    assert kept.exit_code == 0
+    campaign = attacks.read(run)
+    assert campaign is not None
+    assert [(trial.attack, trial.holds) for trial in campaign.trials] == [(ATTACK.name, True)]

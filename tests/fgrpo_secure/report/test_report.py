@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from fgrpo_secure import adapters, config_file, models, run_plan
 from fgrpo_secure.cli import app
-from fgrpo_secure.evidence import audits, manifest, signed_file, statement
+from fgrpo_secure.evidence import attacks, audits, manifest, signed_file, statement
+from fgrpo_secure.evidence.attacks import Trial, Verdict
 from fgrpo_secure.evidence.audits import Audit
 from fgrpo_secure.evidence.verify import Trust, verify
 from fgrpo_secure.privacy.encode import Lattice
@@ -177,7 +178,7 @@ def audit(**changes):
 def test_audits_that_were_kept_are_shown_with_what_they_rest_on_and_break_no_signature(runs, tmp_path):
     directory = RunDirectory(tmp_path / "run")
     shutil.copytree(runs["private"].root, directory.root)
-    assert "None were run on this directory" in page.render(directory, facts.read(directory))
+    assert "No audit was run on this directory" in page.render(directory, facts.read(directory))
     audits.keep(directory, audit())
     text = page.render(directory, facts.read(directory))
     for shown in ("at least: some_bound", "about: some_estimate", "trials are &lt;independent&gt;", "whoever looks"):
@@ -198,6 +199,23 @@ def test_a_statement_holds_the_audits_that_were_made_before_it(runs):
     kept = {"mechanism": audit()}
     built = statement.build(config, planned.facts(), finished.summary, origins, None, bytes(32), planned.claim, kept)
     assert built["audits"] == [audit().facts()]
+
+
+def test_attacks_that_were_kept_are_shown_and_one_that_succeeded_is_not_hidden(runs, tmp_path):
+    directory = RunDirectory(tmp_path / "run")
+    shutil.copytree(runs["private"].root, directory.root)
+    assert "No attack was kept in this directory" in page.render(directory, facts.read(directory))
+    trial = Trial("key-theft", "network", Verdict.FAILED, Verdict.SUCCEEDED, "refused <it>")
+    attacks.keep(directory, "9.8.7", [trial])
+    text = page.render(directory, facts.read(directory))
+    assert "All 1 attacks failed on version 9.8.7" in text
+    assert "refused &lt;it&gt;" in text
+    verify(directory, Trust())
+    attacks.keep(directory, "9.8.7", [trial, dataclasses.replace(trial, ours=Verdict.SUCCEEDED)])
+    assert "Only 1 of 2 attacks failed" in page.render(directory, facts.read(directory))
+    directory.attacks.write_text('{"version": 3}')
+    shown = run.invoke(app, ["report", str(directory.root), "--out", str(tmp_path / "page.html")])
+    assert (shown.exit_code, "attacks.json cannot be read" in shown.stderr) == (2, True)
 
 
 def test_a_damaged_audit_is_refused_by_name(runs, tmp_path):
