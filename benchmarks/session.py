@@ -140,7 +140,7 @@ class Tally:
         self._clock = clock
         self.watch(keys, "agree", "key agreements", lambda *_: 1)
         self.watch(keys.Seal, "close", "sealed shares", lambda *_: 1)
-        self.watch(client, "_masked", "masking", lambda *_: 1)
+        self.watch(client, "_mask_into", "masking", lambda *_: 1)
         self.watch(masks.Keystreams, "__init__", "masks", lambda _, signed_keys: len(signed_keys))
 
     def watch(self, owner: Any, name: str, label: str, size: Callable[..., int]) -> None:

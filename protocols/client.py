@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols import hybrid, keys, labels, leaves, masks, merkle, ring, shares, wire
+from protocols import hybrid, keys, labels, leaves, masks, merkle, ring, shares, upload, wire
 from protocols.errors import BadSignature, FaultyClient, FaultyClientOrServer, FaultyServer, Malformed, TooFewClients
 from protocols.graph import Graph
 from protocols.member import Limits, Member, open_plan
@@ -112,13 +112,10 @@ def mask(
     s2 = labels.digest(labels.HASH_DEALT, state.s1, message.roots)
     values = values(state.plan) if callable(values) else values
     _check_values(state.plan, values)
-    vectors = _masked(member.id, state, s2, agreed, values)
-    del values  # unmasked, and the largest thing here
-    blank = wire.UploadDigest(member.id, wire.upload_digest(vectors), _BLANK)
-    signature = member.identity.sign(labels.SIGN_UPLOAD, wire.upload_payload(s2, blank))
-    own = msgspec.structs.replace(blank, signature=signature)
-    after = Masked(state.plan, state.session, s2, sharers, held, own)
-    return after, wire.encode(wire.Upload(member.id, vectors, signature))  # type: ignore[arg-type]  # encoded as bytes are
+    outgoing = upload.Outgoing(member.id, [length for _, length in state.plan.vectors], state.plan.ring_bits)
+    _mask_into(outgoing, state, s2, agreed, values)
+    own, data = outgoing.signed(s2, member.identity)
+    return Masked(state.plan, state.session, s2, sharers, held, own), data
 
 
 def agree(member: Member, state: Masked, relayed: bytes) -> tuple[Agreed, bytes]:
@@ -306,25 +303,26 @@ def _open_leaves(
     return held, holder.pair_secrets(state.mask_secret, others, pads)
 
 
-def _masked(me: int, state: Shared, s2: bytes, agreed: Mapping[int, bytes], values: Values) -> tuple[bytearray, ...]:
+def _mask_into(
+    outgoing: upload.Outgoing, state: Shared, s2: bytes, agreed: Mapping[int, bytes], values: Values
+) -> None:
     """Values + self mask + masks of higher neighbours - masks of lower ones, modulo 2^b, packed."""
-    packed = []
+    me = outgoing.client
     for name, _ in state.plan.vectors:
         signed_keys = [(keys.self_key(state.seed, s2, me, name), 1)]
         for other, secret in agreed.items():
             signed_keys.append((keys.pair_key(secret, s2, me, other, name), 1 if me < other else -1))
-        packed.append(_pack_masked(values[name], masks.Keystreams(signed_keys), state.plan.ring_bits))
-    return tuple(packed)
+        outgoing.pack(_fill(values[name], masks.Keystreams(signed_keys)))
 
 
-def _pack_masked(values: NDArray[np.int64], streams: masks.Keystreams, bits: int) -> bytearray:
-    """Piece by piece, so that beside the values and their packed form nothing grows with the vector."""
+def _fill(values: NDArray[np.int64], streams: masks.Keystreams) -> ring.Fill:
+    """Piece by piece, so that beside the values and the message nothing grows with the vector."""
 
-    def masked(piece: slice, space: ring.Lanes) -> None:
-        space[...] = values[piece]  # modulo the lanes' width, as `ring.to_ring`
-        streams.add_to(space)
+    def masked(piece: slice, lanes: ring.Lanes, spare: ring.Octets) -> None:
+        lanes[...] = values[piece]  # modulo the lanes' width, as `ring.to_ring`
+        streams.add_to(lanes, spare)
 
-    return ring.pack_pieces(len(values), bits, masked)
+    return masked
 
 
 def _check_uploads(member: Member, state: Masked, message: wire.Uploads) -> frozenset[int]:

@@ -100,7 +100,7 @@ def digest(label: str, *parts: Part) -> bytes:
     return hashlib.sha256(encode(label, *parts)).digest()
 
 
-def digest_long(label: str, *parts: bytes | bytearray) -> bytes:
+def digest_long(label: str, *parts: bytes | memoryview) -> bytes:
     """`digest` of long parts, without the copy that joins them."""
     running = hashlib.sha256(_opening(label))
     for part in parts:

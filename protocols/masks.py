@@ -15,13 +15,13 @@ from itertools import islice
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from protocols.ring import PIECE, Lanes
+from protocols.ring import MAX_LANE_BYTES, PIECE, SPARE, Lanes, Octets, piece_size, pieces
 
 SignedKey = tuple[bytes, int]
 """A 32-byte mask key, and 1 to add its mask or -1 to subtract it."""
 
-_SLACK = 15  # update_into asks for one block less a byte beyond the data
 _COUNTER = modes.CTR(bytes(16))
+_ZEROS = memoryview(bytes(MAX_LANE_BYTES * PIECE))  # what is encrypted
 _AT_ONCE = 256  # keystreams open together: bounds the server's memory, which may have to take off a million masks
 
 
@@ -32,16 +32,13 @@ class Keystreams:
         self._streams = [
             (Cipher(algorithms.AES(key), _COUNTER).encryptor().update_into, _combine(sign)) for key, sign in keys
         ]
-        self._zeros = memoryview(b"")
-        self._buffer = np.empty(0, np.uint8)
 
-    def add_to(self, piece: Lanes) -> None:
-        """Adds or subtracts the next len(piece) elements of every mask, in place, modulo the lane width."""
-        if len(self._zeros) < piece.nbytes:
-            self._zeros = memoryview(bytes(piece.nbytes))
-            self._buffer = np.empty(piece.nbytes + _SLACK, np.uint8)
-        zeros, space = self._zeros[: piece.nbytes], self._buffer.data
-        mask = self._buffer[: piece.nbytes].view(piece.dtype)
+    def add_to(self, piece: Lanes, spare: Octets) -> None:
+        """Adds or subtracts the next len(piece) elements of every mask, at most PIECE of them, in place, modulo the
+        lane width. `spare` is written over; it is SPARE bytes longer, because the cipher asks for 15 more than it uses.
+        """
+        zeros, space = _ZEROS[: piece.nbytes], spare.data
+        mask = spare[: piece.nbytes].view(piece.dtype)
         for expand, combine in self._streams:
             expand(zeros, space)
             combine(piece, mask, out=piece)
@@ -53,10 +50,11 @@ def add_masks(accumulator: Lanes, keys: Iterable[SignedKey]) -> None:
     A mask's element i is bytes [i * w, i * w + w) of its key's keystream, little-endian, w the lane's width.
     """
     remaining = iter(keys)
+    spare = np.empty(piece_size(len(accumulator)) * accumulator.itemsize + SPARE, np.uint8)
     while batch := tuple(islice(remaining, _AT_ONCE)):
         streams = Keystreams(batch)
-        for start in range(0, len(accumulator), PIECE):
-            streams.add_to(accumulator[start : start + PIECE])
+        for piece in pieces(len(accumulator)):
+            streams.add_to(accumulator[piece], spare)
 
 
 def add_mask(accumulator: Lanes, key: bytes, sign: int) -> None:

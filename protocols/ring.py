@@ -21,14 +21,21 @@ from protocols.errors import Malformed
 
 MIN_BITS = 8
 MAX_BITS = 62
+MAX_LANE_BYTES = 8
 
 Lanes = NDArray[Any]  # uint32 or uint64, as `lanes(bits)` says
 
-# Coordinates handled at once: few enough for the cache, and a multiple of 8, so that pieces end on whole bytes.
+# Coordinates handled at once: few enough for the cache, and a multiple of 16, so that pieces and their halves
+# end on whole bytes.
 PIECE = 1 << 15
-_SLACK = 8  # bytes after a bit string that the last word may reach into
+SLACK = 8  # bytes after a bit string that the last word may reach into
+SPARE = 16
 
 Words = NDArray[np.uint64]
+Octets = NDArray[np.uint8]
+
+Fill = Callable[[slice, Lanes, Octets], None]
+"""(piece, lanes, spare): writes the piece's elements to `lanes`; may use `spare`, which is SPARE bytes longer."""
 
 
 def lanes(bits: int) -> np.dtype[Any]:
@@ -62,7 +69,15 @@ def reduce(elements: Lanes, bits: int) -> Lanes:
 
 def pieces(count: int) -> Iterator[slice]:
     """Cuts a vector of `count` coordinates into pieces that fit the cache and pack to whole bytes."""
-    return (slice(start, min(start + PIECE, count)) for start in range(0, count, PIECE))
+    size = piece_size(count)
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def piece_size(count: int) -> int:
+    """Coordinates of one piece. Beside a short vector the working space of a whole one would be the larger part of what
+    a client holds, and half of it is as fast.
+    """
+    return max(1, min(count, PIECE if count > 4 * PIECE else PIECE // 2))
 
 
 def packed_size(count: int, bits: int) -> int:
@@ -75,27 +90,27 @@ def pack(elements: Lanes, bits: int) -> bytes:
     zeros.
     """
 
-    def fill(piece: slice, space: Lanes) -> None:
-        space[...] = elements[piece]
+    def fill(piece: slice, chosen: Lanes, _: Octets) -> None:
+        chosen[...] = elements[piece]
 
-    return bytes(pack_pieces(len(elements), bits, fill))
+    space = np.zeros(packed_size(len(elements), bits) + SLACK, np.uint8)
+    pack_into(space, len(elements), bits, fill)
+    return space[:-SLACK].tobytes()
 
 
-def pack_pieces(count: int, bits: int, fill: Callable[[slice, Lanes], None]) -> bytearray:
-    """Packs `count` elements, taken modulo 2^bits. `fill` is given piece after piece, as `pieces` cuts them, and lanes
-    to write it to; nothing else of the vector's size is held.
+def pack_into(space: Octets, count: int, bits: int, fill: Fill) -> None:
+    """Packs `count` elements, taken modulo 2^bits, where they are to lie. `fill` is asked for piece after piece, as
+    `pieces` cuts them; nothing of the vector's size is held.
+
+    `space` is zero, and SLACK bytes longer than the packed elements; these bytes stay zero. ValueError for another
+    length.
     """
-    packed = bytearray(packed_size(count, bits))
-    space = np.frombuffer(packed, np.uint8)
-    octets = np.empty(packed_size(min(count, PIECE), bits) + 2 * _SLACK, np.uint8)
-    scratch = _Scratch(min(count, PIECE), bits)
+    if len(space) != packed_size(count, bits) + SLACK:
+        raise ValueError(f"{len(space)} bytes of space, expected {packed_size(count, bits) + SLACK}")
+    scratch = _Scratch(piece_size(count), bits)
     for piece in pieces(count):
-        octets.fill(0)
-        fill(piece, scratch.lanes[: piece.stop - piece.start])
-        _pack_piece(piece.stop - piece.start, bits, octets, scratch)
-        start, stop = piece.start * bits // 8, packed_size(piece.stop, bits)
-        space[start:stop] = octets[: stop - start]
-    return packed
+        fill(piece, scratch.lanes[: piece.stop - piece.start], scratch.spare)
+        _pack_piece(piece.stop - piece.start, bits, space[piece.start * bits // 8 :], scratch)
 
 
 def unpack(data: bytes, count: int, bits: int) -> Lanes:
@@ -123,8 +138,8 @@ def add_packed(total: Lanes, data: bytes, bits: int) -> None:
         total += np.frombuffer(data, total.dtype)
         return
     source = np.frombuffer(data, np.uint8)
-    octets = np.zeros(packed_size(min(len(total), PIECE), bits) + 2 * _SLACK, np.uint8)
-    scratch = _Scratch(min(len(total), PIECE), bits)
+    octets = np.zeros(packed_size(piece_size(len(total)), bits) + SLACK, np.uint8)
+    scratch = _Scratch(piece_size(len(total)), bits)
     for piece in pieces(len(total)):
         part = total[piece]
         start, size = piece.start * bits // 8, packed_size(len(part), bits)
@@ -139,12 +154,14 @@ class _Scratch:
 
     def __init__(self, count: int, bits: int) -> None:
         fields = -(-count // _elements_per_field(bits))
-        self.one, self.two, self.three = (np.zeros(fields, np.uint64) for _ in range(3))
+        self.one, self.two = np.empty(fields + SPARE // 8, np.uint64), np.empty(fields, np.uint64)
+        self.three = np.empty(fields // 2 + 1, np.uint64)  # at most every other field's word stands alone
         self.lanes: Lanes = self.two.view(lanes(bits)) if bits <= 32 else self.two  # what is packed, and first
+        self.spare = self.one.view(np.uint8)
 
 
-def _pack_piece(count: int, bits: int, octets: NDArray[np.uint8], scratch: _Scratch) -> None:
-    """`scratch.lanes` into `octets`; all of scratch is written over."""
+def _pack_piece(count: int, bits: int, octets: Octets, scratch: _Scratch) -> None:
+    """`scratch.lanes` into `octets`, which are zero; all of scratch is written over."""
     if bits == 32:
         octets[: 4 * count] = scratch.lanes[:count].view(np.uint8)
         return
@@ -152,6 +169,9 @@ def _pack_piece(count: int, bits: int, octets: NDArray[np.uint8], scratch: _Scra
     for offset, low, width, stride in _parts(bits):
         part = (fields >> np.uint64(low)) & np.uint64((1 << width) - 1) if width < stride else fields
         for chosen, words, shift in _words(octets, offset, len(fields), stride):
+            if offset == chosen.start == 0:
+                words[...] = part[chosen]  # nothing is there yet that must stay
+                continue
             # Whole copies in and out are several times faster than arithmetic on unaligned words.
             new, old = scratch.two[: len(words)], scratch.three[: len(words)]
             old[...] = words
@@ -160,7 +180,7 @@ def _pack_piece(count: int, bits: int, octets: NDArray[np.uint8], scratch: _Scra
             words[...] = new
 
 
-def _unpack_piece(octets: NDArray[np.uint8], count: int, bits: int, scratch: _Scratch) -> Lanes:
+def _unpack_piece(octets: Octets, count: int, bits: int, scratch: _Scratch) -> Lanes:
     fields = scratch.one[: -(-count // _elements_per_field(bits))]
     fields.fill(0)
     for offset, low, width, stride in _parts(bits):
@@ -192,7 +212,7 @@ def _parts(bits: int) -> list[tuple[int, int, int, int]]:
     return [(0, 0, 32, stride), (32, 32, stride - 32, stride)]
 
 
-def _words(octets: NDArray[np.uint8], offset: int, count: int, stride: int) -> Iterator[tuple[slice, Words, np.uint64]]:
+def _words(octets: Octets, offset: int, count: int, stride: int) -> Iterator[tuple[slice, Words, np.uint64]]:
     """The 64-bit words at the bytes where fields begin, for those fields together whose words do not overlap: (which
     fields, their words, by how many bits they begin later).
     """

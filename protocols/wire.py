@@ -342,7 +342,7 @@ def root_payload(s1: bytes, entry: SignedRoot) -> bytes:
     return s1 + entry.dealer.to_bytes(8, "big") + entry.root + entry.seed_commitment
 
 
-def upload_digest(vectors: Sequence[bytes | bytearray]) -> bytes:
+def upload_digest(vectors: Sequence[bytes | memoryview]) -> bytes:
     """The digest of masked vectors that an uploader signs."""
     return labels.digest_long(labels.HASH_UPLOAD, *vectors)
 
