@@ -1,23 +1,20 @@
 """What gets out without any message: a secret in a log line, a failure that only some data causes."""
 
-import importlib
 import re
 import stat
 import tempfile
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
 from fgrpo_secure import config_file, round_settings
-from fgrpo_secure.gain import Baseline, Observation
 from fgrpo_secure.owner_store import OwnerStore
-from fgrpo_secure.round_settings import RoundSettings
 from protocols.errors import Malformed
 from protocols.states import Shared, decode_state
 from protocols.wire import Step
-from threat_model import views, world
+from threat_model import data_owner, views, world
 from threat_model.attack import Attack, Outcome, Weakening
+from threat_model.data_owner import Unanswered
 from threat_model.world import World
 
 READ = "every value of the victim was recovered"
@@ -61,44 +58,16 @@ def _contents(path: Path) -> bytes:
 
 def visible_failure() -> Outcome:
     """Watches which clients still answer when the data of one of them cannot be trained on."""
-    client_round, owner = (importlib.import_module(f"fgrpo_secure.{name}") for name in ("client_round", "owner"))
     settings = round_settings.for_round(config_file.load("quickstart", []), 0, 400)
-    lattice, answered = settings.upload_lattice(50), []
+    silent = []
     for client in range(6):
-        broken = client == 3
         try:
-            given = client_round.contribute(
-                _Learner(), _Stub(owner, broken), settings, lattice, Baseline(), world.SEED.child("owner", client)
-            )
-        except owner.UnusableRound:
-            continue
-        answered.append((client, float(np.abs(given.vector.values).max())))
-    silent = sorted(set(range(6)) - {client for client, _ in answered})
-    found = silent == [3]
-    what = f"client {silent[0]} is silent, and has unusable data" if found else "all 6 clients sent noised vectors"
-    return Outcome(found, what, {"answers": float(len(answered))})
-
-
-class _Learner:
-    """The size of an adapter; nothing else is asked of it here."""
-
-    def dimension(self, _round: int) -> int:
-        return 50
-
-
-class _Stub:
-    """A data owner whose training gives an update, or cannot be done."""
-
-    def __init__(self, owner: ModuleType, broken: bool) -> None:
-        self._owner, self._broken = owner, broken
-
-    def train(self, _policy: _Learner, _settings: RoundSettings) -> object:
-        if self._broken:
-            raise self._owner.UnusableRound("a reward is not a number")
-        return self._owner.Trained(np.ones(50), Observation(0.5, 0.1))
-
-    def note(self, _settings: RoundSettings, _reason: ValueError) -> None:
-        """Its own log is its own."""
+            data_owner.contribute(client, np.ones(50), settings, broken=client == 3)
+        except Unanswered as seen:
+            silent.append((client, str(seen)))
+    found = [client for client, _ in silent] == [3]
+    what = silent[0][1] if silent else "all 6 clients sent noised vectors"
+    return Outcome(found, what, {"answers": 6.0 - len(silent)})
 
 
 def _read(at: World, view: views.ServerView, victim: int, state: Shared) -> Outcome:

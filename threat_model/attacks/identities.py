@@ -5,7 +5,7 @@ from protocols.errors import ProtocolError
 from protocols.identity import Identity
 from protocols.member import accept_roster
 from protocols.params import Adversary
-from protocols.roster import Entry
+from protocols.roster import Entry, Roster, sign_roster
 from threat_model import views, world
 from threat_model.attack import Attack, Outcome, Weakening
 from threat_model.lone_victim import LoneVictim
@@ -38,6 +38,22 @@ def sybil_cohort() -> Outcome:
     plan = world.plan_for(accepted, (victim, *sybils), numbers, dict(at.plan.context))
     at.seat(victim, min_survivors=plan.floor)
     return _play(LoneVictim(at, victim, plan, sybils))
+
+
+def revoked_identities() -> Outcome:
+    """Shows the roster of before five stolen identities were revoked, and plays these five."""
+    at = world.build()
+    victim, authority = at.ids[2], Identity.from_seed(world.invented("identity", "authority"))
+    stolen = {client: at.identities[client] for client in at.ids if client != victim}
+    before = sign_roster(authority, at.roster)
+    members = tuple(entry for entry in at.roster.members if entry.id not in stolen)
+    known = Roster(2, at.roster.authority, members, tuple(stolen))
+    try:
+        at.roster = accept_roster(known, before, at.server.public)
+    except ProtocolError as refusal:
+        return Outcome(False, f"the victim kept its roster: {refusal}")
+    at.seat(victim)
+    return _play(LoneVictim(at, victim, at.plan, stolen))
 
 
 def _play(session: LoneVictim) -> Outcome:
@@ -82,5 +98,25 @@ ATTACKS = (
             ),
         ),
         sybil_cohort,
+    ),
+    Attack(
+        "revoked-identities",
+        "lying server with 5 stolen identities",
+        "whoever was revoked stays out",
+        (
+            Weakening(
+                "protocols.roster",
+                "    if body.version < at_least_version:\n",
+                "    if False:\n",
+                "a roster's version only grows",
+            ),
+            Weakening(
+                "protocols.roster",
+                "    later.check_succeeds(known)\n",
+                "",
+                "a later roster forgets no revocation",
+            ),
+        ),
+        revoked_identities,
     ),
 )

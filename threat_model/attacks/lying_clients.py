@@ -1,15 +1,21 @@
-"""A client that lies about its own values: masking hides them, so only the decoded sum can be checked.
+"""Values that are not a client's own: it lies about them, or somebody adds to them on their way.
+
+Masks hide every vector, so only the decoded sum can be checked.
 
 What remains is a figure: the longest lie that passes, in clip norms (docs/explanation/lying-clients.md).
 """
 
+import msgspec
 import numpy as np
 
 from fgrpo_secure.privacy import encode
 from fgrpo_secure.privacy.encode import FloatArray, IntArray, Lattice, SumOutOfBounds
-from threat_model import world
+from protocols import ring, wire
+from protocols.errors import ProtocolError
+from protocols.wire import Step
+from threat_model import views, world
 from threat_model.attack import Attack, Outcome, Weakening
-from threat_model.world import World
+from threat_model.world import Wire, World
 
 LATTICE = Lattice.build(60, 1.0)
 RANGES = ((0.5, 1.0), (-2.0, 2.0))  # of weight and gain
@@ -38,6 +44,31 @@ def inflated_weight() -> Outcome:
         return _refused(WEIGHT)
     weight = decoded.score_sums[0]
     return Outcome(weight > 6 * RANGES[0][1], f"six clients of weight at most 1 weigh {weight:.0f}", {"weight": weight})
+
+
+def changed_on_the_way() -> Outcome:
+    """Adds to a masked upload in transit: masks are additive, so the sum moves by exactly that."""
+    at = world.build()
+    changed, added = at.ids[2], 12345
+
+    def tamper(step: Step, client: int, up: bool, message: bytes) -> bytes:
+        if (step, client, up) != (Step.MASK, changed, True):
+            return message
+        upload = wire.decode(wire.Upload, message, views.LIMIT)
+        _, length = at.plan.vectors[0]
+        values = ring.unpack(upload.vectors[0], length, at.plan.ring_bits) + np.uint64(added)
+        packed = bytes(ring.pack(ring.reduce(values, at.plan.ring_bits), at.plan.ring_bits))
+        return wire.encode(msgspec.structs.replace(upload, vectors=(packed, *upload.vectors[1:])))
+
+    truth = np.sum([at.values[client]["update"] for client in at.ids], axis=0)
+    try:
+        recovered, _ = at.run(Wire(at, tamper))
+    except ProtocolError as failure:
+        return Outcome(False, str(failure))
+    if changed not in recovered.survivors:
+        return Outcome(False, f"left out: client {changed} {recovered.blamed[changed]}")
+    right = bool(np.array_equal(recovered.totals["update"] - truth, np.full(len(truth), added)))
+    return Outcome(right, f"the sum moved by {added} in every coordinate")
 
 
 def _decoded(lie: IntArray) -> tuple[encode.DecodedSum | None, FloatArray]:
@@ -116,5 +147,25 @@ ATTACKS = (
         "one client's weight is no more than the bound on honest sums",
         BOUND,
         inflated_weight,
+    ),
+    Attack(
+        "upload-changed-on-the-way",
+        "network",
+        "a sum contains what clients uploaded, and nothing else",
+        (
+            Weakening(
+                "protocols.collect",
+                "            self.verify(self.roster.public(client), label, payload, signature)\n",
+                "            pass\n",
+                "the server checks the uploader's signature",
+            ),
+            Weakening(
+                "protocols.client",
+                "member.verify(member.roster.public(entry.client), labels.SIGN_UPLOAD, payload, entry.signature)",
+                "pass",
+                "so do the other clients",
+            ),
+        ),
+        changed_on_the_way,
     ),
 )

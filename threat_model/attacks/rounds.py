@@ -22,7 +22,7 @@ from fgrpo_secure.privacy.noise import NoisePlan
 from protocols.errors import Refused
 from protocols.params import Adversary
 from protocols.wire import Step
-from threat_model import world
+from threat_model import data_owner, world
 from threat_model.attack import Attack, Outcome, Weakening
 from threat_model.world import SEED, Values, Wire
 
@@ -125,6 +125,24 @@ def weak_noise() -> Outcome:
     return _judged(_cosine(total, _encoded(0, lattice, 0).values), 4)
 
 
+def noise_turned_off() -> Outcome:
+    """Plans a round in which clients leave the noise to the server, and a dead model for everyone else."""
+    lattice = Lattice.build(50, 1.0)
+    wanted = NoisePlan.build(lattice, 1.0, FLOOR, COLLUDERS)
+    policy = ClientPolicy("client", wanted.charge, Adversary.LYING_SERVER, 0.1, 0.34, 6, FLOOR)
+    config = config_file.load("quickstart", ["privacy.clip_norm=1.0"])
+    honest = round_settings.for_round(config, 0, 4 * wanted.share_variance)
+    settings = honest.model_copy(update={"aggregation": "plain"})
+    at = world.build(vectors=(("update", lattice.dimension), ("scores", lattice.scores)))
+    at.change_plan(settings=settings.encode())
+    try:
+        admitted = policy.admit(at.plan, lattice.dimension)
+    except Refused as refusal:
+        return Outcome(False, f"the victim refused the plan: {refusal}")
+    values = data_owner.contribute(0, _update(0, lattice.dimension).values, admitted.settings)
+    return _judged(_cosine(values, _encoded(0, lattice, 0).values), 1)
+
+
 ATTACKS = (
     Attack(
         "differencing",
@@ -172,5 +190,20 @@ ATTACKS = (
         weak_noise,
         "n = 4 rounds at d = 50: the cosine must stay below 0.7; expected 0.27 +- 0.14 at the noise of the "
         "policy, 0.82 at that of the plan",
+    ),
+    Attack(
+        "noise-turned-off",
+        "lying server",
+        "a client adds its own noise, whatever the plan says about the server's",
+        (
+            Weakening(
+                "fgrpo_secure.client_policy",
+                "        if settings.aggregation != self.aggregation:",
+                "        if False:",
+                "the owner's own kind of aggregation",
+            ),
+        ),
+        noise_turned_off,
+        "n = 1 round at d = 50: the cosine must stay below 0.7; expected 1 without noise, 0.14 +- 0.14 with one share",
     ),
 )
