@@ -7,9 +7,8 @@ stay on the ring as dead neighbours: the tails of tails.py count them.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Collection
-
-import numpy as np
 
 from protocols import labels
 from protocols.params import SPARSE
@@ -48,5 +47,5 @@ def _shuffled(cohort: tuple[int, ...], s1: bytes) -> tuple[int, ...]:
     order.
     """
     keystream = labels.stream(labels.derive(s1, labels.KEY_GRAPH), 8 * len(cohort))
-    order = np.argsort(np.frombuffer(keystream, "<u8"), kind="stable")
-    return tuple(cohort[place] for place in order)
+    numbers = dict(zip(cohort, struct.unpack(f"<{len(cohort)}Q", keystream), strict=True))
+    return tuple(sorted(cohort, key=numbers.__getitem__))

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from nacl.bindings import crypto_sign_open
 from nacl.exceptions import BadSignatureError
-from nacl.signing import SigningKey, VerifyKey
+from nacl.signing import SigningKey
 
 from protocols import labels
 from protocols.errors import BadSignature
@@ -56,7 +57,9 @@ def verify_signature(public: bytes, label: str, payload: bytes, signature: bytes
     """Returns if `signature` is the holder of `public`'s over this label and payload, else raises
     BadSignature.
     """
+    if len(public) != PUBLIC_BYTES or len(signature) != SIGNATURE_BYTES:  # libsodium itself reads as much in any case
+        raise BadSignature(f"no signature or key of the right size under the label '{label}'")
     try:
-        VerifyKey(public).verify(labels.encode(label, payload), signature)
-    except (BadSignatureError, ValueError):
+        crypto_sign_open(signature + labels.encode(label, payload), public)
+    except BadSignatureError:
         raise BadSignature(f"no valid signature under the label '{label}'") from None

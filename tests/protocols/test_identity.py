@@ -35,6 +35,17 @@ def test_ill_sized_keys_and_signatures_are_bad_signatures(public, signature):
         verify_signature(public, "sign plan", b"", signature)
 
 
+def test_bytes_do_not_move_between_a_signature_and_what_it_covers():
+    """They are one string to libsodium, so only their sizes keep them apart."""
+    identity = Identity.from_seed(SEED)
+    signed = identity.sign("sign plan", b"payload")
+    encoded = labels.encode("sign plan", b"payload")
+    with pytest.raises(BadSignature, match="right size"):
+        verify_signature(identity.public, "sign plan", b"payload", signed + encoded[:1])
+    with pytest.raises(BadSignature, match="right size"):
+        verify_signature(identity.public + b"x", "sign plan", b"payload", signed)
+
+
 def test_an_identity_never_shows_its_secret():
     shown = repr(Identity.from_seed(SEED))
     assert SEED.hex() not in shown

@@ -2,7 +2,7 @@ import hashlib
 import hmac
 
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +28,12 @@ def test_hashes_and_keys_are_the_standard_functions():
     assert labels.digest("x", 1, "y", b"z") == hashlib.sha256(info).digest()
     extracted = hmac.digest(bytes(32), b"secret", "sha256")
     assert labels.derive(b"secret", "x", 1, "y", b"z") == HKDFExpand(hashes.SHA256(), 32, info).derive(extracted)
+
+
+@given(st.binary(max_size=200), st.binary(max_size=200))
+def test_keys_of_any_secret_and_place_are_those_of_a_library(secret, part):
+    library = HKDF(hashes.SHA256(), 32, None, labels.encode("x", part))
+    assert labels.derive(secret, "x", part) == library.derive(secret)
 
 
 def test_the_version_is_part_of_every_encoding():
