@@ -80,8 +80,12 @@ def _record(result: Result) -> dict[str, object]:
         "adversary": result.adversary,
         "ours": result.ours.value,
         "weakened": result.weakened.value,
-        "evidence": {"ours": result.evidence_ours, "weakened": result.evidence_weakened, "diff": result.diff},
-        "figures": {"ours": dict(result.figures_ours), "weakened": dict(result.figures_weakened)},
+        "evidence": {
+            "ours": result.evidence_ours,
+            "weakened": result.evidence_weakened,
+            "diff": result.diff,
+            "figures": {"ours": dict(result.figures_ours), "weakened": dict(result.figures_weakened)},
+        },
         "seconds": round(result.seconds, 3),
     }
 

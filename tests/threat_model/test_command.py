@@ -41,7 +41,7 @@ def test_an_attack_that_fails_on_ours_and_succeeds_weakened_exits_0_and_shows_th
     shown = CliRunner().invoke(app(), [ATTACK.name, "--json"])
     assert shown.exit_code == 0
     (record,) = json.loads(shown.stdout)
-    assert set(record) == {"attack", "adversary", "ours", "weakened", "evidence", "figures", "seconds"}
+    assert set(record) == {"attack", "adversary", "ours", "weakened", "evidence", "seconds"}
     assert (record["ours"], record["weakened"]) == ("failed", "succeeded")
     assert "second, different answer" in record["evidence"]["ours"]
     assert "+        return None" not in record["evidence"]["ours"]

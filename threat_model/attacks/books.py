@@ -5,8 +5,10 @@ import tempfile
 from fractions import Fraction
 from pathlib import Path
 
-from fgrpo_secure.evidence import witness
+from fgrpo_secure.evidence import notes, witness
+from fgrpo_secure.evidence.signed_file import BadFile
 from fgrpo_secure.evidence.witness import Unwitnessed
+from fgrpo_secure.privacy import checkpoint_note
 from fgrpo_secure.privacy.ledger import Ledger, LedgerCorrupt
 from protocols.identity import Identity
 from threat_model import world
@@ -76,6 +78,28 @@ def undercharged() -> Outcome:
     return outcome
 
 
+def forged_witnesses() -> Outcome:
+    """Hands an auditor a cheaper ledger whose checkpoint only the server and a colluder have signed."""
+    identities = {client: Identity.from_seed(world.invented("witness", client)) for client in range(5)}
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = _sessions(Path(folder) / "ledger.sqlite", [(number, CHARGE / 10) for number in range(3)])
+        note = ledger.checkpoint(ORIGIN, witness.signer(SERVER, witness.SERVER))
+        note = checkpoint_note.cosign(note, witness.signer(identities[4], witness.client_name(4)))
+        notes.keep(Path(folder) / "notes", ledger.size(), note)
+        enrolled = {client: [identity.public] for client, identity in identities.items()}
+        try:
+            said = notes.check(
+                Path(folder) / "notes", ledger, ORIGIN, SERVER.public, enrolled, 4, lambda number: [[range(5)]]
+            )
+        except BadFile as problem:
+            return Outcome(False, f"the auditor refused: {problem}")
+        finally:
+            ledger.close()
+    return Outcome(
+        True, f"the auditor accepted {float(3 * CHARGE / 10):g} spent instead of {float(3 * CHARGE):g}: {said}"
+    )
+
+
 def edited() -> Outcome:
     """Writes a smaller sum into the file itself, past the triggers that keep rows as they are."""
     with tempfile.TemporaryDirectory() as folder:
@@ -125,6 +149,20 @@ ATTACKS = (
             ),
         ),
         undercharged,
+    ),
+    Attack(
+        "forged-witnesses",
+        "lying server with 1 colluding client, towards an auditor",
+        "a ledger that verifies was seen by a quorum of its clients",
+        (
+            Weakening(
+                "fgrpo_secure.evidence.notes",
+                "        if len(signed) < quorum:\n",
+                "        if not signed:\n",
+                "a quorum of clients signed the checkpoint",
+            ),
+        ),
+        forged_witnesses,
     ),
     Attack(
         "ledger-edited",

@@ -1,5 +1,7 @@
 """Clients that do not exist: keys put in the place of others', and rosters that the authority did not sign."""
 
+import numpy as np
+
 from protocols import labels, params, wire
 from protocols.errors import ProtocolError
 from protocols.identity import Identity
@@ -9,6 +11,7 @@ from protocols.roster import Entry, Roster, sign_roster
 from threat_model import views, world
 from threat_model.attack import Attack, Outcome, Weakening
 from threat_model.lone_victim import LoneVictim
+from threat_model.world import Wire
 
 READ = "every value of the victim was recovered"
 
@@ -17,6 +20,20 @@ def key_substitution() -> Outcome:
     """Puts own keys in the place of every other client's, under the real server's real plan."""
     at = world.build()
     return _play(LoneVictim(at, at.ids[2], at.plan))
+
+
+def forged_plan() -> Outcome:
+    """Conducts a session in the server's place, under a key of its own, and takes the sum."""
+    at = world.build()
+    at.server = Identity.from_seed(world.invented("impostor"))
+    link = Wire(at)
+    try:
+        recovered, _ = at.run(link)
+    except ProtocolError as failure:
+        return Outcome(False, f"{failure}; {next(iter(link.refusals.values()))}")
+    truth = {name: sum(at.values[client][name] for client in at.ids) for name, _ in at.plan.vectors}
+    right = all(np.array_equal(recovered.totals[name], total) for name, total in truth.items())
+    return Outcome(right, "the impostor has the sum")
 
 
 def sybil_cohort() -> Outcome:
@@ -84,6 +101,20 @@ ATTACKS = (
             ),
         ),
         key_substitution,
+    ),
+    Attack(
+        "forged-plan",
+        "network",
+        "clients answer the server whose key they know, and nobody else",
+        (
+            Weakening(
+                "protocols.member",
+                "member.verify(member.server_key, labels.SIGN_PLAN, wire.encode(signed.plan), signed.signature)",
+                "pass",
+                "the server signed the plan",
+            ),
+        ),
+        forged_plan,
     ),
     Attack(
         "sybil-cohort",

@@ -56,12 +56,12 @@ def _signed(values: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def repeated_round() -> Outcome:
-    """Conducts one round twice, the second time without the victim, and subtracts the sums."""
+    """Conducts one round twice, the second time in another run and without the victim, and subtracts the sums."""
     at = world.build()
     victim = at.ids[2]
     everyone, _ = at.run()
     others = tuple(client for client in at.ids if client != victim)
-    at.change_plan(cohort=others, neighbours=len(others) - 1, settings=b"[]")
+    at.change_plan(run=bytes(16), cohort=others, neighbours=len(others) - 1)
     for client in others:
         at.drivers[client].member = _tolerant(at, client)
     link = world.Wire(at)
@@ -219,7 +219,7 @@ ATTACKS = (
     Attack(
         "repeated-round",
         LYING_SERVER,
-        "a client contributes to a round once, whatever the plan is called",
+        "a client contributes to a round number once, in whatever run",
         (
             Weakening(
                 "protocols.member",
