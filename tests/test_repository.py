@@ -15,6 +15,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from threat_model import registry, weakened
+from threat_model.attack import Attack
+
 ROOT = Path(__file__).parents[1]
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 PACKAGES = [name for name in ("fgrpo_secure", "protocols", "threat_model") if (ROOT / name).is_dir()]
@@ -158,6 +161,19 @@ def test_every_link_and_every_test_that_a_page_names_exists(page: Path) -> None:
     for name, test in re.findall(r"`(tests/[\w/.-]+?\.py)(?:::(\w+))?`", text):
         assert (ROOT / name).is_file(), name
         assert not test or f"def {test}(" in (ROOT / name).read_text("utf-8"), test
+
+
+def test_every_check_that_an_attack_removes_stands_in_the_source_as_the_attack_names_it() -> None:
+    """A change of such a line changes its attack too: see `weakenings` in threat_model/attacks/."""
+    assert [problem for attack in registry.ATTACKS if (problem := unfit(attack))] == []
+
+
+def unfit(attack: Attack) -> str:
+    try:
+        weakened.diff(attack.weakenings)
+    except weakened.CannotWeaken as problem:
+        return f"{attack.name}: {problem}"
+    return ""
 
 
 @pytest.mark.slow

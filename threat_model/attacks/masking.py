@@ -173,7 +173,7 @@ def upload_sizes() -> Outcome:
     )
 
 
-MASKED = "        packed.append(_pack_masked(values[name], masks.Keystreams(signed_keys), state.plan.ring_bits))"
+MASKED = "masks.Keystreams(signed_keys)"
 
 ATTACKS = (
     Attack(
@@ -226,7 +226,7 @@ ATTACKS = (
             Weakening(
                 "protocols.client",
                 MASKED,
-                MASKED.replace("(signed_keys)", '(signed_keys if name != "scores" else [])'),
+                'masks.Keystreams(signed_keys if name != "scores" else [])',
                 "scores are masked as the update is",
             ),
         ),
@@ -239,8 +239,9 @@ ATTACKS = (
         (
             Weakening(
                 "protocols.client",
-                MASKED,
-                MASKED.replace("packed.append(", "packed.append(bytearray() if not values[name].any() else "),
+                "    return Masked(state.plan, state.session, s2, sharers, held, own), data\n",
+                "    told = any(vector.any() for vector in values.values())\n"
+                "    return Masked(state.plan, state.session, s2, sharers, held, own), data if told else data[:64]\n",
                 "every upload has the plan's length",
             ),
         ),
