@@ -169,14 +169,13 @@ def _pack_piece(count: int, bits: int, octets: Octets, scratch: _Scratch) -> Non
     for offset, low, width, stride in _parts(bits):
         part = (fields >> np.uint64(low)) & np.uint64((1 << width) - 1) if width < stride else fields
         for chosen, words, shift in _words(octets, offset, len(fields), stride):
-            if offset == chosen.start == 0:
-                words[...] = part[chosen]  # nothing is there yet that must stay
-                continue
-            # Whole copies in and out are several times faster than arithmetic on unaligned words.
+            # Whole copies in and out, each from or to one run of words, are several times faster than arithmetic on
+            # unaligned words, or than a copy from some places to others.
             new, old = scratch.two[: len(words)], scratch.three[: len(words)]
-            old[...] = words
             np.left_shift(part[chosen], shift, out=new)
-            new |= old
+            if offset or chosen.start:  # else nothing is there yet that must stay
+                old[...] = words
+                new |= old
             words[...] = new
 
 
