@@ -62,10 +62,9 @@ SEALED_PAD = "sealed pad"  # associated data of one sealed pad
 Part = bytes | str | int
 
 _sha256 = hashlib.sha256
-_INNER = bytes(byte ^ 0x36 for byte in range(256))  # HMAC's pads (RFC 2104), as tables for bytes.translate
-_OUTER = bytes(byte ^ 0x5C for byte in range(256))
-_NO_SALT_INNER = _sha256(bytes(64).translate(_INNER))
-_NO_SALT_OUTER = _sha256(bytes(64).translate(_OUTER))
+_INNER, _OUTER = b"\x36" * 32, b"\x5c" * 32  # half of HMAC's pads (RFC 2104): a 32-byte key fills half a block
+_INNER_INT, _OUTER_INT = int.from_bytes(_INNER, "big"), int.from_bytes(_OUTER, "big")
+_NO_SALT_INNER, _NO_SALT_OUTER = _sha256(2 * _INNER), _sha256(2 * _OUTER)
 _EIGHT = (8).to_bytes(4, "big")
 
 
@@ -119,9 +118,9 @@ def derive(secret: bytes, label: str, *parts: Part) -> bytes:
     inner, outer = _NO_SALT_INNER.copy(), _NO_SALT_OUTER.copy()
     inner.update(secret)
     outer.update(inner.digest())
-    pseudorandom = outer.digest() + bytes(32)  # filled up to SHA-256's block, as HMAC fills its key
-    first = _sha256(pseudorandom.translate(_INNER) + encode(label, *parts) + b"\x01")
-    return _sha256(pseudorandom.translate(_OUTER) + first.digest()).digest()
+    key = int.from_bytes(outer.digest(), "big")  # not by a table, whose entries a secret would choose
+    first = _sha256((key ^ _INNER_INT).to_bytes(32, "big") + _INNER + encode(label, *parts) + b"\x01")
+    return _sha256((key ^ _OUTER_INT).to_bytes(32, "big") + _OUTER + first.digest()).digest()
 
 
 def stream(key: bytes, count: int) -> bytes:
