@@ -13,6 +13,8 @@ from threat_model.attacks import (
     noise,
     partial_views,
     plans,
+    poison,
+    prompts,
     repetitions,
     rounds,
     split_views,
@@ -31,6 +33,8 @@ FAMILIES = (
     disclosures,
     encoding,
     noise,
+    poison,
+    prompts,
 )
 ATTACKS: tuple[Attack, ...] = tuple(chain.from_iterable(family.ATTACKS for family in FAMILIES))
 

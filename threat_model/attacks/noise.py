@@ -57,7 +57,7 @@ def noise_removal() -> Outcome:
         seen = seen + noise.add_share(nothing, what.share_variance, COINS.child("client", client)).values
     right = float(np.mean(seen - what.honest * own == secret.values))
     return Outcome(
-        right >= 0.99,
+        right > CHANCE,
         f"{right:.1%} of the victim's {secret.values.size:,} integers were recovered from the noised sum",
         {"recovered": right, "pass_line": CHANCE},
     )
@@ -104,7 +104,7 @@ ATTACKS = (
             ),
         ),
         noise_removal,
-        f"n = 1,026 coordinates; share recovered exactly; pass line: at most {CHANCE:.0%}, success at 99 %",
+        f"n = 1,026 coordinates; share recovered exactly; pass line: at most {CHANCE:.0%}",
     ),
     Attack(
         "presence-in-sums",
