@@ -123,8 +123,8 @@ ATTACKS = (
         (
             Weakening(
                 "protocols.client",
-                "masks.Keystreams(signed_keys), state.plan.ring_bits)",
-                "masks.Keystreams([]), state.plan.ring_bits)",
+                "masks.Keystreams(signed_keys)",
+                "masks.Keystreams([])",
                 "masks on the vectors",
             ),
         ),
