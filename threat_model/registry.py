@@ -10,6 +10,7 @@ from threat_model.attacks import (
     identities,
     lying_clients,
     masking,
+    members,
     noise,
     partial_views,
     plans,
@@ -35,6 +36,7 @@ FAMILIES = (
     noise,
     poison,
     prompts,
+    members,
 )
 ATTACKS: tuple[Attack, ...] = tuple(chain.from_iterable(family.ATTACKS for family in FAMILIES))
 
