@@ -1,6 +1,6 @@
 # `make demo` shows it, `make test` checks it. Everything lives in .venv; delete that folder to start over.
 # Options: PYTHON=python3.12 (which interpreter makes .venv), PIP_FLAGS=... (more flags for every `pip install`);
-# for `make fuzz` MESSAGES=, GUIDED_SECONDS= and SEED=.
+# for `make fuzz` MESSAGES=, GUIDED_SECONDS= and SEED=; for `make mutants` MUTANTS= and DRAW=.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -14,13 +14,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 PACKAGES := $(wildcard fgrpo_secure protocols threat_model)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2
 
-.PHONY: help demo test quick fuzz lint format clean
+.PHONY: help demo test quick fuzz mutants lint format clean
 
 help:
 	@echo "make demo    train the quickstart with and without privacy, and say what was learned, protected and paid"
 	@echo "make test    format, lint, types, import contracts and every test"
 	@echo "make quick   the fast tests alone"
 	@echo "make fuzz    a million changed messages into every decoder and state, then five minutes guided by coverage"
+	@echo "make mutants single changes of the code, drawn with a seed, that tests must notice; goes on where it stopped"
 	@echo "make lint    all checks that run no test"
 	@echo "make format  write the formatting that the checks ask for"
 	@echo "make clean   remove the environment and all caches; runs/ stays"
@@ -44,6 +45,15 @@ fuzz: $(VENV)/.installed-dev
 	PYTHONPATH=. $(BIN)/python tests/fuzz/fuzz_run.py --messages $(MESSAGES) --seed $(SEED) --findings build/fuzz/findings
 	PYTHONPATH=. $(BIN)/python tests/fuzz/fuzz_coverage.py build/fuzz/corpus \
 	  -max_total_time=$(GUIDED_SECONDS) -seed=$(SEED) -artifact_prefix=build/fuzz/
+
+# Finished mutants stay in build/mutation and are not run again; survivors are, with all tests of the present commit.
+MUTANTS ?= 400
+DRAW ?= 20261123
+mutants: $(VENV)/.installed-dev
+	$(PIP) --editable '.[mutation]'
+	for package in privacy protocols; do for again in '' --again; do \
+	  $(BIN)/python tests/mutation/mutation_run.py $$package --count $(MUTANTS) --seed $(DRAW) $$again; done; done
+	$(BIN)/python tests/mutation/mutation_report.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

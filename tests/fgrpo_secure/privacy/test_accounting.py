@@ -319,3 +319,11 @@ def test_adaptive_noise_stays_within_the_claim_in_simulation():
     epsilon = 1.5
     delta = np.mean(np.maximum(0.0, 1 - np.exp(epsilon - loss)))
     assert delta <= delta_of(1.0, epsilon) + 4 * 0.3 / runs**0.5
+
+
+@pytest.mark.parametrize(("mu", "epsilon"), [(1e-15, float.fromhex("0x1.6733a0f5b796fp-50")), (1e-14, 3.5e-14)])
+def test_rounding_never_makes_a_delta_negative(mu, epsilon):
+    """The difference of the two tails is below the precision of either."""
+    for step in range(-50, 51):
+        assert 0 <= delta_of(mu, epsilon * (1 + step * 1e-3)) < 1e-14
+    assert delta_of(mu, epsilon) >= 0

@@ -5,7 +5,7 @@ import base64
 import pytest
 from nacl.signing import SigningKey
 
-from fgrpo_secure.privacy.checkpoint_note import BadCheckpoint, Checkpoint, Signer, key_id, sign, verify
+from fgrpo_secure.privacy.checkpoint_note import BadCheckpoint, Checkpoint, Signer, cosign, key_id, sign, verify
 
 KEY = SigningKey(bytes(range(32)))
 PUBLIC = KEY.verify_key.encode()
@@ -83,3 +83,13 @@ def test_a_name_that_the_format_cannot_carry_is_refused(name):
         sign(CHECKPOINT, Signer(name, PUBLIC, SIGNER.sign))
     with pytest.raises(ValueError, match="must not be empty nor contain"):
         sign(Checkpoint(name, 1, bytes(32)), SIGNER)
+
+
+def test_a_note_without_signatures_is_not_cosigned():
+    assert cosign(NOTE, SIGNER) == NOTE + NOTE.split("\n\n")[1]
+    with pytest.raises(BadCheckpoint, match="blank line"):
+        cosign(NOTE.replace("\n\n", "\n"), SIGNER)
+
+
+def test_what_follows_a_second_blank_line_is_no_part_of_the_text():
+    assert verify(f"{NOTE}\n\nunsigned", "clinic.example", PUBLIC) == CHECKPOINT

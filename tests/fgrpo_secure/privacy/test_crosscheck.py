@@ -158,3 +158,31 @@ def test_each_kind_of_claim_is_compared_by_what_can_state_it(tmp_path, more, com
         assert facts["privacy.crosscheck.pld"] == pytest.approx(privacy.claim.epsilon, rel=2e-3)
     if integers:
         assert facts["privacy.crosscheck.zcdp"] > privacy.claim.epsilon
+
+
+@pytest.mark.parametrize("noise", [Noise(1, 400, 1, 1), Noise(2, 3, 1, 4), Noise(3, 9, 2, 40), Noise(5, 2, 3, 1000)])
+@pytest.mark.parametrize("rounds", [1, 4])
+def test_skellam_noise_costs_what_its_theorem_says_at_the_best_whole_order(noise, rounds):
+    """Written again from Theorem 3.5, both of its two extra terms deciding in one of the cases."""
+    variance = noise.shares * noise.variance
+    l2, l1 = noise.bound, noise.bound * min(math.sqrt(noise.length), noise.bound)
+    best = math.inf
+    for order in range(2, 513):
+        first = ((2 * order - 1) * l2**2 + 6 * l1) / (4 * variance**2)
+        divergence = order * l2**2 / (2 * variance) + min(first, 3 * l1 / (2 * variance))
+        epsilon = rounds * divergence + math.log(1 - 1 / order) - math.log(order * 1e-5) / (order - 1)
+        best = min(best, epsilon)
+    assert crosscheck.skellam_epsilon(noise, rounds, 1e-5) == pytest.approx(best, rel=1e-12)
+
+
+@pytest.mark.parametrize("noise", [Noise(1, 400, 1, 1), Noise(40, 10, 5, 9), Noise(40, 10**6, 2, 4)])
+def test_the_discrete_gaussian_costs_what_its_theorem_says_at_the_best_order(noise):
+    """Written again from Theorem 9: of its two bounds in the L2 norm, one decides in one case and one in another."""
+    tau = 10 * sum(math.exp(-2 * math.pi**2 * noise.variance * k / (k + 1)) for k in range(1, noise.shares))
+    alone = noise.bound / math.sqrt(noise.shares * noise.variance)
+    joint = alone + tau * math.sqrt(noise.length)
+    best = math.inf
+    for order in crosscheck.ORDERS:
+        divergence = min(order * alone**2 / 2 + tau * noise.length, order * joint**2 / 2)
+        best = min(best, 3 * divergence + math.log(1 - 1 / order) - math.log(order * 1e-5) / (order - 1))
+    assert crosscheck.discrete_gaussian_epsilon(noise, 3, 1e-5) == pytest.approx(best, rel=1e-9)

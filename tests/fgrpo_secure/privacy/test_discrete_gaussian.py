@@ -162,3 +162,9 @@ def test_a_table_is_built_once_for_all_shares_of_a_variance():
     built = table.cache_info().misses
     sample(table(12_345), 10, b"a" * 32)
     assert table.cache_info().misses == built
+
+
+@pytest.mark.parametrize("variance", [-1, 2**34 + 1])
+def test_no_bound_is_stated_for_a_variance_that_cannot_be_sampled(variance):
+    with pytest.raises(ValueError, match="variance"):
+        discrete_gaussian.largest_sample(variance)

@@ -239,3 +239,17 @@ def test_encoded_values_and_scores_do_not_print(entropy):
     shown = repr(encoded) + repr(Score(0.654321, 0, 1)) + repr(from_ring(encoded.values, lattice, RANGES, 1))
     assert "array" not in shown
     assert "654321" not in shown
+
+
+def test_a_single_coordinate_may_be_as_large_as_the_bound_and_no_larger():
+    for sign in (-1, 1):
+        assert encode.within(np.array([sign * 5, 0]), 5)
+        assert not encode.within(np.array([sign * 6, 0]), 5)
+        assert not encode.within(np.array([sign * 5, 1]), 5)
+
+
+def test_a_lattice_has_room_for_64_scores():
+    assert Lattice.build(3, 1.0, 64).length == 67
+    for scores in (-1, 65):
+        with pytest.raises(ValueError, match="scores is"):
+            Lattice.build(3, 1.0, scores)

@@ -1,0 +1,53 @@
+"""The counts behind the score, and that no survivor of the last run stands without a reason."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from scipy.stats import binomtest
+
+HERE = Path(__file__).parent
+RESULT = HERE.parents[1] / "benchmarks" / "results" / "mutation.json"
+spec = importlib.util.spec_from_file_location("mutation_report", HERE / "mutation_report.py")
+report = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(report)
+
+
+@pytest.mark.parametrize(("hits", "tries"), [(0, 1), (1, 1), (352, 400), (400, 400), (85, 100)])
+def test_the_lower_bound_is_wilsons(hits, tries):
+    expected = binomtest(hits, tries).proportion_ci(0.95, method="wilson").low
+    assert report.wilson_lower(hits, tries) == pytest.approx(expected, abs=1e-4)
+
+
+def test_no_mutant_proves_nothing():
+    assert report.wilson_lower(0, 0) == 0.0
+
+
+def entry(line, outcome, **more):
+    return {
+        "path": "a.py",
+        "line": line,
+        "operator": "number",
+        "diff": f"-{line}",
+        "number": line,
+        "outcome": outcome,
+        **more,
+    }
+
+
+def test_a_survivor_that_a_new_test_kills_counts_as_killed_and_as_missed_before():
+    entries = [entry(1, "killed"), entry(2, "survived"), entry(3, "timeout"), entry(4, "survived")]
+    entries += [entry(5, "gone", first="survived"), entry(2, "killed", first="survived")]
+    counted = report.figures({"seed": 1}, entries)
+    assert [counted[name] for name in ("tried", "killed", "timeouts", "survived", "gone")] == [5, 2, 1, 1, 1]
+    assert (counted["score"], counted["score_before_new_tests"]) == (0.6, 0.4)
+    assert [found["line"] for found in counted["survivors"]] == [4]
+    assert counted["noticed_of_tried_by_operator"] == {"number": [3, 5]}
+
+
+def test_every_survivor_of_the_committed_result_has_the_reason_that_is_listed_for_it():
+    listed = report.reasons()
+    survivors = [one for package in json.loads(RESULT.read_text("utf-8")).values() for one in package["survivors"]]
+    assert all(one["reason"] == listed[one["path"], one["diff"]] for one in survivors)
+    assert all(one["reason"] for one in survivors)
