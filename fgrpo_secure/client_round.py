@@ -72,7 +72,7 @@ def _learn(policy: Policy, owner: Owner, settings: RoundSettings, past: Baseline
         return Learned(zero, 0.0, low / 2 + high / 2, past, 0.0)  # the middle of a range encodes to zero
     relative = gain.relative_gain(trained.observation, past, weighting)
     baseline = past.updated(trained.observation, weighting.baseline_decay)
-    weight = gain.weight(relative, weighting)
+    weight = min(gain.weight(relative, weighting), owner.max_weight)
     return Learned(Update(trained.update), relative, weight, baseline, trained.seconds_rollouts)
 
 

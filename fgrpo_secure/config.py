@@ -240,6 +240,9 @@ class Deployment(Section):
 class Engine(Section):
     kind: Literal["embedded"] = "embedded"
     processes: Annotated[int, Field(ge=1, le=64)] = Field(1, description="worker processes that hold the clients")
+    owners: str | None = Field(
+        None, description="folder of the data owners, for several runs of the same ones; default: one beside the run"
+    )
     faults: dict[FaultKey, Fraction01] = Field(
         default_factory=dict,
         description="step -> probability that a message is lost there; also step.duplicate and step.corrupt",
@@ -293,6 +296,16 @@ class Config(Section):
     @model_validator(mode="after")
     def uncoupled(self) -> "Config":
         coupling.check(self)
+        return self
+
+    @model_validator(mode="after")
+    def adds_up_over_runs(self) -> "Config":
+        private = self.privacy
+        if self.engine.owners is not None and (private.sampling_rate, private.max_rounds_per_unit) != (None, None):
+            raise ValueError(
+                "engine.owners adds up what several runs spend; privacy.sampling_rate and privacy.max_rounds_per_unit "
+                "account for one run only: remove one or the other"
+            )
         return self
 
     @model_validator(mode="after")

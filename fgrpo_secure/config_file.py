@@ -9,13 +9,15 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tomlkit
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from fgrpo_secure.config import Client, Config, Section
+
+Tables = TypeVar("Tables", bound=Section)
 
 
 class ConfigError(ValueError):
@@ -43,23 +45,36 @@ def load(source: str, overrides: Iterable[str] = ()) -> Config:
 
 def parse(table: Mapping[str, Any], origin: str) -> Config:
     """`table` as a checked configuration; `origin` names it in errors."""
+    return parse_as(Config, table, origin)
+
+
+def parse_as(kind: type[Tables], table: Mapping[str, Any], origin: str) -> Tables:
+    """`table` as the tables of `kind`, whose fields are sections; ConfigError names the first key that is wrong."""
     try:
-        return Config.model_validate(table)
+        return kind.model_validate(table)
     except ValidationError as problems:
-        raise ConfigError(_sentence(problems.errors()[0], origin)) from None
+        errors = problems.errors()
+        unknown = [error for error in errors if error["type"] == "extra_forbidden"]  # often a misspelt missing key
+        raise ConfigError(_sentence((unknown or errors)[0], origin, kind)) from None
 
 
 def dump(config: Config) -> str:
     """The effective configuration as TOML with a comment per key; `load` of it gives an equal `Config`."""
+    return dump_tables(config, "The effective configuration of this run, defaults included.")
+
+
+def dump_tables(tables: Section, *heading: str) -> str:
+    """Sections as TOML: `heading` as comments first, then a table each, every key with what it means."""
     document = tomlkit.document()
-    document.add(tomlkit.comment("The effective configuration of this run, defaults included."))
-    for name in type(config).model_fields:
-        value = getattr(config, name)
+    for line in heading:
+        document.add(tomlkit.comment(line))
+    for name in type(tables).model_fields:
+        value = getattr(tables, name)
         if isinstance(value, tuple):
-            tables = tomlkit.aot()
+            array = tomlkit.aot()
             for entry in value:
-                tables.append(_table(entry))
-            document.add(name, tables)
+                array.append(_table(entry))
+            document.add(name, array)
         else:
             document.add(name, _table(value))
     return tomlkit.dumps(document)
@@ -119,13 +134,16 @@ def _anchor_paths(table: dict[str, Any], folder: Path | None) -> None:
         value = entry.get(key)
         if isinstance(value, str) and (folder / value).exists():
             entry[key] = str(folder / value)
+    engine = table.get("engine")
+    if isinstance(engine, dict) and isinstance(engine.get("owners"), str):  # made by the first run that names it
+        engine["owners"] = str(folder / engine["owners"])
 
 
-def _sentence(error: ErrorDetails, origin: str) -> str:
+def _sentence(error: ErrorDetails, origin: str, kind: type[Section]) -> str:
     location = ".".join(str(part) for part in error["loc"])
     where = f"{origin}: {location}" if location else origin
     if error["type"] == "extra_forbidden":
-        return f"{where} is not a known key; {_suggestion(error['loc'])}"
+        return f"{where} is not a known key; {_suggestion(error['loc'], kind)}"
     if error["type"] == "missing":
         return f"{where} is missing"
     message = error["msg"].removeprefix("Value error, ")
@@ -133,18 +151,18 @@ def _sentence(error: ErrorDetails, origin: str) -> str:
     return f"{where}: {message[:1].lower()}{message[1:]}{shown}"
 
 
-def _suggestion(location: tuple[int | str, ...]) -> str:
-    fields = _fields_at(location)
+def _suggestion(location: tuple[int | str, ...], kind: type[Section]) -> str:
+    fields = _fields_at(location, kind)
     close = difflib.get_close_matches(str(location[-1]), fields, n=1)
     return f"did you mean {close[0]!r}?" if close else "allowed are " + ", ".join(fields)
 
 
-def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+def _fields_at(location: tuple[int | str, ...], kind: type[Section]) -> list[str]:
     if len(location) == 1:
-        return list(Config.model_fields)
+        return list(kind.model_fields)
     if location[0] == "client":
         return list(Client.model_fields)
-    section = Config.model_fields[str(location[0])].annotation
+    section = kind.model_fields[str(location[0])].annotation
     if not (isinstance(section, type) and issubclass(section, Section)):
         raise TypeError(f"{location[0]} is not a section")
     return list(section.model_fields)

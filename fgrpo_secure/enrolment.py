@@ -2,17 +2,24 @@
 
 A real federation enrols its clients out of band and hands each the authority's public key. Here one process makes
 all of it, in the places where it would lie: private keys with their owners, the roster in the run directory, and in
-the owners' folder the two public keys that every client pins.
+the owners' folder the public keys that every client pins. The same owners may take part in several runs, each with a
+server of its own.
 """
 
 import json
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+from fgrpo_secure import owner, owner_policy, run_plan
+from fgrpo_secure.adapters import Policy
 from fgrpo_secure.config import Config
 from fgrpo_secure.entropy import Entropy
+from fgrpo_secure.models import BaseModel
 from fgrpo_secure.owner_store import OwnerStore
+from fgrpo_secure.privacy.ledger import Ledgers
 from fgrpo_secure.run_directory import RunDirectory, RunDirectoryError, check_database, write_durably
 from protocols.errors import FaultyServer, ProtocolError, Refused
 from protocols.identity import Identity
@@ -21,6 +28,8 @@ from protocols.roster import Entry, Roster, open_roster, sign_roster
 
 SEED_BYTES = 32
 LEDGERS = "ledgers.sqlite"  # of the owners of one host, beside their store
+PINS = "pins.json"
+AUTHORITY_KEY = "authority.key"
 
 
 @dataclass(frozen=True)
@@ -41,34 +50,63 @@ def owner_store(directory: RunDirectory, host: int) -> Path:
     return directory.owners / f"host-{host}" / "state.sqlite"
 
 
-def enrol(directory: RunDirectory, config: Config, names: list[str], entropy: Entropy) -> None:
-    """Make all identities of a new run and its first roster; client i lives on host i modulo the number of hosts."""
-    directory.owners.mkdir(mode=0o700)
-    authority = Identity.from_seed(_private_key(directory.owners / "authority.key", entropy, "authority"))
-    server = Identity.from_seed(_private_key(directory.server_key, entropy, "server"))
-    members: list[Entry] = []
+def enrol(directory: RunDirectory, config: Config, base: BaseModel, policy: Policy, entropy: Entropy) -> None:
+    """Make the identities of a new run, its roster, and a policy file for every owner that has none.
+
+    Client i lives on host i modulo the number of hosts. Owners who took part in an earlier run keep identities,
+    roster, ledgers and policies, and pin the new run's server too. RunDirectoryError if the folder holds other owners
+    than the configuration means, ConfigError if a policy file cannot be used.
+    """
+    directory.owners.mkdir(parents=True, exist_ok=True, mode=0o700)
+    check_returning(directory, config)
+    names, known = owner.names(config.client), _servers(directory)
+    label = f"server/{len(known)}" if known else "server"
+    server = Identity.from_seed(_private_key(directory.server_key, entropy, label))
+    if not known:
+        _make_identities(directory, config, names, entropy)
+    authority, signed, last = _first_roster(directory, config, names)
+    write_durably(directory.roster, signed)
+    if last >= 0:
+        Ledgers(directory.ledger).close()
+        write_durably(directory.sessions, f"{last}\n".encode())
+    plan = run_plan.plan(config, policy)
+    written = owner_policy.from_plan(config, plan, run_plan.demands(config, plan), authority, base.digest)
+    owner_policy.write_missing(directory.owners, names, written)
+    facts: dict[str, object] = {"authority": authority.hex(), "servers": [*known, server.public.hex()], "names": names}
+    facts |= {"hosts": hosts(config), "unit": config.privacy.unit}
+    write_durably(directory.owners / PINS, json.dumps(facts).encode())
+
+
+def check_returning(directory: RunDirectory, config: Config) -> None:
+    """Returns if the owners of an earlier run, where there was one, are those that this configuration means.
+
+    RunDirectoryError if they are not, ConfigError for the first policy file that cannot be used.
+    """
+    if not (directory.owners / PINS).exists():
+        return
+    pinned, names = _pinned(directory), owner.names(config.client)
+    if pinned["names"] != names:
+        raise RunDirectoryError(f"{directory.owners} holds other data owners than this configuration has clients")
+    settings = [("engine.processes", pinned["hosts"], hosts(config))]
+    for key, kept, present in (*settings, ("privacy.unit", pinned["unit"], config.privacy.unit)):
+        if kept != present:
+            raise RunDirectoryError(
+                f"the data owners in {directory.owners} were enrolled with {key} = {json.dumps(kept)}; "
+                f"set {key} = {json.dumps(kept)}, not {json.dumps(present)}"
+            )
     for host in range(hosts(config)):
-        store = OwnerStore(owner_store(directory, host))
-        with store.transaction():
-            for client in range(host, config.clients_total, hosts(config)):
-                seed = entropy.bytes(SEED_BYTES, "identity", client)
-                store.enrol(client, seed)
-                members.append(Entry(client, names[client], Identity.from_seed(seed).public))
-        store.close()
-    members.sort(key=lambda entry: entry.id)
-    roster = Roster(version=1, authority=authority.public, members=tuple(members))
-    write_durably(directory.roster, sign_roster(authority, roster))
-    pins = {"authority": authority.public.hex(), "server": server.public.hex()}
-    write_durably(directory.owners / "pins.json", json.dumps(pins).encode())
+        check_database(owner_store(directory, host), "identity")
+        check_database(owner_store(directory, host).with_name(LEDGERS), "entry")
+    owner_policy.check_all(directory.owners, names)
 
 
 def pins(directory: RunDirectory) -> Pins:
-    """The keys that the clients of this run pinned."""
-    try:
-        keys = json.loads((directory.owners / "pins.json").read_text())
-        return Pins(bytes.fromhex(keys["authority"]), bytes.fromhex(keys["server"]))
-    except (OSError, ValueError, KeyError):
-        raise RunDirectoryError(f"{directory.owners} does not hold the clients of this run") from None
+    """The keys that the clients of this run pinned: the authority's, and this run's server's among their servers."""
+    pinned = _pinned(directory)
+    server = server_identity(directory).public
+    if server.hex() not in pinned["servers"]:
+        raise RunDirectoryError(f"{directory.server_key} is not a server that {directory.owners / PINS} names")
+    return Pins(bytes.fromhex(pinned["authority"]), server)
 
 
 def roster(directory: RunDirectory) -> Roster:
@@ -126,6 +164,7 @@ def check_stores(directory: RunDirectory, config: Config) -> None:
     A run that ended before its first session may lack what is made then.
     """
     roster(directory)
+    owner_policy.check_all(directory.owners, owner.names(config.client))
     begun = directory.sessions.exists()
     stores = [owner_store(directory, host) for host in range(hosts(config))]
     tables = {directory.ledger: "entry"} | dict.fromkeys(stores, "identity")
@@ -137,10 +176,68 @@ def check_stores(directory: RunDirectory, config: Config) -> None:
 
 def server_identity(directory: RunDirectory) -> Identity:
     """The server's signing key."""
+    return _identity(directory.server_key)
+
+
+def _make_identities(directory: RunDirectory, config: Config, names: list[str], entropy: Entropy) -> None:
+    """Those that are not there yet: an enrolment that was cut short goes on."""
+    if not (directory.owners / AUTHORITY_KEY).exists():
+        _private_key(directory.owners / AUTHORITY_KEY, entropy, "authority")
+    for host in range(hosts(config)):
+        store = OwnerStore(owner_store(directory, host))
+        with closing(store), store.transaction():
+            for client in range(host, len(names), hosts(config)):
+                if not store.is_enrolled(client):
+                    store.enrol(client, entropy.bytes(SEED_BYTES, "identity", client))
+        Ledgers(owner_store(directory, host).with_name(LEDGERS)).close()
+
+
+def _first_roster(directory: RunDirectory, config: Config, names: list[str]) -> tuple[bytes, bytes, int]:
+    """(the authority that the owners pinned, the signed roster to begin with, the last session any of them accepted).
+
+    The newest roster that they accepted in an earlier run, or one that the authority signs now; -1 for no session.
+    **Why** A client accepts no session number twice, in whatever run, and no roster older than the one it knows.
+    """
+    found: list[bytes] = []
+    members: list[Entry] = []
+    last = -1
+    for host in range(hosts(config)):
+        with closing(OwnerStore(owner_store(directory, host))) as store:
+            store.forget_baselines()
+            found += [stored] if (stored := store.roster()) else []
+            for client in range(host, len(names), hosts(config)):
+                public = Identity.from_seed(store.identity_seed(client)).public
+                members.append(Entry(client, names[client], public))
+                last = max(last, store.last_round(public))
+    if found:
+        pinned = bytes.fromhex(_pinned(directory)["authority"])
+        return pinned, max(found, key=lambda signed: open_roster(signed, pinned, 1).version), last
+    authority = _identity(directory.owners / AUTHORITY_KEY)
+    first = Roster(version=1, authority=authority.public, members=tuple(sorted(members, key=lambda entry: entry.id)))
+    return authority.public, sign_roster(authority, first), last
+
+
+def _servers(directory: RunDirectory) -> list[str]:
+    return list(_pinned(directory)["servers"]) if (directory.owners / PINS).exists() else []
+
+
+def _pinned(directory: RunDirectory) -> dict[str, Any]:
     try:
-        return Identity.from_seed(directory.server_key.read_bytes())
+        pinned: dict[str, Any] = json.loads((directory.owners / PINS).read_text())
+        bytes.fromhex(pinned["authority"])
+        if all(key in pinned for key in ("servers", "names", "hosts", "unit")):
+            return pinned
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    place = directory.owners / PINS
+    raise RunDirectoryError(f"{directory.owners} does not hold the clients of this run: {place} is missing or damaged")
+
+
+def _identity(path: Path) -> Identity:
+    try:
+        return Identity.from_seed(path.read_bytes())
     except (OSError, ValueError):
-        raise RunDirectoryError(f"{directory.server_key} is missing or not a key") from None
+        raise RunDirectoryError(f"{path} is missing or not a key") from None
 
 
 def _private_key(path: Path, entropy: Entropy, label: str) -> bytes:

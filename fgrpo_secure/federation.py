@@ -46,6 +46,10 @@ class SessionFailed(RuntimeError):
     """All sessions of a round ended without a sum; the sentence says why."""
 
 
+class TooFewWilling(SessionFailed):
+    """So many clients refuse, by their own policies, that no session of this round can end with a sum."""
+
+
 @dataclass(frozen=True)
 class RoundResult:
     """What one finished round released and cost; nothing about any one client."""
@@ -223,7 +227,8 @@ class Federation:
         """The new vector from the shards that ended; the sum over all of them must keep within its own bound, too."""
         if not gathered.survivors:
             self._abort(sessions, refund=gathered.charge == 0)
-            raise SessionFailed("; ".join(gathered.failures))
+            unwilling = all(len(plan.cohort) - len(self._refusals(plan)) < plan.floor for plan, _ in sessions)
+            raise (TooFewWilling if unwilling else SessionFailed)("; ".join(gathered.failures))
         try:
             return server_round.conclude(
                 gathered.recovered(),
@@ -302,10 +307,15 @@ class Federation:
         return opened
 
     def _explain(self, problem: Exception, plan: RoundPlan) -> str:
-        refused = [reason for client, reason in self.engine.refusals.items() if client in plan.cohort]
+        refused = self._refusals(plan)
         if not refused:
             return str(problem)
         return f"{problem}; {len(refused)} clients refused: {'; '.join(sorted(set(refused)))}"
+
+    def _refusals(self, plan: RoundPlan) -> list[str]:
+        """The reasons of those in the cohort who said no."""
+        cohort = set(plan.cohort)
+        return [reason for client, reason in self.engine.refusals.items() if client in cohort]
 
 
 class CountingLink:

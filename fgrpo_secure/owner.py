@@ -51,6 +51,7 @@ class Owner:
     reward_scale: float
     log: Path
     units: UnitTable | None = field(default=None, repr=False)
+    max_weight: float = 1.0  # its own policy's
 
     def train(self, policy: Policy, settings: RoundSettings) -> Trained:
         """Local GRPO from the model as received. Raises UnusableRound."""

@@ -74,6 +74,10 @@ class OwnerStore:
         except sqlite3.IntegrityError:
             raise AnswerConflict(f"client {owner} has an identity already") from None
 
+    def is_enrolled(self, owner: int) -> bool:
+        """Whether the owner has an identity."""
+        return self._db.execute("SELECT 1 FROM identity WHERE owner = ?", (owner,)).fetchone() is not None
+
     def identity_seed(self, owner: int) -> bytes:
         """The owner's identity seed. KeyError if it was never enrolled."""
         row = self._db.execute("SELECT seed FROM identity WHERE owner = ?", (owner,)).fetchone()
@@ -180,6 +184,10 @@ class OwnerStore:
             (owner, training_round),
         ).fetchone()
         return Baseline() if row is None else Baseline(*row)
+
+    def forget_baselines(self) -> None:
+        """Another run begins, with a model of its own: what rewards were before says nothing about it."""
+        self._db.execute("DELETE FROM baseline")
 
     def put_baseline(self, owner: int, training_round: int, baseline: Baseline) -> None:
         """The baseline after `training_round`; a repeated round replaces its own observation."""

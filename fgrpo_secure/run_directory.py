@@ -10,7 +10,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,17 @@ class RoundMetrics:
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Paths of one run, and the few files it writes by itself."""
+    """Paths of one run, and the few files it writes by itself.
+
+    `shared_owners` is a folder of data owners that outlives the run; None: they live beside it.
+    """
 
     root: Path
+    shared_owners: Path | None = None
+
+    def with_owners(self, folder: str | None) -> "RunDirectory":
+        """The same run with the data owners in `folder`, if it names one."""
+        return self if folder is None else replace(self, shared_owners=Path(folder))
 
     @property
     def config(self) -> Path:
@@ -131,7 +139,7 @@ class RunDirectory:
 
     @property
     def owners(self) -> Path:
-        return self.root.with_name(self.root.name + ".owners")
+        return self.shared_owners or self.root.with_name(self.root.name + ".owners")
 
     def create(self, config_text: str) -> None:
         """Make the directory for a new run; refuses one that holds a run already, so that nothing is lost."""
@@ -139,13 +147,15 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"{self.root} holds a run already; continue it with --resume {self.root} or choose another --out"
             )
-        if self.owners.exists():
+        if self.shared_owners is None and self.owners.exists():
             raise RunDirectoryError(
                 f"{self.owners} holds the clients of an earlier run; move it away or choose another --out"
             )
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            write_durably(self.config, config_text.encode())
+            self.owners.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with self.claimed():
+                write_durably(self.config, config_text.encode())
         except OSError as problem:
             raise RunDirectoryError(
                 f"{self.root} cannot hold a run: {problem.strerror}; choose another --out"
@@ -153,22 +163,18 @@ class RunDirectory:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Nobody else conducts this run meanwhile; RunDirectoryError if somebody does.
+        """Nobody else conducts this run, or another one with the same owners, meanwhile; RunDirectoryError if so.
 
-        The lock is the operating system's, on the folder itself: it leaves no file, and ends with the process,
-        however that ends.
+        The locks are the operating system's, on the folders themselves: they leave no file, and end with the
+        process, however that ends.
         """
-        descriptor = os.open(self.root, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunDirectoryError(
-                    f"another process is conducting the run in {self.root}; wait until it ends"
-                ) from None
+        if not self.owners.is_dir():
+            raise RunDirectoryError(f"{self.owners} does not hold the clients of this run: put the folder back")
+        with (
+            _locked(self.root, f"another process is conducting the run in {self.root}"),
+            _locked(self.owners, f"the data owners in {self.owners} are taking part in another run"),
+        ):
             yield
-        finally:
-            os.close(descriptor)
 
     def require(self) -> None:
         """Refuse a directory that no run was started in."""
@@ -200,6 +206,19 @@ class RunDirectory:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json whole or not at all."""
         write_durably(self.summary, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
+
+
+@contextmanager
+def _locked(folder: Path, taken: str) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunDirectoryError(f"{taken}; wait until it ends") from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def check_database(path: Path, table: str) -> None:

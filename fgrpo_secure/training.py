@@ -15,7 +15,6 @@ from fgrpo_secure import (
     enrolment,
     entropy,
     models,
-    owner,
     preflight,
     publish,
 )
@@ -23,7 +22,7 @@ from fgrpo_secure.checkpoint import Checkpoint
 from fgrpo_secure.config import Config
 from fgrpo_secure.engines.embedded import Embedded
 from fgrpo_secure.examination import Exam, Examination
-from fgrpo_secure.federation import Federation, RoundResult, SessionFailed
+from fgrpo_secure.federation import Federation, RoundResult, SessionFailed, TooFewWilling
 from fgrpo_secure.privacy.accounting import BudgetExceeded
 from fgrpo_secure.privacy.planner import NO_SECURE_AGGREGATION, InfeasiblePlan
 from fgrpo_secure.run_directory import RoundMetrics, RunDirectory
@@ -60,9 +59,11 @@ def start(config: Config, directory: RunDirectory, observer: Observer) -> None:
     policy = adapters.attach(base, config.adapter, config.run.seed)
     preflight.check(config, policy, examination)
     source = entropy.from_kind(config.run.entropy, config.run.seed)
+    directory = directory.with_owners(config.engine.owners)
+    enrolment.check_returning(directory, config)
     directory.create(config_file.dump(config))
     with directory.claimed():
-        enrolment.enrol(directory, config, owner.names(config.client), source.child("enrolment"))
+        enrolment.enrol(directory, config, base, policy, source.child("enrolment"))
         with closing(Embedded.start(directory, config)) as engine:
             _run(Federation.open(config, directory, base, policy, engine), examination, RunRecord(), observer)
 
@@ -70,6 +71,7 @@ def start(config: Config, directory: RunDirectory, observer: Observer) -> None:
 def resume(directory: RunDirectory, observer: Observer) -> None:
     """Continue the run in `directory` after its newest checkpoint. An open round is lost, and paid for if it leaked."""
     config = config_file.load(str(directory.config))
+    directory = directory.with_owners(config.engine.owners)
     with directory.claimed():
         enrolment.check_stores(directory, config)  # what is missing would be made anew, and empty
         base = models.load(config.model)
@@ -107,9 +109,9 @@ def _run(federation: Federation, examination: Examination, record: RunRecord, ob
         started = entropy.stopwatch()
         try:
             result, failed = _conduct(federation, record.rounds_done, observer)
-        except BudgetExceeded as refusal:
+        except (BudgetExceeded, TooFewWilling) as refusal:
             observer.say(f"stopped after round {record.rounds_done}: {refusal}")
-            record.stopped = "budget spent"
+            record.stopped = "budget spent" if isinstance(refusal, BudgetExceeded) else str(refusal)
             break
         record.rounds_done += 1
         federation.average.add(federation.policy.full_state())
@@ -137,6 +139,8 @@ def _conduct(federation: Federation, training_round: int, observer: Observer) ->
         _renew(federation, training_round, observer)
         try:
             result = federation.conduct(training_round, observer.step)
+        except TooFewWilling:
+            raise
         except SessionFailed as problem:
             observer.say(f"round {training_round + 1}: a session failed: {problem}")
             continue

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fgrpo_secure import identity_file
 from fgrpo_secure.owner_store import OwnerStore
+from protocols.errors import BadSignature
 from protocols.identity import Identity
 from protocols.member import accept_roster
 from protocols.roster import Roster, open_roster
@@ -25,6 +26,7 @@ class Trust:
         if stored is None:
             store.put_roster(self.roster.version, first)
         self._shown = stored or first
+        self._goes_back: dict[bytes, bool] = {}
 
     def see(self, shown: bytes) -> Roster:
         """The roster to use after the server showed `shown`. Raises FaultyServer or Refused, and keeps what it had."""
@@ -34,7 +36,19 @@ class Trust:
         if later.version > self.roster.version:
             self._store.put_roster(later.version, shown)
         self.roster, self._shown = later, shown
+        self._goes_back.clear()
         return later
+
+    def goes_back_to(self, authority: bytes) -> bool:
+        """Whether this key signed the roster in use, or handed over to whom that did."""
+        if authority not in self._goes_back:
+            try:
+                open_roster(self._shown, authority, self.roster.version)
+            except BadSignature:
+                self._goes_back[authority] = False
+            else:
+                self._goes_back[authority] = True
+        return self._goes_back[authority]
 
     def identity(self, owner: int, replacement: Path) -> Identity | None:
         """The owner's identity whose key the roster has; None if it has none of this owner's.

@@ -6,7 +6,7 @@ its own vector, which is clipped, rounded and checked by itself.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -42,7 +42,8 @@ def contribute(
         vector, weighed, rollouts = _steps(policy, owner, settings, lattice, past, entropy)
     else:
         step = _sample(policy, owner, settings, 0, entropy.child("step", 0))
-        weighed, rollouts = _weigh(step.groups, settings, past, entropy), step.seconds
+        weighed = _weigh(step.groups, settings, past, entropy).capped(owner.max_weight)
+        rollouts = step.seconds
         scores = client_round.scores(weighed.gain, weighed.weight, settings)
         vector = _release(policy, owner, settings, step, weighed.weight, scores, entropy)
     return Contribution(vector, weighed.baseline, rollouts, entropies.processor_time() - started)
@@ -64,6 +65,10 @@ class Weighed:
     weight: float
     gain: float
     baseline: Baseline = field(repr=False)
+
+    def capped(self, max_weight: float) -> "Weighed":
+        """The same with a weight of at most the owner's largest."""
+        return replace(self, weight=min(self.weight, max_weight))
 
 
 def terms(settings: RoundSettings) -> UnitTerms:
@@ -151,7 +156,7 @@ def _steps(
         for number in range(settings.local_steps):
             step = _sample(policy, owner, settings, number, entropy.child("step", number))
             if number == 0:
-                weighed = _weigh(step.groups, settings, past, entropy)
+                weighed = _weigh(step.groups, settings, past, entropy).capped(owner.max_weight)
             noised = _release(policy, owner, settings, step, 1.0, middle, entropy)
             _descend(parameters, optimizer, noised, settings)
             seconds += step.seconds

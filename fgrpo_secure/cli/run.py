@@ -13,7 +13,7 @@ from fgrpo_secure.cli.progress import Progress
 from fgrpo_secure.config_file import ConfigError
 from fgrpo_secure.run_directory import RunDirectory
 
-RESUME_KEEPS = "a resumed run keeps its own configuration; drop CONFIG, --set and --out"
+RESUME_KEEPS = "a resumed run keeps its own configuration; drop CONFIG, --set, --out and --owners"
 
 
 def run(
@@ -22,18 +22,22 @@ def run(
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/<run.name>.")] = None,
+    owners: Annotated[
+        Path | None, typer.Option(help="Folder of the data owners, with their policies and ledgers; later runs add up.")
+    ] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue the run in this directory.")] = None,
 ) -> None:
     """Train one adapter over all clients of a configuration."""
     with one_sentence(), Progress(Console(stderr=True)) as progress:
         if resume is not None:
-            if config is not None or overrides or out is not None:
+            if config is not None or overrides or out is not None or owners is not None:
                 raise ConfigError(RESUME_KEEPS)
             directory = RunDirectory(resume)
             directory.require()
             training.resume(directory, progress)
         else:
-            loaded = config_file.load(config or "quickstart", overrides or [])
+            shared = [] if owners is None else [f"engine.owners={json.dumps(str(owners.resolve()))}"]
+            loaded = config_file.load(config or "quickstart", [*(overrides or []), *shared])
             directory = RunDirectory(out or Path("runs") / loaded.run.name)
             training.start(loaded, directory, progress)
     _close(directory)

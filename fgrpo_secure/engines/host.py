@@ -5,12 +5,13 @@ chunk of owners' durable state before any of their replies leaves.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load
 
-from fgrpo_secure import adapters, enrolment, entropy, models, run_plan
+from fgrpo_secure import adapters, enrolment, entropy, models, owner_policy, run_plan
 from fgrpo_secure.adapters import Policy
 from fgrpo_secure.config import Config
 from fgrpo_secure.engines.frames import (
@@ -96,12 +97,14 @@ class Host:
         unit, most = config.privacy.unit, config.units_per_client
         for owner in make_owners(config.client, config.run.seed, ids, folder, unit, most).values():
             identity = Identity.from_seed(self._book.store.identity_seed(owner.id))
+            own = owner_policy.load(directory.owners, owner.name)
             self._seats[owner.id] = Seat(
-                owner,
+                replace(owner, max_weight=own.rounds.max_weight),
+                own,
                 identity,
                 pins.server,
                 self._book,
-                None if plan.claim is None or self._plain else plan.claim.budget,
+                None if self._plain else plan.claim,
                 config.unit_blocks,
                 source.child(owner.id),
                 self._verify,

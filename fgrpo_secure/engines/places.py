@@ -60,7 +60,7 @@ class Places:
         for client, seat in seats.items():
             member = self._member(client, seat.name, demands, today)
             own = partial(run_plan.check_shard, self._config, self._trust.roster, clients, client)
-            seat.take_place(member, demands, own)
+            seat.take_place(member, demands, own, self._trust.goes_back_to(seat.authority))
         return None
 
     def _demands_of(self, count: int) -> ClientPolicy:

@@ -8,7 +8,6 @@ unmask:   a quorum has signed who survived; the charge settles at the noise thos
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 
@@ -23,11 +22,13 @@ from fgrpo_secure.entropy import Entropy
 from fgrpo_secure.evidence import witness
 from fgrpo_secure.evidence.witness import Unwitnessed
 from fgrpo_secure.owner import Owner
+from fgrpo_secure.owner_policy import Known, OwnerPolicy
 from fgrpo_secure.owner_store import OwnerStore
 from fgrpo_secure.privacy import checkpoint_note
 from fgrpo_secure.privacy.accounting import BudgetExceeded
 from fgrpo_secure.privacy.encode import IntArray
 from fgrpo_secure.privacy.ledger import Ledger, Ledgers
+from fgrpo_secure.privacy.sizing import Claim
 from fgrpo_secure.run_directory import RunDirectory
 from protocols import wire
 from protocols.drive import ClientDriver
@@ -63,31 +64,39 @@ class Book:
 
 
 class Seat:
-    """See the module. One seat serves its owner for a whole run; `budget` is None without differential privacy."""
+    """See the module. One seat serves its owner for a whole run; `claim` is None where nothing is charged.
+
+    A round must be allowed twice: by what the run's configuration amounts to, and by the owner's file, `own`.
+    """
 
     def __init__(
         self,
         owner: Owner,
+        own: OwnerPolicy,
         identity: Identity,
         server_key: bytes,
         book: Book,
-        budget: Fraction | None,
+        claim: Claim | None,
         blocks: int,
         source: Entropy,
         verify: SharedVerifier,
         context: Callable[[], Mapping[str, bytes]],
     ) -> None:
         self._owner = owner
+        self._own = own
+        self._claim = claim
         self._identity = identity.public
         self._signer = witness.signer(identity, witness.client_name(owner.id))
         self._server_key = server_key
         self._store = book.store
+        budget = None if claim is None else own.budget_for(claim)
         self._ledgers = () if budget is None else book.ledgers.open_turns(owner.id, budget, blocks)
         self._source = source
         self._verify = verify
         self._context = context
         self._policy: ClientPolicy | None = None
         self._check_shard: Callable[[RoundPlan], None] | None = None
+        self._authority_signed, self._enrolled = False, 0
         self._driver: ClientDriver | None = None
         self._reset(0)
 
@@ -96,15 +105,26 @@ class Seat:
         """The owner's name."""
         return self._owner.name
 
+    @property
+    def authority(self) -> bytes:
+        """The public key that the owner's own file names as its authority."""
+        return bytes.fromhex(self._own.trust.authority)
+
     def take_place(
-        self, member: Member | None, policy: ClientPolicy | None, check_shard: Callable[[RoundPlan], None] | None
+        self,
+        member: Member | None,
+        policy: ClientPolicy | None,
+        check_shard: Callable[[RoundPlan], None] | None,
+        authority_signed: bool,
     ) -> None:
         """From now on the owner is `member`, and insists on `policy` and on its own shard; without them it takes no
-        part. `check_shard` raises Refused for a plan with another cohort than the owner computes.
+        part. `check_shard` raises Refused for a plan with another cohort than the owner computes; `authority_signed`
+        says whether the roster goes back to the owner's own `authority`.
 
         Between sessions only: a session ends under the identity that it began with.
         """
-        self._policy, self._check_shard = policy, check_shard
+        self._policy, self._check_shard, self._authority_signed = policy, check_shard, authority_signed
+        self._enrolled = 0 if member is None else len(member.roster)
         self._driver = None if member is None else ClientDriver(member, self._store, self._random, self._context)
         if member is not None:
             self._identity = member.identity.public
@@ -188,12 +208,16 @@ class Seat:
         Whether one may have left in any of the server's open `sessions`, settled here or not.
         """
         self._close_open_sessions()
-        return any(self._masked(session) for session in sessions)
+        return any(self._masked(session) or self._paid(session) for session in sessions)
 
     def _close_open_sessions(self) -> None:
         for ledger in self._ledgers:
             for session in ledger.open_sessions():
                 ledger.abort(session, refund=not self._masked(session))
+
+    def _paid(self, session: bytes) -> bool:
+        """Closed with its charge, be it while another run of the same owners went on, which forgot the answers."""
+        return any(ledger.is_paid(session) for ledger in self._ledgers)
 
     def _masked(self, session: bytes) -> bool:
         return self._store.reply(self._identity, session, Step.MASK) is not None
@@ -206,11 +230,14 @@ class Seat:
         dimension = policy.dimension(client_policy.training_round(plan))
         admitted = self._policy.admit(plan, dimension)
         session, ledger = wire.session_of(plan), self._ledger_of(admitted)
-        if ledger is not None and not ledger.is_open(session):
+        charged = ledger is not None and ledger.is_open(session)
+        sessions = sum(each.sessions() for each in self._ledgers) - charged
+        self._own.admit(plan, admitted, Known(self._authority_signed, self._enrolled, sessions, self._claim))
+        if ledger is not None and not charged:
             try:
                 ledger.intent(session, plan.round, admitted.charge)
             except BudgetExceeded:
-                raise Refused("the privacy budget does not cover this round") from None
+                raise Refused("privacy.epsilon: the privacy budget does not cover this round") from None
         self._plan, self._admitted = plan, admitted
 
     def _contribute(self, plan: RoundPlan, policy: Policy) -> Mapping[str, IntArray]:

@@ -21,8 +21,8 @@ def main(arguments: list[str]) -> int:
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a reward function prints must not end up between the frames
     torch.set_num_threads(1)
-    directory = RunDirectory(root)
-    host = Host.open(directory, config_file.load(str(directory.config)), index, count)
+    config = config_file.load(str(RunDirectory(root).config))
+    host = Host.open(RunDirectory(root).with_owners(config.engine.owners), config, index, count)
     frames.write(replies, frames.Done())
     while (request := frames.read_request(requests)) is not None:
         for reply in host.handle(request):

@@ -162,6 +162,15 @@ class Ledgers:
         found = self._db.execute(query, (owner, Phase.INTENT, Phase.END))
         return tuple(bytes.fromhex(session) for (session,) in found)
 
+    def sessions(self, owner: str) -> int:
+        """How many sessions were charged and did not get it back: those whose noise may have been seen."""
+        query = (
+            "SELECT COALESCE(SUM(CASE WHEN phase = ? THEN 1 WHEN phase = ? AND json_extract(CAST(content AS TEXT), "
+            "'$.charge') = '0/1' THEN -1 ELSE 0 END), 0) FROM entry WHERE owner = ? AND phase > 0"
+        )
+        (count,) = self._db.execute(query, (Phase.INTENT, Phase.END, owner)).fetchone()
+        return int(count)
+
     def rows(self, owner: str) -> Iterator[Row]:
         """All rows of an owner, oldest first."""
         return map(Row.load, self.stored(owner))
@@ -223,9 +232,18 @@ class Ledger:
         charged = self._store.row_of(self.owner, session, Phase.INTENT) is not None
         return charged and self._store.row_of(self.owner, session, Phase.END) is None
 
+    def is_paid(self, session: bytes) -> bool:
+        """Whether the session was charged and closed without a refund."""
+        end = self._store.row_of(self.owner, session, Phase.END)
+        return end is not None and Fraction(str(end.entry["charge"])) > 0
+
     def open_sessions(self) -> tuple[bytes, ...]:
         """The sessions that were charged and neither settled nor aborted, oldest first."""
         return self._store.open_sessions(self.owner)
+
+    def sessions(self) -> int:
+        """How many sessions were charged and not refunded, open ones included."""
+        return self._store.sessions(self.owner)
 
     def spent(self) -> Fraction:
         """The sum of mu^2 so far, open intents included."""

@@ -20,7 +20,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from fgrpo_secure import adapters, client_round, config_file, enrolment, entropy, models, owner, training
+from fgrpo_secure import adapters, client_round, config_file, enrolment, entropy, models, training
 from fgrpo_secure.config import Adapter, Model
 from fgrpo_secure.engines.embedded import Embedded
 from fgrpo_secure.federation import Federation
@@ -141,6 +141,8 @@ class Trial:
     `lost` maps a step to clients that are gone from then on. Observes a run, too: `lines` is what a user would see.
     """
 
+    text = SMALL
+
     def __init__(self, folder, monkeypatch):
         self.folder = folder
         self.sessions: list[Session] = []
@@ -171,13 +173,20 @@ class Trial:
     def federation(self, *overrides, **where):
         """A federation that is ready for its first round, with no check of its data before."""
         config, directory = self.configure(*overrides, **where)
+        directory = directory.with_owners(config.engine.owners)
         base = models.load(config.model)
         policy = adapters.attach(base, config.adapter, config.run.seed)
         directory.create(config_file.dump(config))
         source = entropy.from_kind(config.run.entropy, config.run.seed)
-        enrolment.enrol(directory, config, owner.names(config.client), source.child("enrolment"))
+        enrolment.enrol(directory, config, base, policy, source.child("enrolment"))
         self.engines.append(Embedded.start(directory, config))
         return Federation.open(config, directory, base, policy, self.engines[-1])
+
+    def restart(self, federation):
+        """The federation's engine again, after its owners' files were edited."""
+        self.engines.pop().close()
+        self.engines.append(Embedded.start(federation.directory, federation.config))
+        federation.engine = self.engines[-1]
 
     def conduct(self, federation, training_round=0, lost=None):
         """One session; gives its record."""

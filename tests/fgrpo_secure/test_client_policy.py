@@ -200,7 +200,7 @@ def test_a_client_whose_own_budget_is_spent_refuses_and_the_others_go_on(trial, 
     own.settle(bytes(32), 8, own.budget())
     ledgers.close()
     session = trial.conduct(federation)
-    assert session.refusals == {5: "the privacy budget does not cover this round"}
+    assert session.refusals == {5: "privacy.epsilon: the privacy budget does not cover this round"}
     assert set(session.result.recovered.survivors) == set(range(8)) - {5}
     assert 5 not in session.noised
     np.testing.assert_array_equal(session.total, sum(vector.values for vector in session.noised.values()))

@@ -1,0 +1,285 @@
+"""The file that each owner keeps: every rule in it refuses by itself, across runs and servers, and says which."""
+
+import json
+import math
+from fractions import Fraction
+
+import msgspec
+import pytest
+
+from fgrpo_secure import client_policy, owner_policy, training
+from fgrpo_secure.config_file import ConfigError
+from fgrpo_secure.owner_policy import Known, OwnerPolicy
+from fgrpo_secure.privacy.accounting import epsilon_of
+from fgrpo_secure.privacy.ledger import Ledgers
+from protocols.errors import Refused
+
+DIMENSION = 256
+
+
+@pytest.fixture
+def federation(trial):
+    return trial.federation("federation.rounds=3")
+
+
+@pytest.fixture
+def offer(federation):
+    """An honest plan and what the configuration alone admits it as; then the owner's file, changed in one key."""
+    plan, _ = federation._open(0)
+    written = owner_policy.load(federation.directory.owners, "mul")
+
+    def admit(change=None, sessions=0, signed=True, claim=None, **fields):
+        table = written.model_dump()
+        for key, value in (change or {}).items():
+            section, name = key.split(".")
+            table[section][name] = value
+        changed = msgspec.structs.replace(plan, **fields)
+        admitted = federation.demands.admit(changed, DIMENSION)
+        OwnerPolicy.model_validate(table).admit(changed, admitted, Known(signed, 8, sessions, claim))
+
+    return admit
+
+
+def edit(directory, name, *changes):
+    path = owner_policy.path_of(directory.owners, name)
+    text = path.read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new, 1)
+    path.write_text(text)
+
+
+# ----------------------------------------------------------------------------------------------------------- each rule
+
+
+def test_the_written_policy_admits_the_run_that_it_was_written_for(offer):
+    offer()
+    offer(sessions=8)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"trust.models": ("1" * 64,)}, r"trust.models: the plan's base model is not among"),
+        ({"rounds.min_quorum": 7}, r"rounds.min_quorum: a quorum of \d is below this client's 7"),
+        ({"rounds.min_threshold": 8}, r"rounds.min_threshold: a threshold of \d is below this client's 8"),
+        (
+            {"rounds.max_weight": 0.4},
+            r"rounds.max_weight: the plan's least weight is 0.5, .* largest is 0.4",
+        ),
+        ({"privacy.unit": "subject"}, r"privacy.unit: the plan protects 'client', this client wants 'subject'"),
+        ({"privacy.min_noise_multiplier": 9.0}, r"privacy.min_noise_multiplier: the plan has .*, this client wants 9"),
+        ({"privacy.max_dimension": 257}, r"privacy.max_dimension: vectors of 258 is above this client's 257"),
+        ({"privacy.max_cohort": 7}, r"privacy.max_cohort: a cohort of 8 is above this client's 7"),
+        ({"rounds.min_cohort": 9}, r"rounds.min_cohort: a cohort of 8 is below this client's 9"),
+        ({"rounds.min_survivors": 7}, r"rounds.min_survivors: a floor of survivors of 6 is below this client's 7"),
+        ({"trust.max_corrupt": 0.3}, r"trust.max_corrupt, trust.max_dropout: .* this client demands"),
+        ({"trust.max_dropout": 0.0}, r"trust.max_corrupt, trust.max_dropout: floor = 6 is below 8, which this client"),
+        ({"trust.post_quantum": True}, r"trust.post_quantum: the plan agrees on keys without ML-KEM-768"),
+    ],
+)
+def test_each_rule_refuses_by_itself_and_names_itself(offer, change, reason):
+    with pytest.raises(Refused, match=reason):
+        offer(change)
+
+
+def test_a_roster_that_does_not_go_back_to_the_owners_authority_is_refused(offer, federation):
+    with pytest.raises(Refused, match=r"trust.authority: the roster does not go back to this client's authority"):
+        offer(signed=False)
+
+
+def test_an_owner_that_pins_another_authority_drops_out_and_the_others_go_on(trial):
+    federation = trial.federation("federation.rounds=3")
+    edit(federation.directory, "mul", ('authority = "', f'authority = "{"ab" * 32}" # "'))
+    trial.restart(federation)
+    refusals = trial.conduct(federation).refusals
+    assert refusals == {2: "trust.authority: the roster does not go back to this client's authority"}
+
+
+def test_a_server_gets_no_vector_alone_from_an_owner_that_wants_secure_aggregation(trial):
+    text = trial.text.replace('adversary = "lying_server"', 'mode = "plain"\nadversary = "none"\nmax_corrupt = 0.0')
+    federation = trial.federation("engine.faults={}", text=text)
+    edit(federation.directory, "mul", ('aggregation = "plain"', 'aggregation = "secure"'))
+    trial.restart(federation)
+    session = trial.conduct(federation)
+    assert session.refusals == {2: "trust.aggregation: this client takes part in secure aggregation only"}
+    assert set(session.learned) == {0, 1, 3, 4, 5, 6, 7}
+
+
+def test_a_client_that_took_part_in_all_its_sessions_refuses_the_next(offer):
+    with pytest.raises(Refused, match=r"privacy.max_sessions: this client has taken part in all 9"):
+        offer(sessions=9)
+
+
+def test_a_plan_that_trusts_the_server_is_refused_by_an_owner_that_does_not(trial):
+    federation = trial.federation(text=trial.text.replace("lying_server", "honest_but_curious"))
+    edit(federation.directory, "mul", ('adversary = "honest_but_curious"', 'adversary = "lying_server"'))
+    trial.restart(federation)
+    assert trial.conduct(federation).refusals == {
+        2: "trust.adversary: the plan trusts the server to be honest, this client does not"
+    }
+
+
+def test_a_weight_never_rises_above_the_owners_largest(trial):
+    federation = trial.federation("weighting.rule=uniform")
+    directory = federation.directory
+    edit(directory, "mul", ("max_weight = 1.0", "max_weight = 0.625"))
+    trial.restart(federation)
+    session = trial.conduct(federation)
+    weights = {client: learned.weight for client, learned in session.learned.items()}
+    assert weights.pop(2) == 0.625
+    assert set(weights.values()) == {1.0}
+
+
+# ----------------------------------------------------------------------------------------------- what a budget is worth
+
+
+def test_the_budget_covers_the_planned_rounds_and_not_one_more(federation):
+    own = owner_policy.load(federation.directory.owners, "mul")
+    budget, charge = own.budget(), federation.privacy.noise.charge
+    assert 3 * charge <= budget < 4 * charge
+    assert budget == federation.privacy.claim.budget
+
+
+@pytest.mark.parametrize(
+    "override", ["privacy.epsilon=60", "privacy.noise_multiplier=0.4", "privacy.noise_multiplier=3"]
+)
+def test_a_written_budget_covers_its_plan_whichever_way_the_noise_was_given(trial, override):
+    text = trial.text.replace("epsilon = 60.0\n", "") if "noise" in override else trial.text
+    federation = trial.federation(override, text=text)
+    own = owner_policy.load(federation.directory.owners, "add")
+    budget, rounds = own.budget(), federation.privacy.claim.rounds
+    assert rounds * federation.privacy.noise.charge <= budget < (rounds + 1) * federation.privacy.noise.charge
+    claimed = epsilon_of(math.sqrt(budget), own.privacy.delta)
+    assert claimed <= own.privacy.epsilon <= max(federation.privacy.claim.epsilon * (1 + 1e-4), 60.0)
+
+
+def test_an_owner_that_lowered_its_budget_drops_out_and_the_run_goes_on_with_the_rest(trial):
+    federation = trial.federation("federation.rounds=3")
+    edit(federation.directory, "mul", ("epsilon = 60.0", "epsilon = 40.0"))
+    trial.restart(federation)
+    refusals = [trial.conduct(federation, training_round).refusals for training_round in range(3)]
+    assert refusals[0] == {}
+    assert refusals[-1] == {2: "privacy.epsilon: the privacy budget does not cover this round"}
+    own = owner_policy.load(federation.directory.owners, "mul")
+    ledgers = Ledgers(federation.directory.owners / "host-0" / "ledgers.sqlite")
+    assert 0 < ledgers.last_row("2").filter.spent <= own.budget()
+    assert ledgers.last_row("2").filter.budget == own.budget() < ledgers.last_row("3").filter.budget
+    ledgers.close()
+
+
+# ------------------------------------------------------------------------------------------------------ several runs
+
+
+@pytest.mark.slow
+def test_two_runs_of_the_same_owners_add_up_in_their_ledgers_and_the_second_stops_in_one_sentence(trial):
+    shared = f"engine.owners={json.dumps(str(trial.folder / 'owners'))}"
+    first = trial.run(shared, name="first")
+    spent = read_spent(trial.folder / "owners")
+    second = trial.run(shared, "run.seed=1", name="second")
+    summary = json.loads(second.summary.read_text())
+    assert json.loads(first.summary.read_text())["rounds"] == 2
+    assert summary["rounds"] < 2
+    assert "8 clients refused: privacy.epsilon: the privacy budget does not cover this round" in summary["stopped"]
+    after = read_spent(trial.folder / "owners")
+    budget = owner_policy.load(trial.folder / "owners", "add").budget()
+    assert all(spent[owner] <= after[owner] <= budget for owner in spent)
+    assert sum(line.startswith("stopped after") for line in trial.lines) == 1
+
+
+@pytest.mark.slow
+def test_a_raised_budget_lets_the_same_owners_go_on_at_another_server_with_the_same_keys(trial):
+    shared = f"engine.owners={json.dumps(str(trial.folder / 'owners'))}"
+    less = "privacy.epsilon=20"
+    first = trial.run(shared, less, "federation.rounds=1", name="first").with_owners(str(trial.folder / "owners"))
+    before = read_spent(first.owners)
+    for name in ("add", "sub", "mul", "sort", "rev", "cnt", "mod", "minmax"):
+        edit(first, name, ("epsilon = 20.0", "epsilon = 60.0"), ("max_sessions = 3", "max_sessions = 9"))
+    text = owner_policy.path_of(first.owners, "mul").read_text()
+    second = trial.run(shared, less, "federation.rounds=1", "run.seed=1", name="second")
+    assert json.loads(second.summary.read_text())["stopped"] is None
+    assert owner_policy.path_of(first.owners, "mul").read_text() == text, "an owner's file is never written again"
+    assert second.roster.read_bytes() == first.roster.read_bytes()
+    assert second.server_key.read_bytes() != first.server_key.read_bytes()
+    after = read_spent(first.owners)
+    assert all(after[owner] > before[owner] for owner in before)
+
+
+def read_spent(owners):
+    ledgers = Ledgers(owners / "host-0" / "ledgers.sqlite")
+    found = {owner: ledgers.last_row(owner).filter.spent for owner in ledgers.owners()}
+    ledgers.close()
+    return found
+
+
+def test_other_owners_or_another_number_of_processes_than_the_folder_holds_are_refused(trial):
+    federation = trial.federation("federation.rounds=1", f"engine.owners={json.dumps(str(trial.folder / 'owners'))}")
+    folder = json.dumps(str(trial.folder / "owners"))
+    config, directory = trial.configure("engine.processes=2", f"engine.owners={folder}", name="second")
+    with pytest.raises(ValueError, match=r"enrolled with engine.processes = 1; set engine.processes = 1, not 2"):
+        training.start(config, directory, trial)
+    config, directory = trial.configure("client.mul.name=other", f"engine.owners={folder}", name="second")
+    with pytest.raises(ValueError, match="holds other data owners than this configuration has clients"):
+        training.start(config, directory, trial)
+    assert not directory.root.exists()
+    assert federation.roster.members[2].name == "mul"
+
+
+def test_refunded_sessions_do_not_count_as_taking_part(tmp_path):
+    ledger = Ledgers(tmp_path / "ledgers.sqlite").open("7", Fraction(10))
+    for number, end in enumerate(("settle", "refund", "charge", "open")):
+        session = bytes([number]) * 32
+        ledger.intent(session, number, Fraction(1))
+        if end == "settle":
+            ledger.settle(session, 5, Fraction(1, 2))
+        elif end != "open":
+            ledger.abort(session, refund=end == "refund")
+    assert ledger.sessions() == 3
+    ledger.close()
+
+
+# --------------------------------------------------------------------------------------------------- unusable files
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("[rounds]", "[rounds", r"mul/client-policy.toml is not valid TOML"),
+        ("min_cohort", "min_cohrt", r"rounds.min_cohrt is not a known key; did you mean 'min_cohort'\?"),
+        ("min_cohort = 4", "min_cohort = -1", r"rounds.min_cohort: .*greater than or equal to 0, not -1"),
+        ('unit = "client"', 'unit = "person"', r"privacy.unit: .*'client', 'subject', 'prompt_group' or 'none'"),
+        ("epsilon = 60.0", "epsilon = nan", r"privacy.epsilon: .*number.*, not nan"),
+        ("epsilon = 60.0", "epsilon = inf", r"privacy.epsilon: .*, not inf"),
+        ("epsilon = 60.0", "epsilon = 0", r"privacy.epsilon: .*greater than 0, not 0"),
+        ("epsilon = 60.0", "epsilon = -1.0", r"privacy.epsilon: .*greater than 0, not -1.0"),
+        ("max_weight = 1.0", "max_weight = nan", r"rounds.max_weight: .*, not nan"),
+        ("epsilon = 60.0", "epsilon = 9000.0", r"privacy.epsilon: epsilon is 9000; the sampler's table supports"),
+        ("epsilon = 60.0", "", r"privacy: 'epsilon', 'delta' and 'min_noise_multiplier' are needed"),
+        ("max_sessions = 9", "", r"privacy.max_sessions is missing"),
+        ("authority = ", "authority = 'x' #", r"trust.authority: .*pattern"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named_with_key_and_what_is_allowed(federation, old, new, said):
+    edit(federation.directory, "mul", (old, new))
+    with pytest.raises(ConfigError, match=said) as problem:
+        owner_policy.check_all(federation.directory.owners, ["add", "mul"])
+    assert "mul/client-policy.toml" in str(problem.value)
+    assert "\n" not in str(problem.value)
+
+
+def test_an_owner_without_its_file_takes_no_part(federation):
+    owner_policy.path_of(federation.directory.owners, "mul").unlink()
+    with pytest.raises(ConfigError, match=r"client-policy.toml cannot be read: No such file"):
+        owner_policy.load(federation.directory.owners, "mul")
+
+
+def test_a_written_file_reads_back_as_it_was_meant_and_explains_every_key(federation):
+    path = owner_policy.path_of(federation.directory.owners, "mul")
+    own = owner_policy.load(federation.directory.owners, "mul")
+    assert path.stat().st_mode & 0o077 == 0
+    assert own.privacy.min_noise_multiplier <= federation.privacy.claim.noise_multiplier
+    assert own.privacy.min_noise_multiplier == pytest.approx(federation.privacy.claim.noise_multiplier, rel=2e-5)
+    for line in path.read_text().splitlines():
+        if "=" in line and not line.startswith("#"):
+            assert "#" in line, line
+    assert own.privacy.max_dimension == client_policy.SCORES + DIMENSION
