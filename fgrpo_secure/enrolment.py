@@ -11,14 +11,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-from fgrpo_secure import owner, owner_policy, run_plan
+from fgrpo_secure import owner, owner_policy, owners_folder, run_plan
 from fgrpo_secure.adapters import Policy
 from fgrpo_secure.config import Config
 from fgrpo_secure.entropy import Entropy
 from fgrpo_secure.models import BaseModel
 from fgrpo_secure.owner_store import OwnerStore
+from fgrpo_secure.owners_folder import LEDGERS, Enrolled
 from fgrpo_secure.privacy.ledger import Ledgers
 from fgrpo_secure.run_directory import RunDirectory, RunDirectoryError, check_database, write_durably
 from protocols.errors import FaultyServer, ProtocolError, Refused
@@ -27,8 +27,6 @@ from protocols.member import accept_roster
 from protocols.roster import Entry, Roster, open_roster, sign_roster
 
 SEED_BYTES = 32
-LEDGERS = "ledgers.sqlite"  # of the owners of one host, beside their store
-PINS = "pins.json"
 AUTHORITY_KEY = "authority.key"
 
 
@@ -47,7 +45,7 @@ def hosts(config: Config) -> int:
 
 def owner_store(directory: RunDirectory, host: int) -> Path:
     """Where the owners of one host keep their state."""
-    return directory.owners / f"host-{host}" / "state.sqlite"
+    return owners_folder.store(directory.owners, host)
 
 
 def enrol(directory: RunDirectory, config: Config, base: BaseModel, policy: Policy, entropy: Entropy) -> None:
@@ -59,10 +57,11 @@ def enrol(directory: RunDirectory, config: Config, base: BaseModel, policy: Poli
     """
     directory.owners.mkdir(parents=True, exist_ok=True, mode=0o700)
     check_returning(directory, config)
-    names, known = owner.names(config.client), _servers(directory)
+    names, before = owner.names(config.client), owners_folder.exists(directory.owners)
+    known = Enrolled.read(directory.owners).servers if before else ()
     label = f"server/{len(known)}" if known else "server"
     server = Identity.from_seed(_private_key(directory.server_key, entropy, label))
-    if not known:
+    if not before:
         _make_identities(directory, config, names, entropy)
     authority, signed, last = _first_roster(directory, config, names)
     write_durably(directory.roster, signed)
@@ -72,9 +71,8 @@ def enrol(directory: RunDirectory, config: Config, base: BaseModel, policy: Poli
     plan = run_plan.plan(config, policy)
     written = owner_policy.from_plan(config, plan, run_plan.demands(config, plan), authority, base.digest)
     owner_policy.write_missing(directory.owners, names, written)
-    facts: dict[str, object] = {"authority": authority.hex(), "servers": [*known, server.public.hex()], "names": names}
-    facts |= {"hosts": hosts(config), "unit": config.privacy.unit}
-    write_durably(directory.owners / PINS, json.dumps(facts).encode())
+    servers = (*known, server.public.hex())
+    Enrolled(authority.hex(), servers, tuple(names), hosts(config), config.privacy.unit).write(directory.owners)
 
 
 def check_returning(directory: RunDirectory, config: Config) -> None:
@@ -82,13 +80,13 @@ def check_returning(directory: RunDirectory, config: Config) -> None:
 
     RunDirectoryError if they are not, ConfigError for the first policy file that cannot be used.
     """
-    if not (directory.owners / PINS).exists():
+    if not owners_folder.exists(directory.owners):
         return
-    pinned, names = _pinned(directory), owner.names(config.client)
-    if pinned["names"] != names:
+    pinned, names = Enrolled.read(directory.owners), owner.names(config.client)
+    if list(pinned.names) != names:
         raise RunDirectoryError(f"{directory.owners} holds other data owners than this configuration has clients")
-    settings = [("engine.processes", pinned["hosts"], hosts(config))]
-    for key, kept, present in (*settings, ("privacy.unit", pinned["unit"], config.privacy.unit)):
+    settings = [("engine.processes", pinned.hosts, hosts(config))]
+    for key, kept, present in (*settings, ("privacy.unit", pinned.unit, config.privacy.unit)):
         if kept != present:
             raise RunDirectoryError(
                 f"the data owners in {directory.owners} were enrolled with {key} = {json.dumps(kept)}; "
@@ -102,11 +100,13 @@ def check_returning(directory: RunDirectory, config: Config) -> None:
 
 def pins(directory: RunDirectory) -> Pins:
     """The keys that the clients of this run pinned: the authority's, and this run's server's among their servers."""
-    pinned = _pinned(directory)
+    pinned = Enrolled.read(directory.owners)
     server = server_identity(directory).public
-    if server.hex() not in pinned["servers"]:
-        raise RunDirectoryError(f"{directory.server_key} is not a server that {directory.owners / PINS} names")
-    return Pins(bytes.fromhex(pinned["authority"]), server)
+    if server.hex() not in pinned.servers:
+        raise RunDirectoryError(
+            f"{directory.server_key} is not a server that {directory.owners / owners_folder.PINS} names"
+        )
+    return Pins(bytes.fromhex(pinned.authority), server)
 
 
 def roster(directory: RunDirectory) -> Roster:
@@ -210,27 +210,11 @@ def _first_roster(directory: RunDirectory, config: Config, names: list[str]) -> 
                 members.append(Entry(client, names[client], public))
                 last = max(last, store.last_round(public))
     if found:
-        pinned = bytes.fromhex(_pinned(directory)["authority"])
+        pinned = bytes.fromhex(Enrolled.read(directory.owners).authority)
         return pinned, max(found, key=lambda signed: open_roster(signed, pinned, 1).version), last
     authority = _identity(directory.owners / AUTHORITY_KEY)
     first = Roster(version=1, authority=authority.public, members=tuple(sorted(members, key=lambda entry: entry.id)))
     return authority.public, sign_roster(authority, first), last
-
-
-def _servers(directory: RunDirectory) -> list[str]:
-    return list(_pinned(directory)["servers"]) if (directory.owners / PINS).exists() else []
-
-
-def _pinned(directory: RunDirectory) -> dict[str, Any]:
-    try:
-        pinned: dict[str, Any] = json.loads((directory.owners / PINS).read_text())
-        bytes.fromhex(pinned["authority"])
-        if all(key in pinned for key in ("servers", "names", "hosts", "unit")):
-            return pinned
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    place = directory.owners / PINS
-    raise RunDirectoryError(f"{directory.owners} does not hold the clients of this run: {place} is missing or damaged")
 
 
 def _identity(path: Path) -> Identity:

@@ -12,14 +12,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fgrpo_secure import owners_folder
 from fgrpo_secure.cli.errors import one_sentence
 from fgrpo_secure.config_file import ConfigError
 from fgrpo_secure.privacy.ledger import Ledger, Ledgers
 from fgrpo_secure.run_directory import RunDirectory
 
 app = typer.Typer(help="Show, verify, prove or export a budget ledger.", no_args_is_help=True)
-Place = Annotated[Path, typer.Argument(help="Run directory, or a ledger file.")]
-Owner = Annotated[str | None, typer.Option(help="Whose ledger, if the file holds several.")]
+Place = Annotated[Path, typer.Argument(help="Run directory, a folder of data owners, or a ledger file.")]
+Owner = Annotated[str | None, typer.Option(help="Whose ledger, if there are several.")]
 
 
 @app.command()
@@ -95,6 +96,8 @@ def _opened(place: Path, owner: str | None) -> Iterator[Ledger]:
     """The ledger to read; another process may be writing to it."""
     with one_sentence():
         path = RunDirectory(place).ledger if place.is_dir() else place
+        if owners_folder.exists(place):
+            path, owner = owners_folder.ledger_of(place, owner)
         if not path.is_file():
             raise ConfigError(f"{path} does not exist; give a run directory or a ledger file")
         store = Ledgers.read(path)

@@ -138,6 +138,7 @@ class Host:
                 return Answer(client, seat.answer_in_the_clear(message, self._policy))
             return Answer(client, seat.handle(step, message, self._policy))
         except Refused as refusal:
+            seat.complain(refusal)
             return Answer(client, None, refusal.reason)
         except ProtocolError as problem:
             seat.complain(problem)

@@ -17,13 +17,14 @@ from fgrpo_secure.client_policy import Admitted, ClientPolicy
 from fgrpo_secure.client_round import Contribution
 from fgrpo_secure.engines.frames import Witnessed
 from fgrpo_secure.engines.signatures import SharedVerifier
-from fgrpo_secure.enrolment import LEDGERS, owner_store
+from fgrpo_secure.enrolment import owner_store
 from fgrpo_secure.entropy import Entropy
 from fgrpo_secure.evidence import witness
 from fgrpo_secure.evidence.witness import Unwitnessed
 from fgrpo_secure.owner import Owner
 from fgrpo_secure.owner_policy import Known, OwnerPolicy
 from fgrpo_secure.owner_store import OwnerStore
+from fgrpo_secure.owners_folder import LEDGERS
 from fgrpo_secure.privacy import checkpoint_note
 from fgrpo_secure.privacy.accounting import BudgetExceeded
 from fgrpo_secure.privacy.encode import IntArray
@@ -199,7 +200,7 @@ class Seat:
         return Witnessed(self._owner.id, line, checkpoint.size)
 
     def complain(self, problem: ProtocolError) -> None:
-        """Note in the owner's own log why it keeps silent."""
+        """Note in the owner's own log why it takes no part, or keeps silent."""
         self._owner.write_log(f"session {self._attempt}: {problem}")
 
     def recover(self, sessions: Sequence[bytes]) -> bool:
