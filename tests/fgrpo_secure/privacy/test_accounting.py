@@ -327,3 +327,26 @@ def test_rounding_never_makes_a_delta_negative(mu, epsilon):
     for step in range(-50, 51):
         assert 0 <= delta_of(mu, epsilon * (1 + step * 1e-3)) < 1e-14
     assert delta_of(mu, epsilon) >= 0
+
+
+def test_a_refused_charge_says_what_was_spent_asked_and_allowed():
+    with pytest.raises(BudgetExceeded) as caught:
+        Filter(Fraction(2), Fraction(3, 2)).charge(Fraction(3, 4), "clinic")
+    refused = caught.value
+    assert (refused.owner, refused.spent, refused.charge, refused.budget) == (
+        "clinic",
+        Fraction(3, 2),
+        Fraction(3, 4),
+        Fraction(2),
+    )
+
+
+def test_a_slack_leaves_of_delta_what_its_distance_and_ratio_do_not_use():
+    slack = Slack(0.25, 1e-7)
+    expected = math.exp(-0.25) * (1e-3 - (1 + math.exp(2 + 2 * 0.25)) * 1e-7)
+    assert slack.left(2.0, 1e-3) == pytest.approx(expected, rel=1e-12)
+    assert slack.left(2.0, 1e-7) < 0
+    assert slack.left(701.0, 1e-3) < 0
+    assert slack.epsilon(1.0, 1e-3) == pytest.approx(
+        epsilon_of(1.0, slack.left(epsilon_of(1.0, 1e-3), 1e-3)) + 0.5, rel=1e-3
+    )

@@ -186,3 +186,8 @@ def test_the_discrete_gaussian_costs_what_its_theorem_says_at_the_best_order(noi
         divergence = min(order * alone**2 / 2 + tau * noise.length, order * joint**2 / 2)
         best = min(best, 3 * divergence + math.log(1 - 1 / order) - math.log(order * 1e-5) / (order - 1))
     assert crosscheck.discrete_gaussian_epsilon(noise, 3, 1e-5) == pytest.approx(best, rel=1e-9)
+
+
+def test_where_nothing_can_be_stated_every_figure_is_there_and_empty():
+    names = [f"privacy.crosscheck.{method}" for method in ("pld", "prv", "rdp", "zcdp", "skellam")]
+    assert crosscheck.figures(51.0, 0.1, None, 12, 1e-5).facts() == dict.fromkeys(names)

@@ -253,3 +253,10 @@ def test_a_lattice_has_room_for_64_scores():
     for scores in (-1, 65):
         with pytest.raises(ValueError, match="scores is"):
             Lattice.build(3, 1.0, scores)
+
+
+def test_a_vector_of_nothing_is_made_of_integers_too():
+    lattice = Lattice.build(3, 1.0)
+    broken = ClippedUpdate(np.array([np.nan, 0.0, 0.0]), 1.0)
+    empty = to_ring(broken, [Score(0.5, 0.0, 1.0)] * 2, lattice, SeededEntropy(b"x"))
+    assert (empty.values.dtype, empty.values.tolist()) == (np.int64, [0] * 5)

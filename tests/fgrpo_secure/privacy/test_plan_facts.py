@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 
-from fgrpo_secure.privacy import planner, sizing
+from fgrpo_secure.privacy import discrete_gaussian, planner, sizing
 from fgrpo_secure.privacy.accounting import Slack, epsilon_of
 from fgrpo_secure.privacy.encode import Lattice
 from fgrpo_secure.privacy.noise import MIN_SHARE_VARIANCE
@@ -165,3 +165,53 @@ def test_a_multiplier_that_is_no_number_is_a_wrong_input_and_no_infeasible_one()
         with pytest.raises(ValueError, match="noise_multiplier") as caught:
             sized.solve(None, wrong)
         assert not isinstance(caught.value, InfeasiblePlan)
+
+
+def test_an_epsilon_that_was_asked_for_is_the_budget_in_full():
+    plan = planned()
+    slack = Slack.of(6, plan.lattice.length, 20, MIN_SHARE_VARIANCE)
+    assert plan.claim.budget == Fraction(slack.mu(8.0, 1e-5)) ** 2 > 6 * plan.noise.charge
+    given = planned(epsilon=None, noise_multiplier=plan.claim.noise_multiplier)
+    assert given.claim.budget == 6 * given.noise.charge
+
+
+def test_what_the_engine_sends_to_everybody_is_added_to_the_traffic():
+    for extra in ({}, {"post_quantum": True}):
+        quiet, loud = planned(**extra).traffic, planned(broadcast_bytes=77, **extra).traffic
+        assert (loud.up, loud.down) == (quiet.up, quiet.down + 77)
+
+
+def in_shards(per_client, **changes):
+    units = Units(per_client, 6)
+    return inside(units, clients=60, clients_per_round=60, rounds=6, shards=2, max_dropout=0.2, **changes)
+
+
+def test_the_sum_of_a_shard_has_the_fewest_ring_bits_that_hold_it():
+    for plan, vectors, size in (
+        (planned(), 1, 20),
+        (inside(Units(32, 6)), 33, 20),
+        (inside(Units(32, 6, local=True)), 1, 20),
+        (in_shards(32, adversary=Adversary.HONEST_BUT_CURIOUS), 33, 30),
+    ):
+        shares = 0 if plan.units and plan.units.local else plan.share_variance
+        largest = size * (vectors * plan.lattice.integer_bound + discrete_gaussian.largest_sample(shares))
+        assert plan.ring_bits == largest.bit_length() + 1
+
+
+def test_the_servers_sum_over_all_shards_must_fit_as_well():
+    bound = in_shards(1, adversary=Adversary.HONEST_BUT_CURIOUS).lattice.integer_bound
+    too_many = 2**61 // (60 * bound)  # with the client's own vector, 60 clients reach 2^61, and 30 do not
+    with pytest.raises(InfeasiblePlan, match="the sum of 60 vectors needs 63 ring bits") as caught:
+        in_shards(too_many, adversary=Adversary.HONEST_BUT_CURIOUS, delta=1e-22, epsilon=None, noise_multiplier=0.5)
+    assert caught.value.nearest == "fewer clients per round, or less noise"
+
+
+def test_a_delta_too_large_is_compared_with_one_over_all_units():
+    (warning,) = inside(Units(12_500, 6)).warnings
+    assert warning.startswith("delta = 1e-05 is not below 1 / subjects = 2e-06: ")
+    assert "one subject's data" in warning
+
+
+def test_without_noise_or_without_a_claim_there_is_nothing_to_judge():
+    assert planner.verdict(10, None, planned().claim) == "can learn"
+    assert planner.verdict(10, 1.0, None) == "can learn"

@@ -116,3 +116,13 @@ def test_the_noise_on_rewards_is_what_is_charged():
     assert made[0].standard_error == pytest.approx(deviation, rel=1e-3)
     assert abs(draws.mean() - 2.0) < 5 * deviation / math.sqrt(2000)
     assert abs(draws.std() - deviation) < 5 * deviation / math.sqrt(4000)
+
+
+def test_the_noised_mean_is_that_of_the_clipped_rewards_over_the_expected_number(entropy):
+    """Noise of 10 lattice steps of 1,000: within 6 deviations of the mean that is computed without noise."""
+    source = entropy(4)
+    seen = units.noised_rewards([5.0, 9.0, 1.0, math.nan], (1.0, 5.0), 0.01, 5, source)
+    assert source.labels == [("rewards",)]
+    deviation = math.sqrt(units.reward_variance(0.01)) * 2 / 1000 / 5
+    assert seen.standard_error == pytest.approx(deviation, rel=1e-12)
+    assert abs(seen.mean - (3 + (2 + 2 - 2) / 5)) < 6 * deviation
