@@ -12,7 +12,7 @@ from fgrpo_secure.config_file import ConfigError
 from fgrpo_secure.evidence import audits
 from fgrpo_secure.evidence.audits import Audit
 from fgrpo_secure.run_directory import RunDirectory
-from threat_model.audit import canaries, mechanism, setting
+from threat_model.audit import setting
 from threat_model.audit.setting import NothingToAudit, Setting
 
 app = typer.Typer(
@@ -40,6 +40,8 @@ def audit_mechanism(
     as_json: AsJson = False,
 ) -> None:
     """Run clip, encode, noise and sum many times, with one unit and without it."""
+    from threat_model.audit import mechanism  # statistics take a second to import; other commands need not wait
+
     with one_sentence():
         audited = _setting(config, overrides)
         _finish(mechanism.audit(audited, entropy.OsEntropy(), trials), audited, out, as_json)
@@ -56,6 +58,8 @@ def audit_canaries(
     as_json: AsJson = False,
 ) -> None:
     """Run all releases once with hundreds of planted units, and guess which of them were in."""
+    from threat_model.audit import canaries  # see above
+
     with one_sentence():
         audited = _setting(config, overrides)
         try:
