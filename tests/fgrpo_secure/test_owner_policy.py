@@ -1,18 +1,25 @@
 """The file that each owner keeps: every rule in it refuses by itself, across runs and servers, and says which."""
 
+import dataclasses
 import json
 import math
+import subprocess
+import sys
 from fractions import Fraction
 
 import msgspec
 import pytest
 
-from fgrpo_secure import client_policy, owner_policy, training
+from fgrpo_secure import client_policy, config_file, identity_file, owner_policy, training
 from fgrpo_secure.config_file import ConfigError
+from fgrpo_secure.federation import Federation
 from fgrpo_secure.owner_policy import Known, OwnerPolicy
 from fgrpo_secure.privacy.accounting import epsilon_of
-from fgrpo_secure.privacy.ledger import Ledgers
+from fgrpo_secure.privacy.ledger import Ledger, Ledgers
+from fgrpo_secure.privacy.sampled import Sampling
 from protocols.errors import Refused
+from protocols.identity import Identity
+from protocols.roster import Roster, hand_over, sign_roster
 
 DIMENSION = 256
 
@@ -131,6 +138,40 @@ def test_a_weight_never_rises_above_the_owners_largest(trial):
     assert set(weights.values()) == {1.0}
 
 
+def test_an_owner_follows_the_authority_that_its_own_handed_over_to(trial):
+    federation = trial.federation("federation.rounds=3")
+    directory, later = federation.directory, Identity.from_seed(b"n" * 32)
+    edit(directory, "mul", ('authority = "', f'authority = "{later.public.hex()}" # "'))
+    trial.restart(federation)
+    assert trial.conduct(federation).refusals.keys() == {2}, "not before the hand-over"
+    old = identity_file.read(directory.owners / "authority.key")
+    moved = Roster(2, later.public, federation.roster.members, retired=(old.public,))
+    directory.next_roster.write_bytes(sign_roster(later, moved, [hand_over(old, later.public)]))
+    federation.renew()
+    assert trial.conduct(federation, 1).refusals == {}
+
+
+def test_a_refusal_is_in_the_owners_own_log(trial):
+    federation = trial.federation("federation.rounds=3")
+    edit(federation.directory, "mul", ("max_sessions = 9", "max_sessions = 1"))
+    trial.restart(federation)
+    trial.conduct(federation)
+    said = "privacy.max_sessions: this client has taken part in all 1 it allows"
+    assert trial.conduct(federation, 1).refusals == {2: said}
+    assert said in (federation.directory.owners / "host-0" / "mul.log").read_text()
+
+
+def test_a_run_of_sampled_rounds_must_fit_the_budget_as_a_whole(offer, federation):
+    claim = dataclasses.replace(federation.privacy.claim, sampling=Sampling(0.5, 1.0, 3))
+    offer(claim=claim)
+    dearer = dataclasses.replace(claim, epsilon=61.0)
+    with pytest.raises(Refused, match=r"privacy.epsilon: the run's sampled rounds cost epsilon 61 .* allows 60 at"):
+        offer(claim=dearer)
+    with pytest.raises(Refused, match=r"privacy.epsilon: .* at delta 0.1, this client allows"):
+        offer(claim=dataclasses.replace(claim, delta=0.1))
+    offer(claim=dataclasses.replace(dearer, sampling=None))
+
+
 # ----------------------------------------------------------------------------------------------- what a budget is worth
 
 
@@ -223,6 +264,67 @@ def test_other_owners_or_another_number_of_processes_than_the_folder_holds_are_r
         training.start(config, directory, trial)
     assert not directory.root.exists()
     assert federation.roster.members[2].name == "mul"
+
+
+@pytest.mark.parametrize(
+    "setting", [{"sampling_rate": 0.5}, {"max_rounds_per_unit": 1}], ids=lambda setting: next(iter(setting))
+)
+def test_budgets_that_hold_for_one_run_as_a_whole_do_not_go_with_owners_of_several(setting):
+    table = {
+        "client": [{"name": "a", "task": "add", "count": 8, "rows": 8, "subject": "person"}],
+        "privacy": {"unit": "subject", "epsilon": 8.0, **setting},
+        "engine": {"owners": "/owners"},
+    }
+    with pytest.raises(ConfigError, match=r"engine.owners adds up what several runs spend; privacy.sampling_rate and"):
+        config_file.parse(table, "own.toml")
+
+
+def test_a_folder_of_owners_is_meant_relative_to_the_configuration_that_names_it(trial):
+    config, _ = trial.configure("engine.owners=ours")
+    assert config.engine.owners == str(trial.folder / "ours")
+
+
+def test_a_crashed_round_stays_paid_though_another_run_of_the_same_owners_came_between(trial, monkeypatch):
+    """The other run forgets the owners' answers; their ledgers still say whether a masked vector left."""
+    shared = f"engine.owners={json.dumps(str(trial.folder / 'owners'))}"
+    first = trial.federation(shared, "federation.rounds=3", name="first")
+    with monkeypatch.context() as patch:
+        patch.setattr(Federation, "_conclude", crash)
+        with pytest.raises(KeyboardInterrupt):
+            trial.conduct(first)
+    trial.engines.pop().close()
+    second = trial.federation(shared, "federation.rounds=3", "run.seed=1", name="second")
+    trial.conduct(second)
+    trial.restart(second)  # closes the stores
+    trial.restart(first)
+    spent = first.ledger.spent()
+    first.recover()
+    assert first.ledger.spent() == spent > 0
+    assert first.ledger.open_sessions() == ()
+
+
+def crash(*_):
+    raise KeyboardInterrupt
+
+
+def test_two_processes_with_the_same_ledger_never_spend_the_same_budget(tmp_path):
+    path = tmp_path / "ledgers.sqlite"
+    Ledger.open(path, "7", Fraction(20)).close()
+    code = (
+        "import sys; from fractions import Fraction; from pathlib import Path\n"
+        "from fgrpo_secure.privacy.ledger import BudgetExceeded, Ledger\n"
+        "ledger = Ledger.open(Path(sys.argv[1]), '7', Fraction(20))\n"
+        "for number in range(15):\n"
+        "    try: ledger.intent(bytes([number, int(sys.argv[2])]) * 16, number, Fraction(1))\n"
+        "    except BudgetExceeded: break"
+    )
+    racing = [subprocess.Popen([sys.executable, "-c", code, str(path), str(number)]) for number in range(2)]
+    assert [process.wait(60) for process in racing] == [0, 0]
+    ledger = Ledger.open(path, "7", Fraction(20))
+    assert ledger.spent() == 20
+    assert len(ledger.open_sessions()) == 20
+    ledger.verify()
+    ledger.close()
 
 
 def test_refunded_sessions_do_not_count_as_taking_part(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 from fgrpo_secure import checkpoint, training
 from fgrpo_secure.checkpoint import CheckpointError
+from fgrpo_secure.config_file import ConfigError
 from fgrpo_secure.federation import Federation
 from fgrpo_secure.run_directory import RunDirectory, RunDirectoryError, check_database
 
@@ -45,7 +46,9 @@ def damage(path):
         ("run.owners/host-0/ledgers.sqlite", r"host-0/ledgers.sqlite is {}"),
         ("run.owners/host-0/state.sqlite", r"host-0/state.sqlite is {}"),
         ("run.owners/pins.json", r"run.owners does not hold the clients of this run"),
+        ("run.owners/policies/mul/client-policy.toml", r"policies/mul/client-policy.toml"),
         ("run/roster.bin", r"roster.bin"),
+        ("run/server.key", r"server.key is missing or not a key"),
     ],
 )
 @pytest.mark.parametrize("harm", ["missing", "damaged"])
@@ -56,7 +59,7 @@ def test_a_run_does_not_go_on_without_a_whole_file_and_changes_nothing(directory
     else:
         damage(path)
     before = contents(directory)
-    with pytest.raises(RunDirectoryError, match=said.format(harm)) as problem:
+    with pytest.raises((RunDirectoryError, ConfigError), match=said.format(harm)) as problem:
         training.resume(directory, trial)
     assert not any(word in str(problem.value).replace(str(path), "") for word in LIBRARY_WORDS)
     assert "\n" not in str(problem.value)
@@ -100,6 +103,17 @@ def test_nobody_else_conducts_a_run_meanwhile(directory, trial):
         training.resume(directory, trial)
     with directory.claimed():
         pass
+
+
+def test_owners_take_part_in_one_run_at_a_time_and_a_refused_start_leaves_nothing(directory, tmp_path):
+    other = RunDirectory(tmp_path / "other", directory.owners)
+    with (
+        directory.claimed(),
+        pytest.raises(RunDirectoryError, match=r"run.owners are taking part in another run; wait"),
+    ):
+        other.create("")
+    assert not other.config.exists()
+    other.create("")
 
 
 def test_a_lock_ends_with_the_process_that_held_it(directory):

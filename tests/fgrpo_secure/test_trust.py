@@ -119,3 +119,13 @@ def test_the_store_never_goes_back_to_an_older_roster(path):
         with pytest.raises(AnswerConflict):
             store.put_roster(version, b"other")
     assert store.roster() == b"three"
+
+
+def test_a_roster_goes_back_to_whoever_signed_it_or_handed_over_to_that(path):
+    known = trust(path)
+    assert known.goes_back_to(AUTHORITY.public)
+    assert not known.goes_back_to(NEXT.public)
+    known.see(MOVED)
+    assert known.goes_back_to(AUTHORITY.public), "it handed over"
+    assert known.goes_back_to(NEXT.public), "looked at again with the new roster"
+    assert not known.goes_back_to(SERVER.public)

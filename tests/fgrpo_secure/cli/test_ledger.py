@@ -8,8 +8,10 @@ from fractions import Fraction
 import pytest
 from typer.testing import CliRunner
 
+from fgrpo_secure import owners_folder
 from fgrpo_secure.cli import app
-from fgrpo_secure.privacy.ledger import Ledgers
+from fgrpo_secure.owners_folder import Enrolled
+from fgrpo_secure.privacy.ledger import Ledger, Ledgers
 from protocols import merkle
 
 run = CliRunner()
@@ -101,3 +103,38 @@ def test_what_does_not_exist_exits_with_two(directory, tmp_path):
     assert ask("show", tmp_path / "nowhere").exit_code == 2
     missing = ask("prove", directory, 11)
     assert (missing.exit_code, "has entries 0 to 10" in missing.stderr) == (2, True)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three owners in two processes, as an earlier run left them."""
+    made = tmp_path / "owners"
+    made.mkdir()
+    Enrolled("ab" * 32, (), ("ann", "bob", "cas"), 2, "client").write(made)
+    for client in range(3):
+        place = owners_folder.store(made, client % 2).with_name(owners_folder.LEDGERS)
+        ledger = Ledger.open(place, client, Fraction(2))
+        ledger.intent(bytes([client]) * 32, client, Fraction(1 + client, 4))
+        ledger.close()
+    return made
+
+
+def test_an_owner_looks_at_its_ledger_by_its_name(folder):
+    assert "2: spent 0.75 of 2, 1 sessions open" in ask("show", folder, "--owner", "cas").stdout
+    assert "1: 2 entries verify" in ask("verify", folder, "--owner", "bob").stdout
+    proof = json.loads(ask("prove", folder, 1, "--owner", "ann").stdout)
+    assert json.loads(proof["entry"])["charge"] == "1/4"
+
+
+@pytest.mark.parametrize(
+    ("owner", "said"), [((), "choose one with --owner"), (("--owner", "eve"), "none of them is 'eve'")]
+)
+def test_an_owner_that_the_folder_does_not_hold_is_named_beside_those_it_holds(folder, owner, said):
+    refused = ask("show", folder, *owner)
+    assert refused.exit_code == 2
+    assert f"owners holds the ledgers of 3 owners, {said}; they are ann, bob, cas" in refused.stderr
+
+
+def test_a_damaged_folder_of_owners_is_named(folder):
+    (folder / owners_folder.PINS).write_text("[]")
+    assert "pins.json is missing or damaged" in ask("verify", folder, "--owner", "ann").stderr
