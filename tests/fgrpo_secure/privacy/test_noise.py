@@ -109,3 +109,11 @@ def test_the_charge_is_true_of_the_summed_vectors_and_weaker_noise_would_show(en
 
 def test_noised_vectors_do_not_print(entropy):
     assert "array" not in repr(noise.add_share(encoded(), 100, entropy(1))) + repr(noise.no_noise(encoded()))
+
+
+def test_the_samplers_largest_variance_is_within_its_range():
+    lattice = Lattice.build(16, 1.0)
+    largest = noise.largest_multiplier(lattice, 5, 1)
+    assert noise.NoisePlan.build(lattice, largest * (1 - 1e-15), 5, 1).share_variance == 2**34
+    with pytest.raises(ValueError, match="can add at most"):
+        noise.NoisePlan.build(lattice, largest * (1 + 1e-12), 5, 1)
