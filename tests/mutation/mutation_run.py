@@ -171,8 +171,18 @@ def prepared(work: Path, package: str, commit: str) -> Path:
     return tree
 
 
-def moved(mutant: dict, now: str) -> dict | None:
-    """The same change in the file as it is now; None if its lines no longer stand there once."""
+def at_commit(tree: Path, commit: str, path: str) -> str:
+    """The file as it was when the mutants were drawn."""
+    shown = subprocess.run(
+        ["git", "-C", str(tree), "show", f"{commit}:{path}"], check=True, capture_output=True, text=True
+    )
+    return shown.stdout
+
+
+def moved(mutant: dict, drawn_from: str, now: str) -> dict | None:
+    """The same change in the file as it is now; None if that has not the lines just once."""
+    if now == drawn_from:
+        return mutant
     lines = mutant["diff"].splitlines()
     old = "".join(f"{line[1:]}\n" for line in lines if line.startswith("-"))
     new = "".join(f"{line[1:]}\n" for line in lines if line.startswith("+"))
@@ -261,14 +271,15 @@ def try_mutant(tree: Path, seen: dict, mutant: dict, budget: float, log: Path) -
     return {**named, "outcome": verdict, "tests": len(tests), "by": killer, "cpu": round(cpu() - started, 2)}
 
 
-def run(chosen: list[dict], results: Path, tree: Path, seen: dict, commit: str, budget: float, again: bool) -> None:
-    """All mutants without a result; `again` instead those that survived at another commit, in the code of this one."""
+def run(chosen: list[dict], results: Path, tree: Path, seen: dict, commit: str, budget: float, since: str) -> None:
+    """All mutants without a result; when drawn `since` another commit, those that survived, in this one."""
+    again = since != commit
     state = {entry["number"]: entry for entry in read_lines(results)}
     for number, mutant in enumerate(chosen):
         known = state.get(number)
         if (known is None) == again or (known and (known["outcome"] != "survived" or known["commit"] == commit)):
             continue
-        present = moved(mutant, (tree / mutant["path"]).read_text("utf-8")) if again else mutant
+        present = moved(mutant, at_commit(tree, since, mutant["path"]), (tree / mutant["path"]).read_text("utf-8"))
         if present is None:
             done = {**known, "outcome": "gone"}
         else:
@@ -303,14 +314,15 @@ def main() -> None:
     if not seen_file.exists():
         tests = changed_tests(tree, asked.package, facts["commit"]) if asked.again else PACKAGES[asked.package][1]
         if not tests:
-            raise SystemExit("no test changed since the mutants were drawn")
+            sys.stdout.write("no test changed since the mutants were drawn\n")
+            return
         forked(observe, tree, asked.package, tests, seen_file, log=asked.work / f"{asked.package}.observed.log")
     seen = json.loads(seen_file.read_text("utf-8"))
     sys.stdout.write(f"{len(seen['costs'])} tests, {sum(seen['costs'].values()):.0f} s; failing: {seen['failed']}\n")
     load_libraries(seen["libraries"])
     check_children(seen, seen_file.with_suffix(".checked"))
     results = asked.work / f"{asked.package}.jsonl"
-    run(chosen, results, tree, seen, commit, asked.budget or (1e9 if asked.again else FIRST_BUDGET), asked.again)
+    run(chosen, results, tree, seen, commit, asked.budget or (1e9 if asked.again else FIRST_BUDGET), facts["commit"])
 
 
 if __name__ == "__main__":

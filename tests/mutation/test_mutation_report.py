@@ -46,8 +46,9 @@ def test_a_survivor_that_a_new_test_kills_counts_as_killed_and_as_missed_before(
     assert counted["noticed_of_tried_by_operator"] == {"number": [3, 5]}
 
 
-def test_every_survivor_of_the_committed_result_has_the_reason_that_is_listed_for_it():
+def test_the_committed_result_gives_each_survivor_the_reason_that_is_listed_for_it_and_no_reason_is_left_over():
     listed = report.reasons()
     survivors = [one for package in json.loads(RESULT.read_text("utf-8")).values() for one in package["survivors"]]
-    assert all(one["reason"] == listed[one["path"], one["diff"]] for one in survivors)
-    assert all(one["reason"] for one in survivors)
+    assert all(one["reason"] == listed.get((one["path"], one["diff"]), "") for one in survivors)
+    assert set(listed) <= {(one["path"], one["diff"]) for one in survivors}
+    assert all(listed.values())
