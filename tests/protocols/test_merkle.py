@@ -152,3 +152,9 @@ def test_proofs_ask_for_few_of_the_stored_subtrees():
         nodes, asked = stored(hashes)
         make(nodes, 700, 1000)
         assert len(asked) <= 30
+
+
+def test_there_is_no_proof_for_a_leaf_that_is_not_there():
+    for index in (-1, 3, 4):
+        with pytest.raises(IndexError):
+            merkle.inclusion_proof(lambda level, index: bytes(32), index, 3)
