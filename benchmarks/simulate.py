@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from fgrpo_secure import (
     adapters,
-    client_policy,
     client_round,
     entropy,
     gain,
@@ -125,7 +124,7 @@ class Simulation:
 
     def round(self, number: int) -> None:
         """One round of everybody, up to the next adapter."""
-        lattice = Lattice.build(self.policy.dimension(number), self.config.privacy.clip_norm, client_policy.SCORES)
+        lattice = Lattice.build(self.policy.dimension(number), self.config.privacy.clip_norm, round_settings.SCORES)
         variance = run_plan.share_variance(self.privacy, lattice)
         settings = round_settings.for_round(self.config, number, variance)
         trained = self.known.get(number) or self.train(settings)
@@ -249,6 +248,8 @@ def _check(config: Config) -> None:
         "uniform",
     ):
         raise ValueError("a simulation of units inside clients needs mode distributed and uniform weights")
+    if config.privacy.adaptive_clip is not None:
+        raise ValueError("a simulation has one clip norm for all rounds: leave out privacy.adaptive_clip")
     if config.privacy.sampling_rate is not None:
         raise ValueError("a simulation has no secret sampling of units: leave out privacy.sampling_rate")
     if config.grpo.loss_type not in ("dr_grpo", "grpo") or config.grpo.scale_rewards == "batch":

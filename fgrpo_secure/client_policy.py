@@ -9,11 +9,13 @@ from fractions import Fraction
 
 from pydantic import ValidationError
 
+from fgrpo_secure import adaptive_clip
+from fgrpo_secure.config import AdaptiveClip
 from fgrpo_secure.privacy import discrete_gaussian, encode
 from fgrpo_secure.privacy.accounting import round_mu_squared
 from fgrpo_secure.privacy.encode import IntArray, Lattice
 from fgrpo_secure.privacy.noise import MIN_SHARE_VARIANCE, NoisedVector
-from fgrpo_secure.round_settings import SCORES, RoundSettings, UnitTerms
+from fgrpo_secure.round_settings import RoundSettings, UnitTerms
 from protocols.errors import Refused
 from protocols.member import Limits
 from protocols.params import Adversary
@@ -61,6 +63,7 @@ class ClientPolicy:
     without that bound a server could take the budget of a whole run for one round. None without privacy.
     `units` are the terms on which units inside the client take part; `fixed_charge` is what a round costs the ledger
     where the budget was fixed for a whole run of sampled rounds.
+    `adaptive_clip` is the rule by which the clip norm may follow what rounds released, from `first_clip_norm` on.
     `post_quantum` demands hybrid key agreement: a server that turns it off is refused.
     """
 
@@ -75,6 +78,8 @@ class ClientPolicy:
     aggregation: str = "secure"
     units: UnitTerms | None = None
     fixed_charge: Fraction | None = None
+    adaptive_clip: AdaptiveClip | None = None
+    first_clip_norm: float | None = None
 
     def limits(self, last_round: int, today: int) -> Limits:
         """The demands on thresholds, for the protocol; `today` in days since 1970-01-01."""
@@ -101,7 +106,8 @@ class ClientPolicy:
             raise Refused(f"the plan's aggregation is {settings.aggregation!r}, this client's is {self.aggregation!r}")
         if settings.units != self.units:
             raise Refused("the plan lets units take part on other terms than this client's")
-        if dict(plan.vectors) != {"update": dimension, "scores": SCORES}:
+        self._check_clip(settings)
+        if dict(plan.vectors) != {"update": dimension, "scores": settings.scores}:
             raise Refused("the plan's vectors are not this client's update and scores")
         variance = settings.share_variance
         if (settings.unit == "none") != (variance == 0):
@@ -116,6 +122,23 @@ class ClientPolicy:
         admitted = Admitted(settings, lattice, plan.colluders, Fraction(0), self.fixed_charge)
         self._affordable(admitted.worst_case(plan.floor))
         return replace(admitted, charge=admitted.settled(plan.floor))
+
+    def _check_clip(self, settings: RoundSettings) -> None:
+        """An adaptive clip norm must follow from the published shares by this client's own rule and bounds.
+
+        No noise depends on it: a wrong one costs no privacy, but would let a server silence or unleash everybody.
+        """
+        rule, first = self.adaptive_clip, self.first_clip_norm
+        if (settings.adaptive_clip, settings.first_clip_norm) != (rule, first):
+            raise Refused("the plan adapts the clip norm by another rule than this client's")
+        if rule is None or first is None:
+            if settings.shares:
+                raise Refused("the plan tells of clip norms that no rule adapts")
+            return
+        if len(settings.shares) != settings.training_round:
+            raise Refused("the plan's history of the clip norm does not have one share for each round before")
+        if not adaptive_clip.agrees(settings.clip_norm, rule, first, settings.shares):
+            raise Refused("the plan's clip norm does not follow from the shares that it publishes")
 
     def _affordable(self, charge: Fraction) -> None:
         if charge > (self.max_charge or 0):

@@ -6,8 +6,8 @@ and after it on the wire, is `protocols.client`.
 
 from dataclasses import dataclass, field
 
+from fgrpo_secure import adaptive_clip, gain
 from fgrpo_secure import entropy as entropies
-from fgrpo_secure import gain
 from fgrpo_secure.adapters import Policy
 from fgrpo_secure.entropy import Entropy
 from fgrpo_secure.gain import Baseline
@@ -42,9 +42,8 @@ def contribute(
     learned = _learn(policy, owner, settings, past)  # rollouts -> rewards -> GRPO steps -> update, gain, weight
     trained = entropies.processor_time() - started
     clipped = clip.to_norm(learned.update, settings.clip_norm).times(learned.weight)
-    encoded = encode.to_ring(
-        clipped, scores(learned.gain, learned.weight, settings), lattice, entropy.child("rounding")
-    )
+    said = (*scores(learned.gain, learned.weight, settings), *learned.within)
+    encoded = encode.to_ring(clipped, said, lattice, entropy.child("rounding"))
     noised = _noised(encoded, settings, entropy.child("noise"))
     return Contribution(noised, learned.baseline, learned.seconds_rollouts, trained)
 
@@ -58,6 +57,7 @@ class Learned:
     weight: float = field(repr=False)
     baseline: Baseline = field(repr=False)
     seconds_rollouts: float
+    within: tuple[Score, ...] = field(default=(), repr=False)
 
 
 def _learn(policy: Policy, owner: Owner, settings: RoundSettings, past: Baseline) -> Learned:
@@ -68,12 +68,20 @@ def _learn(policy: Policy, owner: Owner, settings: RoundSettings, past: Baseline
     except UnusableRound as reason:
         owner.note(settings, reason)
         zero = Update.zero(policy.dimension(settings.training_round))
-        (low, high), _ = score_ranges(settings)
-        return Learned(zero, 0.0, low / 2 + high / 2, past, 0.0)  # the middle of a range encodes to zero
+        low, high = score_ranges(settings)[0]
+        middle = low / 2 + high / 2  # of a range: encodes to zero
+        return Learned(zero, 0.0, middle, past, 0.0, _within(adaptive_clip.nothing(), settings))
     relative = gain.relative_gain(trained.observation, past, weighting)
     baseline = past.updated(trained.observation, weighting.baseline_decay)
     weight = min(gain.weight(relative, weighting), owner.max_weight)
-    return Learned(Update(trained.update), relative, weight, baseline, trained.seconds_rollouts)
+    update = Update(trained.update)
+    within = _within(adaptive_clip.bit(update, settings.clip_norm), settings)
+    return Learned(update, relative, weight, baseline, trained.seconds_rollouts, within)
+
+
+def _within(bit: Score, settings: RoundSettings) -> tuple[Score, ...]:
+    """The coordinate that an adaptive clip adds to `scores`; none without one."""
+    return () if settings.adaptive_clip is None else (bit,)
 
 
 def _noised(encoded: EncodedVector, settings: RoundSettings, entropy: Entropy) -> NoisedVector:
@@ -88,7 +96,8 @@ def scores(relative: float, weight: float, settings: RoundSettings) -> tuple[Sco
     return Score(weight, settings.weighting.min_weight, 1.0), Score(relative, -limit, limit)
 
 
-def score_ranges(settings: RoundSettings) -> tuple[tuple[float, float], tuple[float, float]]:
-    """The public (low, high) of `scores`, for the server's decoder."""
+def score_ranges(settings: RoundSettings) -> tuple[tuple[float, float], ...]:
+    """The public (low, high) of every coordinate besides the update's, for the server's decoder."""
     limit = settings.weighting.gain_clip
-    return (settings.weighting.min_weight, 1.0), (-limit, limit)
+    bits = () if settings.adaptive_clip is None else ((0.0, 1.0),)
+    return (settings.weighting.min_weight, 1.0), (-limit, limit), *bits

@@ -149,6 +149,18 @@ class Weighting(Section):
     )
 
 
+class AdaptiveClip(Section):
+    """A clip norm that follows a quantile of the clients' update norms; see `fgrpo_secure.adaptive_clip`."""
+
+    quantile: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="share of clients that need no clipping")
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.2, description="of the clip norm's logarithm, in a round"
+    )
+    range: Annotated[float, Field(ge=1, le=1e6)] = Field(
+        100.0, description="the clip norm stays within privacy.clip_norm times and divided by this"
+    )
+
+
 class Privacy(Section):
     unit: Literal["client", "subject", "prompt_group", "none"] = Field(
         "client",
@@ -160,6 +172,9 @@ class Privacy(Section):
     noise_multiplier: Positive | None = None
     delta: Annotated[float, Field(ge=1e-30, lt=1)] = 1e-5
     clip_norm: ClipNorm = Field(1.0, description="L2 bound of one unit's update (a client's, or one gradient)")
+    adaptive_clip: AdaptiveClip | None = Field(
+        None, description="quantile, learning_rate, range: clip_norm is then the first round's; default: off"
+    )
     mode: Literal["distributed", "local"] = Field(
         "distributed",
         description="'distributed': clients share the noise of a sum; 'local': each adds all of it, at every step",

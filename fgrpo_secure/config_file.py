@@ -15,7 +15,7 @@ import tomlkit
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from fgrpo_secure.config import Client, Config, Section
+from fgrpo_secure.config import AdaptiveClip, Client, Config, Section
 
 Tables = TypeVar("Tables", bound=Section)
 
@@ -162,6 +162,8 @@ def _fields_at(location: tuple[int | str, ...], kind: type[Section]) -> list[str
         return list(kind.model_fields)
     if location[0] == "client":
         return list(Client.model_fields)
+    if location[:2] == ("privacy", "adaptive_clip") and len(location) > 2:
+        return list(AdaptiveClip.model_fields)
     section = kind.model_fields[str(location[0])].annotation
     if not (isinstance(section, type) and issubclass(section, Section)):
         raise TypeError(f"{location[0]} is not a section")
@@ -175,9 +177,16 @@ def _table(section: Section) -> tomlkit.items.Table:
         if value is None:
             table.add(tomlkit.comment(f"{key} is not set: {note}"))
             continue
-        item = tomlkit.item(value)
+        item = tomlkit.item(value) if not isinstance(getattr(section, key), Section) else _inline(value)
         item.comment(note)
         table.add(key, item)
+    return table
+
+
+def _inline(value: Mapping[str, Any]) -> tomlkit.items.InlineTable:
+    """A table on one line: keys that follow it stay in the section."""
+    table = tomlkit.inline_table()
+    table.update(value)
     return table
 
 

@@ -69,7 +69,17 @@ def _whole_client(config: "Config") -> list[str]:
 
 def _small_unit(config: "Config") -> list[str]:
     unit = config.privacy.unit
-    return [*_training(config, f"privacy.unit is {unit!r}"), *_weights(config), *_participation(config), *_data(config)]
+    given = f"privacy.unit is {unit!r}"
+    return [_clip(config), *_training(config, given), *_weights(config), *_participation(config), *_data(config)]
+
+
+def _clip(config: "Config") -> str:
+    if config.privacy.adaptive_clip is None:
+        return ""
+    return (
+        "privacy.adaptive_clip follows norms of whole clients' updates, and only privacy.unit 'client' clips those: "
+        "inside a client every unit, at every step, would have to say a bit of its own; leave it out"
+    )
 
 
 def _training(config: "Config", given: str) -> list[str]:

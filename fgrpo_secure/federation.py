@@ -21,7 +21,7 @@ from fgrpo_secure.engines.embedded import Embedded
 from fgrpo_secure.engines.frames import Costs
 from fgrpo_secure.engines.signatures import SharedVerifier
 from fgrpo_secure.entropy import Entropy
-from fgrpo_secure.evidence import notes, spent, witness
+from fgrpo_secure.evidence import clip_norms, notes, spent, witness
 from fgrpo_secure.gathered import Gathered
 from fgrpo_secure.models import BaseModel
 from fgrpo_secure.privacy.encode import SumOutOfBounds
@@ -61,6 +61,7 @@ class RoundResult:
     session_number: int  # of the first shard
     cohort: int  # clients of the shards that ended
     failures: tuple[str, ...]  # why the other shards did not
+    clip_norm: float
     adapter_bytes: int
     seconds_server: float
     seconds_total: float
@@ -83,6 +84,7 @@ class Federation:
     optimizer: ServerOptimizer
     average: IterateAverage
     source: Entropy  # of a baseline's central noise; a server that is not trusted adds none
+    shares: tuple[float, ...] = ()  # what an adaptive clip norm follows: one for each finished round
     clients: tuple[int, ...] | None = None  # who may take part since the last `renew`; None: all
     verify: SharedVerifier = field(default_factory=SharedVerifier)
     first_plan: PrivacyPlan = field(init=False)
@@ -146,9 +148,11 @@ class Federation:
         gathered = self._gather(sessions, on_answer)
         conclusion = self._conclude(training_round, sessions, gathered)
         seconds_server = entropy.processor_time() - server_started - gathered.seconds_inside
-        self._settle(sessions, gathered)
+        self._settle(sessions, gathered, conclusion)
         self._witness(sessions[0][0], gathered)
         self.policy.set_vector(training_round, conclusion.vector)
+        if conclusion.share_within is not None:
+            self.shares = (*self.shares[:training_round], conclusion.share_within)
         return RoundResult(
             conclusion,
             gathered.recovered(),
@@ -157,6 +161,7 @@ class Federation:
             sessions[0][0].round,
             gathered.cohort,
             tuple(gathered.failures),
+            sessions[0][1].settings.clip_norm,
             len(adapter),
             seconds_server,
             entropy.stopwatch() - started,
@@ -199,6 +204,7 @@ class Federation:
             dimension,
             schedule.partition(self.config, self.roster.digest, training_round, self.clients)[shard],
             self.run,
+            self.shares[:training_round],
         )
         return plan, self.demands.admit(plan, dimension)
 
@@ -284,11 +290,12 @@ class Federation:
                     break
         notes.keep(self.directory.notes, self.ledger.size(), note)
 
-    def _settle(self, sessions: Sessions, gathered: Gathered) -> None:
+    def _settle(self, sessions: Sessions, gathered: Gathered, conclusion: Conclusion) -> None:
         if self.ledger is not None:
             training_round = sessions[0][1].settings.training_round
             shards = witness.shard_facts(training_round, gathered.ended) if len(sessions) > 1 else {}
-            facts = {**shards, **spent.facts(training_round, self.config.unit_blocks)}
+            facts: dict[str, str | int] = {**shards, **spent.facts(training_round, self.config.unit_blocks)}
+            facts |= clip_norms.facts(conclusion.share_within)
             self.ledger.settle(wire.session_of(sessions[0][0]), len(gathered.survivors), gathered.charge, facts)
 
     def _abort(self, sessions: Sessions, refund: bool) -> None:

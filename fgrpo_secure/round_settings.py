@@ -7,17 +7,18 @@ gives two clients different rates, seeds or clips gets noise instead of a sum.
 import json
 import math
 from fractions import Fraction
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fgrpo_secure.config import Adapter, ClipNorm, Config, Grpo, Section, Weighting
+from fgrpo_secure import adaptive_clip
+from fgrpo_secure.config import Adapter, AdaptiveClip, ClipNorm, Config, Grpo, Section, Weighting
 from fgrpo_secure.coupling import SMALL_UNITS
 from fgrpo_secure.privacy import units
 from fgrpo_secure.privacy.clip import LARGEST_CLIP
 from fgrpo_secure.privacy.encode import Lattice
 
-SCORES = 2  # weight and gain: coordinates of a vector besides the update's
+SCORES = 2  # weight and gain: coordinates of a vector besides the update's; with an adaptive clip its bit, too
 
 
 class UnitTerms(Section):
@@ -50,12 +51,22 @@ class RoundSettings(Section):
     unit: Literal["client", "subject", "prompt_group", "none"]
     units: UnitTerms | None = Field(description="None unless the unit lies inside a client")
     clip_norm: ClipNorm
+    adaptive_clip: AdaptiveClip | None = Field(None, description="the rule by which the clip norm follows `shares`")
+    first_clip_norm: ClipNorm | None = Field(None, description="what the rule began with; None without one")
+    shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        (), description="the noised share of clients within the clip norm in each round before, as the server released"
+    )
     share_variance: int = Field(
         ge=0, description="lattice variance of each client's noise: its share, or all of a local step's; 0 without"
     )
     aggregation: Literal["secure", "plain"] = Field(
         "secure", description="'plain': the server adds all noise itself, once, of that variance"
     )
+
+    @property
+    def scores(self) -> int:
+        """Coordinates of a vector besides the update's."""
+        return score_count(self.adaptive_clip)
 
     @property
     def vectors_per_client(self) -> int:
@@ -80,7 +91,7 @@ class RoundSettings(Section):
 
     def unit_lattice(self, dimension: int) -> Lattice:
         """The lattice of what is clipped: a client's update, or one unit's gradient."""
-        return Lattice.build(dimension, self.clip_norm, SCORES)
+        return Lattice.build(dimension, self.clip_norm, self.scores)
 
     def upload_lattice(self, dimension: int) -> Lattice:
         """The lattice of what a client sends; another one only in mode 'local', where an update is noised before.
@@ -96,7 +107,7 @@ class RoundSettings(Section):
         else:
             noise = math.sqrt(steps * dimension * self.share_variance) / self.unit_lattice(dimension).scale
             bound = rate * (steps * self.clip_norm + 1.25 * noise / self.units.expected)
-        return Lattice.build(dimension, min(bound, LARGEST_CLIP), SCORES)
+        return Lattice.build(dimension, min(bound, LARGEST_CLIP), self.scores)
 
     def encode(self) -> bytes:
         """Canonical JSON: sorted keys, no spaces."""
@@ -106,6 +117,11 @@ class RoundSettings(Section):
     def decode(data: bytes) -> "RoundSettings":
         """The settings in `data`; raises pydantic's ValidationError (a ValueError) if they are not usable."""
         return RoundSettings.model_validate_json(data)
+
+
+def score_count(rule: AdaptiveClip | None) -> int:
+    """Weight, gain, and the bit of an adaptive clip if there is one."""
+    return SCORES + (rule is not None)
 
 
 def unit_terms(config: Config) -> UnitTerms | None:
@@ -120,8 +136,11 @@ def unit_terms(config: Config) -> UnitTerms | None:
     )
 
 
-def for_round(config: Config, training_round: int, share_variance: int) -> RoundSettings:
-    """The settings that `config` gives round `training_round`."""
+def for_round(
+    config: Config, training_round: int, share_variance: int, shares: tuple[float, ...] = ()
+) -> RoundSettings:
+    """The settings that `config` gives round `training_round`, after rounds that released `shares`."""
+    rule, first = config.privacy.adaptive_clip, config.privacy.clip_norm
     return RoundSettings(
         training_round=training_round,
         seed=config.run.seed,
@@ -131,7 +150,10 @@ def for_round(config: Config, training_round: int, share_variance: int) -> Round
         weighting=config.weighting,
         unit=config.privacy.unit,
         units=unit_terms(config),
-        clip_norm=config.privacy.clip_norm,
+        clip_norm=first if rule is None else adaptive_clip.clip_norm(rule, first, shares),
+        adaptive_clip=rule,
+        first_clip_norm=None if rule is None else first,
+        shares=() if rule is None else shares,
         share_variance=share_variance,
         aggregation=config.aggregation.mode,
     )

@@ -23,8 +23,9 @@ class RunDirectoryError(ValueError):
 class RoundMetrics:
     """One line of metrics.jsonl. None: not measured in this round.
 
-    `mean_weight` and `mean_gain` come from the noisy sums that the ledger was charged for; `reward`, `pass_rate` and
-    `pass_rate_greedy` from the public evaluation set.
+    `share_within` is that of clients which an adaptive clip norm did not cut; it, `mean_weight` and `mean_gain` come
+    from the noisy sums that the ledger was charged for; `reward`, `pass_rate` and `pass_rate_greedy` from the public
+    evaluation set.
     """
 
     round: int
@@ -34,6 +35,8 @@ class RoundMetrics:
     failed_sessions: int
     mean_weight: float
     mean_gain: float
+    clip_norm: float
+    share_within: float | None
     update_norm: float
     epsilon_spent: float | None
     bytes_up_per_client: int

@@ -11,10 +11,10 @@ from fractions import Fraction
 
 from safetensors.torch import save
 
-from fgrpo_secure import client_policy, gain, round_settings, schedule
+from fgrpo_secure import adaptive_clip, client_policy, gain, round_settings, schedule
 from fgrpo_secure.adapters import Policy
 from fgrpo_secure.client_policy import ClientPolicy
-from fgrpo_secure.config import Config
+from fgrpo_secure.config import AdaptiveClip, Config
 from fgrpo_secure.models import BaseModel
 from fgrpo_secure.privacy import crosscheck as accountants
 from fgrpo_secure.privacy import planner
@@ -125,7 +125,7 @@ def _plan(
     epsilon: float | None,
     multiplier: float | None,
 ) -> PrivacyPlan:
-    return planner.plan(
+    found = planner.plan(
         rounds=config.federation.rounds,
         clients=count,
         enrolled=enrolled,
@@ -146,6 +146,21 @@ def _plan(
         mean_weight=gain.reference_weight(config.weighting),
         broadcast_bytes=_broadcast_bytes(config, policy, count),
         post_quantum=config.aggregation.post_quantum,
+        scores=round_settings.score_count(config.privacy.adaptive_clip),
+    )
+    _check_clip(config.privacy.adaptive_clip, found)
+    return found
+
+
+def _check_clip(rule: AdaptiveClip | None, found: PrivacyPlan) -> None:
+    """InfeasiblePlan where noise alone would toss an adaptive clip norm about."""
+    deviation = found.share_deviation
+    if rule is None or not deviation or rule.learning_rate <= adaptive_clip.steadiest(deviation):
+        return
+    raise InfeasiblePlan(
+        f"noise of deviation {deviation:.3g} on the share of clients within the clip norm would move it by "
+        f"{rule.learning_rate * deviation:.0%} a round at learning_rate = {rule.learning_rate:g}",
+        f"privacy.adaptive_clip.learning_rate = {adaptive_clip.steadiest(deviation) * 0.999:.3g}, or more clients",
     )
 
 
@@ -184,6 +199,8 @@ def demands(config: Config, privacy: PrivacyPlan) -> ClientPolicy:
         aggregation=config.aggregation.mode,
         units=round_settings.unit_terms(config),
         fixed_charge=privacy.round_charge,
+        adaptive_clip=config.privacy.adaptive_clip,
+        first_clip_norm=None if config.privacy.adaptive_clip is None else config.privacy.clip_norm,
     )
 
 
@@ -239,15 +256,18 @@ def open_round(
     dimension: int,
     shard: tuple[int, ...],
     run: bytes | None = None,
+    shares: tuple[float, ...] = (),
 ) -> RoundPlan:
     """The plan of one session: the public facts of training round `training_round` for the clients of one shard.
 
     Every shard's clients add the share that the smallest one needs: in a larger shard that is no less noise. `run` is
-    the run's name; default: that of a run which began with this roster.
+    the run's name; default: that of a run which began with this roster. `shares`: what rounds before this one released
+    for an adaptive clip norm.
     """
     parameters = _parameters(config, privacy, len(roster), len(shard))
-    variance = share_variance(privacy, Lattice.build(dimension, config.privacy.clip_norm, round_settings.SCORES))
-    settings = round_settings.for_round(config, training_round, variance)
+    scores = round_settings.score_count(config.privacy.adaptive_clip)
+    variance = share_variance(privacy, Lattice.build(dimension, config.privacy.clip_norm, scores))
+    settings = round_settings.for_round(config, training_round, variance, shares)
     largest_noise = largest_sample(settings.upload_variance)
     kind = HybridPlan if config.aggregation.post_quantum else RoundPlan
     return kind(
@@ -259,7 +279,7 @@ def open_round(
         cohort=shard,
         context=tuple(sorted(loaded.items())),
         settings=settings.encode(),
-        vectors=(("update", dimension), ("scores", round_settings.SCORES)),
+        vectors=(("update", dimension), ("scores", scores)),
         ring_bits=required_ring_bits(
             settings.upload_lattice(dimension), parameters.cohort, largest_noise, settings.vectors_per_client
         ),

@@ -71,6 +71,8 @@ class RunRecord:
             failed_sessions=failed,
             mean_weight=result.conclusion.mean.mean_weight,
             mean_gain=result.conclusion.mean.mean_gain,
+            clip_norm=result.clip_norm,
+            share_within=result.conclusion.share_within,
             update_norm=float(np.linalg.norm(result.conclusion.mean.update)),
             epsilon_spent=epsilon,
             bytes_up_per_client=round(up / cohort),
@@ -90,6 +92,7 @@ class RunRecord:
             "initial": self.initial and asdict(self.initial),
             "final": self.final and asdict(self.final),
             "sums": asdict(self.sums),
+            "shares": list(federation.shares),
         }
         state = federation.optimizer.state() | federation.average.state()
         return Checkpoint(self.rounds_done, federation.policy.full_state(), state, progress)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fgrpo_secure import client_round
+from fgrpo_secure import adaptive_clip, client_round
 from fgrpo_secure.apply import ServerOptimizer, WeightedMean, denominator_kind, weighted_mean
 from fgrpo_secure.client_policy import Admitted
 from fgrpo_secure.privacy import encode
@@ -29,6 +29,7 @@ class Conclusion:
 
     vector: NDArray[np.float64]
     mean: WeightedMean
+    share_within: float | None = None  # of survivors, noised: whose update was within an adaptive clip norm
 
 
 def collect(
@@ -71,9 +72,10 @@ def conclude(
     survivors = len(recovered.survivors)
     total = checked_total(recovered, admitted)
     decoded = encode.from_ring(total, lattice, client_round.score_ranges(settings), survivors)
-    weight_sum, gain_sum = decoded.score_sums
+    weight_sum, gain_sum, *bits = decoded.score_sums
+    within = adaptive_clip.share_within(bits[0], survivors) if bits else None
     kind = denominator_kind(settings.weighting, settings.unit != "none", survivors)
     mean = weighted_mean(
         per_client(decoded.update_sum, settings), weight_sum, gain_sum, survivors, kind, settings.weighting
     )
-    return Conclusion(optimizer.step(vector, mean.update, factors), mean)
+    return Conclusion(optimizer.step(vector, mean.update, factors), mean, within)

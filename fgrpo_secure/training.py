@@ -92,6 +92,7 @@ def _continued(federation: Federation, found: Checkpoint) -> RunRecord:
     federation.optimizer.load(averaging.without(found.optimizer))
     federation.average.load(found.optimizer)
     try:
+        federation.shares = tuple(found.progress["shares"])
         return RunRecord.load(found.progress)
     except (KeyError, TypeError):
         raise checkpoint.damaged(federation.directory.checkpoints, found.rounds_done) from None

@@ -86,6 +86,9 @@ RELEASED = (
     Exposure("sum of updates", Cover.CHARGED, "over at least the stated number of honest survivors, with their noise"),
     Exposure("sum of weights", Cover.CHARGED, "one coordinate of the same noised vector"),
     Exposure("sum of gains", Cover.CHARGED, "one coordinate of the same noised vector"),
+    Exposure(
+        "clients within the clip norm", Cover.CHARGED, "with an adaptive clip: one coordinate of the same noised vector"
+    ),
 )
 
 BESIDES = (

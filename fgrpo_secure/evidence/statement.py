@@ -176,6 +176,7 @@ def _mechanism(config: Config, facts: Mapping[str, Any], terms: Terms) -> dict[s
         "name": LOCAL if facts["privacy.mode"] == "local" else DISTRIBUTED,
         "mode": facts["privacy.mode"],
         "clip_norm": config.privacy.clip_norm,
+        "adaptive_clip": config.privacy.adaptive_clip and config.privacy.adaptive_clip.model_dump(),
         "noise_multiplier": facts["privacy.noise_multiplier"],
         "share_variance": facts["privacy.share_variance"],
         "rounds_per_client": facts["privacy.rounds_per_client"],

@@ -16,7 +16,7 @@ import jsonschema  # type: ignore[import-untyped]  # has no types of its own
 
 from fgrpo_secure import config_file, enrolment, schedule
 from fgrpo_secure.config import Config
-from fgrpo_secure.evidence import manifest, notes, registry, signed_file, spent, statement
+from fgrpo_secure.evidence import clip_norms, manifest, notes, registry, signed_file, spent, statement
 from fgrpo_secure.evidence.signed_file import BadFile
 from fgrpo_secure.evidence.spent import Terms
 from fgrpo_secure.privacy.checkpoint_note import BadCheckpoint
@@ -201,6 +201,11 @@ def _settings(evidence: Evidence) -> str:
     for key in ("rounds", "clients", "stopped"):
         if summary[key] != stated["run"][key]:
             raise BadFile(f"summary.json has {key} = {summary[key]}, the statement {stated['run'][key]}")
+    if evidence.directory.metrics.exists():
+        clip_norms.check(evidence.directory.read_metrics(), config.privacy, evidence.ledger)
+    rule = config.privacy.adaptive_clip
+    if stated["mechanism"] is not None and stated["mechanism"]["adaptive_clip"] != (rule and rule.model_dump()):
+        raise BadFile("config.toml adapts the clip norm by another rule than the statement")
     record = registry.dump(registry.build(stated, config.deployment))
     if evidence.directory.registry.read_text() != record:
         raise BadFile(f"{evidence.directory.registry.name} is not the statement's record")

@@ -63,6 +63,29 @@ class PrivacyPlan:
         return 0 if self.noise is None else self.noise.share_variance
 
     @property
+    def share_deviation(self) -> float | None:
+        """What noise does to the share of clients within an adaptive clip norm, one deviation; None without either.
+
+        Of all shards of a round together, when nobody is lost. The bit has half a unit of range around its middle.
+        """
+        if self.lattice.scores <= SCORES or self.noise is None:
+            return None
+        shares = 1 if self.trusted_server else self._cohort
+        return math.sqrt(shares * self.share_variance) / (2 * self.lattice.score_radius * self._cohort)
+
+    @property
+    def _cohort(self) -> int:
+        return self.shards * self.parameters.cohort
+
+    @property
+    def bit_cost(self) -> float | None:
+        """By what fraction an adaptive clip's bit lengthens the joint bound, and with it all noise; None without."""
+        if self.lattice.scores <= SCORES:
+            return None
+        without = Lattice.build(self.lattice.dimension, self.lattice.clip_norm, SCORES)
+        return self.lattice.integer_bound / without.integer_bound - 1
+
+    @property
     def _server_unprotected(self) -> bool:
         """Whether the server sees what no noise covers yet: in a plain run, unless clients add all noise themselves."""
         return self.trusted_server and not (self.units is not None and self.units.local)
@@ -97,6 +120,8 @@ class PrivacyPlan:
             "privacy.mu_server": claim and claim.mu,
             "privacy.share_variance": self.share_variance,
             "privacy.rounds_per_client": self.rounds_per_client,
+            "privacy.adaptive_clip_cost": self.bit_cost,
+            "privacy.adaptive_clip_deviation": self.share_deviation,
             "privacy.rounds_per_unit": self.units.rounds if self.units else self.rounds_per_client,
             **self._aggregation(),
             "bytes.up_per_client_per_round": self.traffic.up,
@@ -153,15 +178,15 @@ def plan(
     broadcast_bytes: int = 0,
     units: Units | None = None,
     post_quantum: bool = False,
+    scores: int = SCORES,
 ) -> PrivacyPlan:
     """The plan for `rounds` rounds with `clients_per_round` of `clients` clients in each; `units` inside them, if any.
 
-    `unit` is "none", or goes with one of `epsilon` (against the server) and `noise_multiplier` (at the floor).
-    `adversary` None: a trusted server. `enrolled`: on the roster, if more. Raises InfeasiblePlan or ValueError.
+    `unit` "none", or one of `epsilon` and `noise_multiplier`; `adversary` None: trust. InfeasiblePlan or ValueError.
     """
     _check_unit(unit, units, mean_weight)
     _check_schedule(rounds, clients, clients_per_round, rounds_per_client, max_rounds_per_client)
-    lattice, each = Lattice.build(dimension, clip_norm, SCORES), units or Units(1, rounds_per_client)
+    lattice, each = Lattice.build(dimension, clip_norm, scores), units or Units(1, rounds_per_client)
     least, most = _shards(adversary, max(clients, enrolled or 0), clients_per_round, shards, max_corrupt, max_dropout)
     sized = sizing(adversary, lattice, least, most.cohort, each, delta) if unit != "none" else None
     noise, claim = sized.solve(epsilon, noise_multiplier) if sized else (None, None)
@@ -174,7 +199,7 @@ def plan(
         noise=noise,
         claim=claim,
         ring_bits=(bits := _ring_bits(lattice, clients_per_round, shards, noise, units)),
-        traffic=_traffic(adversary, most, (dimension, SCORES), bits, broadcast_bytes, post_quantum),
+        traffic=_traffic(adversary, most, (dimension, scores), bits, broadcast_bytes, post_quantum),
         unit=unit,
         units=units,
         useful_dimension=(useful := _useful_dimension(noise, rounds, clients_per_round, adversary, mean_weight, units)),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fgrpo_secure import config_file
+from fgrpo_secure import config_file, round_settings
 from fgrpo_secure.apply import denominator_kind
 from fgrpo_secure.config import Config
 from fgrpo_secure.evidence import attacks, audits, signed_file
@@ -58,15 +58,19 @@ class RunFacts:
         return [by_round.get(line["session"]) for line in self.rounds]
 
     def noise_norms(self) -> list[float | None]:
-        """The expected norm of the noise in each round's mean update: z C sqrt(1 + 2 s^2) sqrt(d) / denominator."""
+        """The expected norm of the noise in each round's mean update: z C sqrt(1 + m s^2) sqrt(d) / denominator."""
         if not self.private:
             return [None for _ in self.rounds]
-        clip, dimension = self.statement["mechanism"]["clip_norm"], self.summary["adapter.dimension"]
-        whole = clip * math.sqrt(1 + 2 * SCORE_SCALE**2) * math.sqrt(dimension)
+        whole = self._joint * math.sqrt(self.summary["adapter.dimension"])
         return [
-            None if z is None else z * whole / self._denominator(line)
+            None if z is None else z * line["clip_norm"] * whole / self._denominator(line)
             for z, line in zip(self.noise_multipliers(), self.rounds, strict=True)
         ]
+
+    @property
+    def _joint(self) -> float:
+        """The joint bound over the clip norm: of the update and m coordinates of score_scale s each."""
+        return math.sqrt(1 + round_settings.score_count(self.config.privacy.adaptive_clip) * SCORE_SCALE**2)
 
     def _denominator(self, line: Mapping[str, Any]) -> float:
         """What the server divided the noisy sum by: the noisy sum of weights, or its public expectation."""
@@ -76,8 +80,8 @@ class RunFacts:
         return float(line["survivors"] * weight)
 
     def score_deviations(self, half_range: float) -> list[float | None]:
-        """The noise's standard deviation in a mean score of that half range: z sqrt(1 + 2 s^2) half / (s survivors)."""
-        factor = math.sqrt(1 + 2 * SCORE_SCALE**2) * half_range / SCORE_SCALE
+        """The noise's standard deviation in a mean score of that half range: z sqrt(1 + m s^2) half / (s survivors)."""
+        factor = self._joint * half_range / SCORE_SCALE
         return [
             None if z is None else z * factor / line["survivors"]
             for z, line in zip(self.noise_multipliers(), self.rounds, strict=True)

@@ -62,7 +62,7 @@ FRAMES = {  # the embedded engine's own plumbing, on one machine
 METRICS = {
     **dict.fromkeys(("round", "session", "bytes_up_per_client", "bytes_down_per_client", "epsilon_spent"), PUBLIC),
     **dict.fromkeys(("survivors", "dropped", "failed_sessions"), PRESENCE),
-    **dict.fromkeys(("mean_weight", "mean_gain", "update_norm"), CHARGED),
+    **dict.fromkeys(("mean_weight", "mean_gain", "update_norm", "clip_norm", "share_within"), CHARGED),
     **dict.fromkeys(("seconds", "seconds_training", "seconds_aggregation"), ONE_MACHINE),
     **dict.fromkeys(("reward", "pass_rate", "pass_rate_greedy"), PUBLIC),  # of the released model, on public problems
 }

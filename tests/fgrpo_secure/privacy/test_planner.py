@@ -122,6 +122,8 @@ def test_without_privacy_nothing_is_claimed_and_no_noise_is_added():
         "privacy.delta",
         "privacy.noise_multiplier",
         "privacy.mu_server",
+        "privacy.adaptive_clip_cost",
+        "privacy.adaptive_clip_deviation",
         "adapter.useful_dimension",
     ]
     assert result.ring_bits < planned().ring_bits

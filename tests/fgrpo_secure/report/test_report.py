@@ -102,7 +102,7 @@ def test_the_expected_noise_is_that_of_the_lattice():
         {"client": [{"name": "a", "task": "add", "count": 6}], "privacy": {"noise_multiplier": 3.0}}, "here"
     )
     dimension, survivors, z = 512, 6, 3.0
-    line = {"session": 0, "survivors": survivors, "mean_weight": 9.0, "round": 1}
+    line = {"session": 0, "survivors": survivors, "mean_weight": 9.0, "round": 1, "clip_norm": 2.0}
     stated = {
         "claims": {},
         "mechanism": {"clip_norm": 2.0, "mode": "distributed", "sampling": None},
