@@ -80,6 +80,8 @@ class Flat:
 
 
 class Learner:
+    max_weight = 1.0
+
     def __init__(self, update, reward=0.0):
         self.update, self.reward = update, reward
 
