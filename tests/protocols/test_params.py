@@ -69,6 +69,8 @@ def test_colluders_are_counted_on_the_roster_not_on_the_cohort():
 def test_an_infeasible_request_names_a_feasible_setting(adversary, roster, cohort, gamma, delta):
     with pytest.raises(Infeasible) as caught:
         derive(adversary, roster, cohort, gamma, delta)
+    assert isinstance(caught.value.reason, str)
+    assert caught.value.reason in str(caught.value)
     name, value = caught.value.nearest.split(" = ")
     wanted = {"cohort": cohort, "max_corrupt": gamma, "max_dropout": delta}
     wanted[name] = int(value) if name == "cohort" else float(value)

@@ -197,3 +197,11 @@ def test_a_name_that_is_no_text_is_no_enrolment():
     line = enrolment_line(OTHER, "clinic-3")
     with pytest.raises(Malformed, match="an enrolment line is"):
         read_enrolment_line(line.replace("clinic", "clin\udcff"))
+
+
+def test_a_client_whose_key_is_retired_is_still_dropped_by_revocation_only():
+    left = roster().members[1:]
+    dropped = later(left, retired=(PUBLIC[0],))
+    with pytest.raises(Refused, match="drops client 0 without revoking it"):
+        dropped.check_succeeds(roster())
+    later(left, retired=(PUBLIC[0],), revoked=(0,)).check_succeeds(roster())

@@ -90,3 +90,8 @@ def test_misuse_is_refused(points, threshold):
         shares.split(bytes(32), points, threshold, bytes(32))
     with pytest.raises(ValueError, match="32 bytes"):
         shares.split(bytes(31), [1, 2], 2, bytes(32))
+
+
+def test_as_many_values_as_points_are_needed():
+    with pytest.raises(ValueError, match="zip"):
+        shares.rebuild([1, 2], [1, 2, 3])

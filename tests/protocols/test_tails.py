@@ -115,3 +115,5 @@ def test_odd_or_complete_degrees_are_not_private():
     assert not tails.private(256, 13, 25, degree + 1, least)
     assert not tails.private(256, 13, 25, 255, least)
     assert not tails.private(256, 13, 25, degree, degree + 1)
+    assert tails.private(257, 13, 25, 254, 127)
+    assert not tails.private(257, 13, 25, 256, 128), "even, but the complete graph"

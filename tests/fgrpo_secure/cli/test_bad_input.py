@@ -26,7 +26,7 @@ FIRST = '[[client]]\nname = "add"\ntask = "add"\n'
         ("federation.rounds=0", r"federation.rounds: .*greater than or equal to 1.*0"),
         ("federation.rounds=1.5", r"federation.rounds: .*integer"),
         ("weighting.rule=best", r"weighting.rule: .*'softmax', 'linear' or 'uniform'.*'best'"),
-        ("weighting.min_weight=0", r"weighting.min_weight: .*greater than 0"),
+        ("weighting.min_weight=0", r"weighting.min_weight: .*greater than or equal to 0.000000001"),
         ("weighting.gain_clip=nan", r"weighting.gain_clip: .*finite"),
         ("server.learning_rate=inf", r"server.learning_rate: .*finite"),
         ("privacy.epsilon=-1", r"privacy.epsilon.*greater than or equal to"),
