@@ -110,7 +110,9 @@ class Federation:
             engine,
             enrolment.roster(directory),
             enrolment.server_identity(directory),
-            None if privacy.claim is None else ledgers.open(LEDGER_OWNER, config.unit_blocks * privacy.claim.budget),
+            None
+            if privacy.claim is None
+            else ledgers.open(LEDGER_OWNER, schedule.unit_budgets(config) * privacy.claim.budget),
             run_plan.demands(config, privacy),
             ServerOptimizer(config.server),
             IterateAverage(config.server.averaging),
@@ -132,7 +134,7 @@ class Federation:
         claim = self.privacy.claim
         if self.ledger is None or claim is None:
             return None
-        return spent.epsilon(self.ledger, spent.Terms.of(claim, self.config.unit_blocks), claim.delta)
+        return spent.epsilon(self.ledger, spent.Terms.of(claim, self.config), claim.delta)
 
     def conduct(self, training_round: int, on_answer: Callable[[str, int, int], None]) -> RoundResult:
         """The sessions of a training round, one per shard, up to the model's new vector, which is set.

@@ -32,6 +32,13 @@ def rounds_per_unit(config: Config) -> int:
     return min(rounds_per_client(config), -(-config.federation.rounds // config.unit_blocks))
 
 
+def unit_budgets(config: Config) -> int:
+    """How many units' budgets all rounds cost together: a server's ledger pays for every round, a unit for its own."""
+    if config.federation.schedule == "all":
+        return config.unit_blocks
+    return max(config.unit_blocks, -(-config.federation.rounds // rounds_per_unit(config)))
+
+
 def size(config: Config, count: int) -> int:
     """Clients of one round when `count` may take part."""
     return count if config.federation.schedule == "all" else config.cohort

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, cast
 
+from fgrpo_secure import schedule
+from fgrpo_secure.config import Config
 from fgrpo_secure.privacy.accounting import epsilon_of
 from fgrpo_secure.privacy.ledger import Ledger
 from fgrpo_secure.privacy.sampled import Sampling
@@ -20,28 +22,32 @@ TURN = "turn"  # the fact of a settled entry that says whose turn its round was,
 
 @dataclass(frozen=True)
 class Terms:
-    """How charges are read: in how many public turns units take part, and by which secret coins, if by any."""
+    """How charges are read: in how many public turns units take part, and by which secret coins, if by any.
+
+    `budgets` is how many units' budgets the server's ledger holds: more than turns where clients take turns, too.
+    """
 
     turns: int
     sampling: Sampling | None
+    budgets: int
 
     @staticmethod
-    def of(claim: Claim, turns: int) -> "Terms":
+    def of(claim: Claim, config: Config) -> "Terms":
         """Those of a plan's claim."""
-        return Terms(turns, claim.sampling)
+        return Terms(config.unit_blocks, claim.sampling, schedule.unit_budgets(config))
 
     def stated(self) -> dict[str, Any]:
         """As a statement's mechanism names them."""
         coins = self.sampling
         sampling = coins and {"rate": coins.rate, "noise_multiplier": coins.multiplier, "releases": coins.releases}
-        return {"turns": self.turns, "sampling": sampling}
+        return {"turns": self.turns, "sampling": sampling, "budgets": self.budgets}
 
     @staticmethod
     def read(mechanism: Mapping[str, Any]) -> "Terms":
         """From a statement whose form was checked."""
         coins = mechanism["sampling"]
         sampling = coins and Sampling(coins["rate"], coins["noise_multiplier"], coins["releases"])
-        return Terms(mechanism["turns"], sampling)
+        return Terms(mechanism["turns"], sampling, mechanism["budgets"])
 
 
 def facts(training_round: int, turns: int) -> dict[str, int]:
@@ -67,8 +73,15 @@ def most(ledger: Ledger) -> Fraction:
 
 
 def epsilon(ledger: Ledger, terms: Terms, delta: float) -> float:
-    """`most` as epsilon at `delta`."""
-    return amounts_to(most(ledger), ledger.budget() / terms.turns, terms.sampling, delta)
+    """`most` as epsilon at `delta`.
+
+    Where clients take turns the ledger does not say who was in which round: what is known is that no client lets
+    itself be charged beyond its own budget.
+    """
+    spent, budget = most(ledger), ledger.budget() / terms.budgets
+    if terms.budgets > terms.turns:
+        spent = min(spent, budget)
+    return amounts_to(spent, budget, terms.sampling, delta)
 
 
 def amounts_to(spent: Fraction, budget: Fraction, sampling: Sampling | None, delta: float) -> float:

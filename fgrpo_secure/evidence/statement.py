@@ -79,7 +79,7 @@ def build(
     `claim` is the plan's, None without differential privacy. `audits` are those made before the run ended; later ones
     stand in audit.json alone.
     """
-    terms = None if claim is None else Terms.of(claim, config.unit_blocks)
+    terms = None if claim is None else Terms.of(claim, config)
     private = facts["privacy.unit"] != "none"
     return {
         "format": FORMAT,

@@ -90,3 +90,24 @@ def test_every_clients_own_ledgers_agree_with_the_servers(run):
     assert {ledger.budget() for ledger in found.values()} == {server.budget() / turns}
     assert max(ledger.spent() for ledger in found.values()) == spent.most(server)
     assert sum((ledger.spent() for ledger in found.values()), Fraction(0)) == CLIENTS * server.spent()
+
+
+@pytest.mark.slow
+def test_a_run_in_which_clients_take_turns_finishes_and_verifies(tmp_path, silent):
+    """The server pays for all eight rounds, a client for the six that it is in: once the server stopped after those."""
+    config = configuration(CASES["subject"]).model_dump()
+    config["privacy"] |= {"unit": "client", "clip_norm": 1.0}
+    config["federation"] |= {"rounds": 8, "schedule": "blocks", "clients_per_round": 6}
+    config["client"] = [{"name": "site", "task": "add", "count": 8}]
+    directory = RunDirectory(tmp_path / "run")
+    training.start(config_file.parse(config, "here"), directory, silent)
+    stated = json.loads(directory.statement.read_text())
+    assert (stated["run"]["rounds"], stated["run"]["stopped"], stated["mechanism"]["budgets"]) == (8, None, 2)
+    assert "claims" in dict(verify(directory, Trust()))
+    server = Ledgers.read(directory.ledger).existing("server")
+    (path,) = directory.owners.rglob("ledgers.sqlite")
+    store = Ledgers.read(path)
+    owners = [store.existing(name) for name in store.owners()]
+    assert {ledger.budget() * 2 for ledger in owners} == {server.budget()}
+    assert all(ledger.spent() <= ledger.budget() for ledger in owners)
+    assert sum((ledger.spent() for ledger in owners), Fraction(0)) == 6 * server.spent()
