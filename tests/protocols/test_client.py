@@ -380,3 +380,7 @@ def test_too_few_holders_on_a_sparse_graph_end_the_step_and_blame_nobody(stopped
     with pytest.raises(TooFewClients) as caught:
         act(Step.SHARE, member, state, request, world)
     assert (caught.value.have, caught.value.need) == (3, 4)
+
+
+def test_every_name_that_is_offered_exists():
+    assert all(hasattr(client, name) for name in client.__all__)

@@ -161,3 +161,11 @@ def test_every_server_above_a_thousand_clients_is_treated_as_honest_or_refused()
     with pytest.raises(Infeasible, match=r"cohort = 1000"):
         derive(LYING, 5000, 5000, 0.05, 0.1)
     assert params.MAX_COMPLETE == 1000
+
+
+def test_a_fraction_is_named_by_its_shortest_decimal():
+    assert [params.rounded_down(1, 3), params.rounded_down(1, 2), params.rounded_down(13, 256)] == [
+        "0.3",
+        "0.5",
+        "0.05",
+    ]

@@ -104,3 +104,12 @@ def test_infeasible_shards_name_a_setting_that_really_works(adversary, cohort, m
         for got in attempt(**(asked | named)):
             assert 2 * got.quorum > got.cohort + got.colluders
             assert got.cohort <= 1000
+
+
+@pytest.mark.parametrize(
+    ("cohort", "count", "corrupt", "dropout", "size"), [(60, 12, 0.05, 0.1, 6), (30, 3, 0.05, 0.4, 15)]
+)
+def test_the_smallest_shards_that_work_are_named_first(cohort, count, corrupt, dropout, size):
+    with pytest.raises(Infeasible) as caught:
+        shards.derive(Adversary.LYING_SERVER, cohort, cohort, count, corrupt, dropout)
+    assert caught.value.nearest == f"shard_size = {size}"

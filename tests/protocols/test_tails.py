@@ -117,3 +117,7 @@ def test_odd_or_complete_degrees_are_not_private():
     assert not tails.private(256, 13, 25, degree, degree + 1)
     assert tails.private(257, 13, 25, 254, 127)
     assert not tails.private(257, 13, 25, 256, 128), "even, but the complete graph"
+
+
+def test_the_largest_degree_below_the_complete_graph_is_tried():
+    assert tails.smallest_degree(6, 1, 1) == (4, 2, 3)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocols import wire
+from protocols import roster, wire
 from protocols.errors import Malformed
 from protocols.wire import Step
 
@@ -196,3 +196,9 @@ def test_ids_that_repeat_or_fall_do_not_ascend():
     assert wire.ascending([1, 2, 5])
     assert not wire.ascending([1, 1])
     assert not wire.ascending([2, 1])
+
+
+@pytest.mark.parametrize("kind", [*MESSAGES, roster.Handover], ids=lambda kind: kind.__name__)
+def test_no_message_has_room_for_more_fields_or_can_be_changed(kind):
+    config = kind.__struct_config__
+    assert (config.frozen, config.array_like, config.forbid_unknown_fields) == (True, True, True)
