@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from simulate import Simulation
 
-from fgrpo_secure import client_policy, config_file, round_settings, run_plan
+from fgrpo_secure import config_file, round_settings, run_plan
 from fgrpo_secure.config import Config
 from fgrpo_secure.privacy.encode import Lattice
 from fgrpo_secure.tasks.files import Row
@@ -96,7 +96,7 @@ def rewards(simulation: Simulation, rows: Sequence[Sequence[Row]]) -> FloatArray
 def one_round(config: Config, inside: Simulation, outside: Simulation, number: int) -> tuple[FloatArray, FloatArray]:
     """A round of the run. What the server sees of it, shape (d,), and everybody's clipped update, (owners, d)."""
     policy = inside.policy
-    lattice = Lattice.build(policy.dimension(number), config.privacy.clip_norm, client_policy.SCORES)
+    lattice = Lattice.build(policy.dimension(number), config.privacy.clip_norm, round_settings.SCORES)
     settings = round_settings.for_round(config, number, run_plan.share_variance(inside.privacy, lattice))
     trained, guessed = inside.train(settings), outside.train(settings)
     table = np.concatenate([trained.updates, guessed.updates])

@@ -10,7 +10,7 @@ from fractions import Fraction
 import msgspec
 import pytest
 
-from fgrpo_secure import client_policy, config_file, identity_file, owner_policy, training
+from fgrpo_secure import config_file, identity_file, owner_policy, round_settings, training
 from fgrpo_secure.config_file import ConfigError
 from fgrpo_secure.federation import Federation
 from fgrpo_secure.owner_policy import Known, OwnerPolicy
@@ -384,4 +384,4 @@ def test_a_written_file_reads_back_as_it_was_meant_and_explains_every_key(federa
     for line in path.read_text().splitlines():
         if "=" in line and not line.startswith("#"):
             assert "#" in line, line
-    assert own.privacy.max_dimension == client_policy.SCORES + DIMENSION
+    assert own.privacy.max_dimension == round_settings.SCORES + DIMENSION
