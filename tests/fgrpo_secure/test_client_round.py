@@ -29,6 +29,7 @@ class Learner:
     update: np.ndarray
     reward: float = 0.0
     notes: list = field(default_factory=list)
+    max_weight: float = 1.0
 
     def train(self, policy, settings):
         if isinstance(self.update, UnusableRound):

@@ -241,9 +241,9 @@ def test_a_client_that_breaks_its_clip_wastes_the_round_and_is_paid_for(run, mon
 def test_a_run_stops_before_a_round_that_its_budget_does_not_cover(run, monkeypatch):
     original = Federation._settle
 
-    def at_the_floor(federation, sessions, gathered):
+    def at_the_floor(federation, sessions, gathered, conclusion):
         gathered.charge = max(admitted.charge for _, admitted in sessions)
-        original(federation, sessions, gathered)
+        original(federation, sessions, gathered, conclusion)
 
     monkeypatch.setattr(Federation, "_settle", at_the_floor)
     directory, _ = run("federation.rounds=2")

@@ -257,6 +257,9 @@ def try_mutant(tree: Path, seen: dict, mutant: dict, budget: float, log: Path) -
     """One mutant, by the tests that reach it; the file is as before afterwards."""
     path = tree / mutant["path"]
     tests = chosen_tests(seen, mutant, f"/test_{path.stem}.py", budget)
+    named = {key: mutant[key] for key in ("path", "line", "operator", "diff")}
+    if not tests:  # pytest without names would run all there are
+        return {**named, "outcome": "survived", "tests": 0, "by": "", "cpu": 0.0}
     allowed = 3 * sum(seen["costs"][test] for test in tests) + 15
     before, started = path.read_bytes(), cpu()
     path.write_text(mutant["source"], "utf-8")
@@ -264,7 +267,6 @@ def try_mutant(tree: Path, seen: dict, mutant: dict, budget: float, log: Path) -
         outcome = forked(attempt, tests, log=log, cpu_seconds=allowed)
     finally:
         path.write_bytes(before)
-    named = {key: mutant[key] for key in ("path", "line", "operator", "diff")}
     verdict = {"passed": "survived", "failed": "killed", "timeout": "timeout"}[outcome]
     last = [line for line in log.read_text("utf-8", "replace").splitlines() if line.startswith("FAILED")]
     killer = last[0].split(" - ")[0][7:] if last else ""

@@ -1,5 +1,6 @@
 """The counts behind the score, and that no survivor of the last run stands without a reason."""
 
+import importlib
 import importlib.util
 import json
 from pathlib import Path
@@ -44,6 +45,15 @@ def test_a_survivor_that_a_new_test_kills_counts_as_killed_and_as_missed_before(
     assert (counted["score"], counted["score_before_new_tests"]) == (0.6, 0.4)
     assert [found["line"] for found in counted["survivors"]] == [4]
     assert counted["noticed_of_tried_by_operator"] == {"number": [3, 5]}
+
+
+def test_a_changed_line_that_no_test_reaches_is_missed_whatever_all_tests_together_would_say(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(HERE)
+    (tmp_path / "a.py").write_text("one = 1\n")
+    mutant = {"path": "a.py", "line": 1, "operator": "number", "diff": "-one = 1\n+one = 2", "source": "one = 2\n"}
+    seen = {"lines": {}, "costs": {"tests/test_b.py::test_two": 1.0}}
+    tried = importlib.import_module("mutation_run").try_mutant(tmp_path, seen, mutant, 8.0, tmp_path / "log")
+    assert (tried["outcome"], tried["tests"]) == ("survived", 0)
 
 
 def test_the_committed_result_gives_each_survivor_the_reason_that_is_listed_for_it_and_no_reason_is_left_over():

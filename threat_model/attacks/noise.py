@@ -124,14 +124,8 @@ ATTACKS = (
     Attack(
         "uncounted-colluders",
         "the server and three colluding clients of ten",
-        "noise is sized, and charged, for what honest survivors alone add",
+        "a round is charged for the noise that honest survivors alone add",
         (
-            Weakening(
-                "fgrpo_secure.privacy.noise",
-                "-(-wanted // (floor - colluders)))",
-                "-(-wanted // floor))",
-                "colluders' shares do not count when noise is sized",
-            ),
             Weakening(
                 "fgrpo_secure.privacy.noise",
                 "(survivors - self.colluders) * self.share_variance",

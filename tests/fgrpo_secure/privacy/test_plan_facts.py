@@ -56,6 +56,8 @@ def test_every_fact_of_a_plan_for_clients_has_its_name_and_its_value():
         "privacy.noise_multiplier": pytest.approx(math.sqrt(6) / mu, rel=1e-9),
         "privacy.mu_server": pytest.approx(mu, rel=1e-9),
         "privacy.share_variance": noise.share_variance,
+        "privacy.adaptive_clip_cost": None,
+        "privacy.adaptive_clip_deviation": None,
         "privacy.rounds_per_client": 6,
         "privacy.rounds_per_unit": 6,
         "aggregation.mode": "secure",
