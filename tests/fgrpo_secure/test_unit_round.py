@@ -1,5 +1,6 @@
 """Rounds of clients whose units are people or prompts: neighbours, budgets by turn, and data that fails quietly."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -58,10 +59,11 @@ def clear(monkeypatch):
     )
 
 
-def contribute(policy, config, folder, seed=0):
+def contribute(policy, config, folder, seed=0, max_weight=1.0):
     (owner,) = make_owners(
         config.client, config.run.seed, {0}, folder, config.privacy.unit, config.units_per_client
     ).values()
+    owner = dataclasses.replace(owner, max_weight=max_weight)
     settings = round_settings.for_round(config, 0, 400)
     lattice = settings.upload_lattice(policy.dimension(0))
     made = unit_round.contribute(policy, owner, settings, lattice, Baseline(), SeededEntropy(bytes([seed])))
@@ -118,6 +120,20 @@ def test_local_steps_leave_the_model_as_it_was_and_send_a_bounded_update(policy,
     assert 0 < np.linalg.norm(vector.values.astype(float)) <= lattice.integer_bound
     again, _ = contribute(policy, config, tmp_path, seed=1)
     assert (again.values != vector.values).mean() > 0.5, "fresh noise in every step"
+
+
+@pytest.mark.parametrize(("mode", "noised"), [("distributed", False), ("local", True)])
+def test_an_owner_with_a_largest_weight_of_a_half_sends_half_of_what_it_would(policy, request, tmp_path, mode, noised):
+    """In mode 'local' the weight comes after the noise, which is the same here for both."""
+    if not noised:
+        request.getfixturevalue("clear")
+    config = configuration(write(tmp_path / "w.jsonl"), privacy={"mode": mode})
+    whole, half = (
+        contribute(policy, config, tmp_path, max_weight=most)[0].values[: policy.dimension(0)].astype(float)
+        for most in (1.0, 0.5)
+    )
+    assert np.linalg.norm(half) == pytest.approx(np.linalg.norm(whole) / 2, rel=0.1)
+    assert half @ whole > 0.9 * np.linalg.norm(half) * np.linalg.norm(whole)
 
 
 def test_a_sample_without_anybody_is_noised_all_the_same(policy, tmp_path):
