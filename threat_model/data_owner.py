@@ -47,6 +47,8 @@ class _Learner:
 class _Given:
     """An owner whose training gives an update, or cannot be done."""
 
+    max_weight = 1.0
+
     def __init__(self, owner: ModuleType, update: FloatArray, broken: bool) -> None:
         self._owner, self._update, self._broken = owner, update, broken
 

@@ -45,7 +45,7 @@ class Plot:
 
 def all_plots(facts: RunFacts) -> list[Plot]:
     """Every plot of one run, in the order of the page."""
-    makers = (_learning, _budget, _cohort, _bytes, _times, _noise, _weights)
+    makers = (_learning, _budget, _cohort, _bytes, _times, _noise, _clip, _weights)
     return [plot for make in makers if (plot := make(facts)) is not None]
 
 
@@ -143,6 +143,30 @@ def _noise(facts: RunFacts) -> Plot | None:
     rows = tuple((str(r), f"{n:.4g}", f"{e:.4g}") for r, n, e in zip(rounds, norms, expected, strict=True))
     caption = "The released mean update, and what noise alone would measure. Where they meet, only many rounds help."
     return Plot("noise", "Noise against signal", caption, svg_of(figure), ("round", "released", "noise alone"), rows)
+
+
+def _clip(facts: RunFacts) -> Plot | None:
+    rule = facts.config.privacy.adaptive_clip
+    rounds, norms = facts.series("clip_norm")
+    _, shares = facts.series("share_within")
+    if rule is None or not rounds:
+        return None
+    figure, (left, right) = _pair()
+    spread = [2 * (value or 0.0) for value in facts.score_deviations(0.5)]
+    left.plot(rounds, norms, color=BLUE, marker="o")
+    right.errorbar(rounds, shares, yerr=spread, color=ORANGE, marker="o", capsize=2)
+    right.axhline(rule.quantile, color=GREEN, linestyle="--")
+    left.set_ylabel("clip norm")
+    right.set_ylabel("share of clients within it")
+    rows = tuple(
+        (str(r), f"{norm:.4g}", f"{share:.3f} ± {width:.3f}")
+        for r, norm, share, width in zip(rounds, norms, shares, spread, strict=True)
+    )
+    caption = (
+        f"The clip norm is moved until {rule.quantile:.0%} of the clients need no clipping (dashed). The share is "
+        "decoded from the noisy sums; bars are two standard deviations of the privacy noise. No client's norm is known."
+    )
+    return Plot("clip", "Clip norm", caption, svg_of(figure), ("round", "clip norm", "share within"), rows)
 
 
 def _weights(facts: RunFacts) -> Plot | None:

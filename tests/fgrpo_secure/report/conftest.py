@@ -1,4 +1,4 @@
-"""Two small finished runs, one private, one not, and a browser to look at their pages with."""
+"""Small finished runs, one with a clip norm that adapts, one not private, and a browser to look at their pages with."""
 
 import pytest
 
@@ -11,6 +11,13 @@ TABLE = {
     "grpo": {"num_generations": 2, "prompts_per_step": 1},
     "evaluation": {"prompts": 2, "samples": 1, "every": 1},
     "client": [{"name": "adders", "task": "add", "count": 6}],
+}
+
+
+PRIVACY = {
+    "private": {"noise_multiplier": 20.0},
+    "adaptive": {"noise_multiplier": 20.0, "adaptive_clip": {"learning_rate": 0.005}},
+    "open": {"unit": "none"},
 }
 
 
@@ -34,7 +41,7 @@ class Silent:
 def runs(tmp_path_factory):
     """Name -> directory. Nobody may change them."""
     made = {}
-    for name, privacy in (("private", {"noise_multiplier": 20.0}), ("open", {"unit": "none"})):
+    for name, privacy in PRIVACY.items():
         made[name] = RunDirectory(tmp_path_factory.mktemp("report") / name)
         table = {**TABLE, "run": {"name": name}, "privacy": privacy}
         training.start(config_file.parse(table, "here"), made[name], Silent())

@@ -35,6 +35,17 @@ def test_every_plot_is_there_with_its_words_and_its_figures(runs):
     assert text.count("<details>") == len(PLOTS)
 
 
+def test_a_clip_norm_that_adapts_is_drawn_with_the_noise_of_what_moves_it(runs):
+    text = runs["adaptive"].report.read_text()
+    read = facts.read(runs["adaptive"])
+    figure = text[text.index('<figure id="clip">') : text.index('<figure id="weights">')]
+    wide = read.score_deviations(0.5)
+    for line, deviation in zip(read.rounds, wide, strict=True):
+        assert f"{line['clip_norm']:.4g}" in figure
+        assert f"{line['share_within']:.3f} ± {2 * deviation:.3f}" in figure
+    assert 'id="clip"' not in runs["private"].report.read_text()
+
+
 def test_a_run_without_privacy_says_so_first_and_draws_no_budget(runs):
     text = runs["open"].report.read_text()
     assert page.NOTE_WITHOUT_PRIVACY in text
