@@ -3,7 +3,9 @@
 import importlib
 import importlib.util
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from scipy.stats import binomtest
@@ -49,6 +51,7 @@ def test_a_survivor_that_a_new_test_kills_counts_as_killed_and_as_missed_before(
 
 def test_a_changed_line_that_no_test_reaches_is_missed_whatever_all_tests_together_would_say(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(HERE)
+    monkeypatch.setitem(sys.modules, "mutants", ModuleType("mutants"))  # its library comes with `make mutants` alone
     (tmp_path / "a.py").write_text("one = 1\n")
     mutant = {"path": "a.py", "line": 1, "operator": "number", "diff": "-one = 1\n+one = 2", "source": "one = 2\n"}
     seen = {"lines": {}, "costs": {"tests/test_b.py::test_two": 1.0}}
