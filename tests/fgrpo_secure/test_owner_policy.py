@@ -91,18 +91,16 @@ def test_each_rule_refuses_by_itself_and_names_itself(offer, change, reason):
 
 
 def test_a_session_with_more_releases_of_a_unit_than_the_owner_allows_is_refused(trial):
-    """In mode 'local' every step is a release."""
     text = trial.text.replace("[[client]]", "[[client]]\nrows = 4")
     text = text.replace("[privacy]", '[privacy]\nunit = "prompt_group"\nmode = "local"\nunits_per_client = 6')
-    federation = trial.federation("federation.local_steps=2", "grpo.prompts_per_step=1", text=text)
+    federation = trial.federation("federation.local_steps=2", "grpo.prompts_per_step=1", text=text)  # a release each
     plan, admitted = federation._open(0)
     written = owner_policy.load(federation.directory.owners, "mul")
-    known = Known(True, 8, 0, None)
+    known, fewer = Known(True, 8, 0, None), written.privacy.model_copy(update={"max_releases": 1})
     assert (admitted.settings.releases, written.privacy.max_releases) == (2, 2)
     written.admit(plan, admitted, known)
-    one = written.model_copy(update={"privacy": written.privacy.model_copy(update={"max_releases": 1})})
     with pytest.raises(Refused, match=r"privacy.max_releases: releases of 2 is above this client's 1"):
-        one.admit(plan, admitted, known)
+        written.model_copy(update={"privacy": fewer}).admit(plan, admitted, known)
 
 
 def test_a_roster_that_does_not_go_back_to_the_owners_authority_is_refused(offer, federation):
