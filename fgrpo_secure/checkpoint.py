@@ -16,6 +16,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from fgrpo_secure.errors import UnusableInput
+
 KEPT = 3
 
 Part = TypeVar("Part")
@@ -31,7 +33,7 @@ class Checkpoint:
     progress: Mapping[str, Any]  # JSON values only
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UnusableInput):
     """The checkpoint folder cannot be used."""
 
 

@@ -16,11 +16,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from fgrpo_secure.config import AdaptiveClip, Client, Config, Section
+from fgrpo_secure.errors import UnusableInput
 
 Tables = TypeVar("Tables", bound=Section)
 
 
-class ConfigError(ValueError):
+class ConfigError(UnusableInput):
     """The configuration cannot be used; the message says where and what is allowed."""
 
 

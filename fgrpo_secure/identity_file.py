@@ -8,6 +8,7 @@ import re
 import tomllib
 from pathlib import Path
 
+from fgrpo_secure.errors import UnusableInput
 from protocols.identity import Identity
 
 SEED_BYTES = 32
@@ -15,7 +16,7 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _HEADING = "# A secret identity. Keep it readable by its owner alone, and never send it to anybody."
 
 
-class IdentityFileError(ValueError):
+class IdentityFileError(UnusableInput):
     """The file cannot be used as an identity; the sentence says why, and holds nothing of it."""
 
 

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from fgrpo_secure.config import Model
+from fgrpo_secure.errors import UnusableInput
 
 BUILTIN = "builtin"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -27,7 +28,7 @@ NOT_THE_FUNCTION = ("_name_or_path", "architectures", "dtype", "transformers_ver
 UNLOADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError)
 
 
-class ModelError(ValueError):
+class ModelError(UnusableInput):
     """The model or adapter cannot be used; the sentence says why and what is allowed."""
 
 

@@ -14,8 +14,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fgrpo_secure.errors import UnusableInput
 
-class RunDirectoryError(ValueError):
+
+class RunDirectoryError(UnusableInput):
     """The run directory cannot be used for what was asked."""
 
 

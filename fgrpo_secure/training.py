@@ -21,6 +21,7 @@ from fgrpo_secure import (
 from fgrpo_secure.checkpoint import Checkpoint
 from fgrpo_secure.config import Config
 from fgrpo_secure.engines.embedded import Embedded
+from fgrpo_secure.errors import CheckFailed
 from fgrpo_secure.examination import Exam, Examination
 from fgrpo_secure.federation import Federation, RoundResult, SessionFailed, TooFewWilling
 from fgrpo_secure.privacy.accounting import BudgetExceeded
@@ -32,7 +33,7 @@ from protocols.errors import Refused
 ATTEMPTS = 3  # sessions that one training round may take before the run stops
 
 
-class RunStopped(RuntimeError):
+class RunStopped(CheckFailed, RuntimeError):
     """The run cannot go on; what it finished so far is in its directory."""
 
 

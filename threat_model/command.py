@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,11 +13,10 @@ from fgrpo_secure import __version__
 from fgrpo_secure.evidence import attacks
 from fgrpo_secure.evidence.attacks import Trial
 from fgrpo_secure.run_directory import RunDirectory, RunDirectoryError
-from threat_model import campaign, registry
-from threat_model.attack import Attack
-from threat_model.campaign import Result
-from threat_model.registry import UnknownAttack
-from threat_model.weakened import CannotWeaken
+
+if TYPE_CHECKING:
+    from threat_model.attack import Attack
+    from threat_model.campaign import Result
 
 WIDTH = 160  # of the table where no terminal says how wide it is
 
@@ -34,6 +33,10 @@ def attack(
     ] = False,
 ) -> None:
     """Run attacks against ours and against weakened copies; exit 1 if one succeeds on ours or fails on its copy."""
+    # What attacks need takes seconds to import; other commands need not wait.
+    from threat_model import registry
+    from threat_model.weakened import CannotWeaken
+
     try:
         chosen = [registry.named(name) for name in dict.fromkeys(names or [])] or list(registry.ATTACKS)
         if show:
@@ -44,7 +47,7 @@ def attack(
         results = _run(chosen)
         if out is not None:
             attacks.keep(RunDirectory(out), __version__, [_trial(result) for result in results])
-    except (UnknownAttack, CannotWeaken, RunDirectoryError) as problem:
+    except (registry.UnknownAttack, CannotWeaken, RunDirectoryError) as problem:
         typer.echo(f"fgrpo: {problem}", err=True)
         raise typer.Exit(2) from None
     if as_json:
@@ -55,14 +58,16 @@ def attack(
         raise typer.Exit(1)
 
 
-def _trial(result: Result) -> Trial:
+def _trial(result: "Result") -> Trial:
     return Trial(result.attack, result.adversary, result.ours, result.weakened, result.evidence_ours)
 
 
-def _run(chosen: Sequence[Attack]) -> list[Result]:
+def _run(chosen: "Sequence[Attack]") -> "list[Result]":
+    from threat_model import campaign  # see above
+
     console, done = Console(stderr=True), 0
 
-    def finished(result: Result) -> None:
+    def finished(result: "Result") -> None:
         nonlocal done
         done += 1
         console.print(
@@ -74,7 +79,7 @@ def _run(chosen: Sequence[Attack]) -> list[Result]:
     return campaign.run(chosen, finished)
 
 
-def _record(result: Result) -> dict[str, object]:
+def _record(result: "Result") -> dict[str, object]:
     return {
         "attack": result.attack,
         "adversary": result.adversary,
@@ -90,13 +95,13 @@ def _record(result: Result) -> dict[str, object]:
     }
 
 
-def _show_list(chosen: Sequence[Attack]) -> None:
+def _show_list(chosen: "Sequence[Attack]") -> None:
     width = max(len(attack.name) for attack in chosen)
     for attack in chosen:
         typer.echo(f"{attack.name:{width}}  {attack.adversary}: {attack.claim}")
 
 
-def _show_table(results: Sequence[Result], differences: bool) -> None:
+def _show_table(results: "Sequence[Result]", differences: bool) -> None:
     table = Table("attack", "adversary", "ours", "weakened copy", Column("evidence", ratio=1), "seconds", expand=True)
     for result in results:
         evidence = f"ours: {result.evidence_ours}\nweakened: {result.evidence_weakened}"

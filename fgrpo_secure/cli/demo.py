@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from fgrpo_secure import config_file, training
+from fgrpo_secure import config_file
 from fgrpo_secure.cli.errors import one_sentence
 from fgrpo_secure.cli.progress import Progress
 from fgrpo_secure.run_directory import RunDirectory
@@ -22,6 +22,8 @@ def demo(
     ),
 ) -> None:
     """Run the quickstart and its twin, then say what was learned, protected and paid."""
+    from fgrpo_secure import training  # the model's libraries take seconds to import; other commands need not wait
+
     summaries = {}
     with one_sentence():
         for preset in (PRIVATE, TWIN):

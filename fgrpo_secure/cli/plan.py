@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fgrpo_secure import adapters, advice, config_file, models, run_plan
+from fgrpo_secure import config_file
 from fgrpo_secure.cli.errors import one_sentence
 
 
@@ -21,6 +21,9 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Say what a run would cost and guarantee. Exit 2 if it cannot be, naming the nearest that can."""
+    # The model's libraries take seconds to import; other commands need not wait.
+    from fgrpo_secure import adapters, advice, models, run_plan
+
     with one_sentence():
         loaded = config_file.load(config, overrides or [])
         policy = adapters.attach(models.load(loaded.model), loaded.adapter, loaded.run.seed)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fgrpo_secure import config_file, training
+from fgrpo_secure import config_file
 from fgrpo_secure.cli.errors import one_sentence
 from fgrpo_secure.cli.progress import Progress
 from fgrpo_secure.config_file import ConfigError
@@ -28,6 +28,8 @@ def run(
     resume: Annotated[Path | None, typer.Option(help="Continue the run in this directory.")] = None,
 ) -> None:
     """Train one adapter over all clients of a configuration."""
+    from fgrpo_secure import training  # the model's libraries take seconds to import; other commands need not wait
+
     with one_sentence(), Progress(Console(stderr=True)) as progress:
         if resume is not None:
             if config is not None or overrides or out is not None or owners is not None:

@@ -7,8 +7,6 @@ import typer
 
 from fgrpo_secure.cli.errors import one_sentence
 from fgrpo_secure.config_file import ConfigError
-from fgrpo_secure.evidence import verify as evidence
-from fgrpo_secure.evidence.verify import Mismatch, Trust
 from fgrpo_secure.run_directory import RunDirectory
 
 KEY_BYTES = 32
@@ -23,17 +21,20 @@ def verify(
     ] = None,
 ) -> None:
     """Check files, signatures, ledger, witnesses and claims of a finished run; exit 1 at the first mismatch."""
+    # The model's libraries take seconds to import; other commands need not wait.
+    from fgrpo_secure.evidence import verify as evidence
+
     with one_sentence():
         if not directory.is_dir():
             raise ConfigError(f"{directory} is not a directory; give a run directory such as runs/quickstart")
         notes = tuple(witnessed or ())
         if absent := [path for path in notes if not path.is_file()]:
             raise ConfigError(f"{absent[0]} is not a file; --witnessed takes a checkpoint that a client kept")
-        trust = Trust(_key(authority, "--authority"), _key(server, "--server"), notes)
+        trust = evidence.Trust(_key(authority, "--authority"), _key(server, "--server"), notes)
         try:
             for name, found in evidence.verify(RunDirectory(directory), trust):
                 typer.echo(f"ok    {name}: {found}")
-        except Mismatch as mismatch:
+        except evidence.Mismatch as mismatch:
             typer.echo(f"fgrpo: {directory} does not verify: {mismatch}", err=True)
             raise typer.Exit(1) from None
         typer.echo(f"{directory} verifies")

@@ -30,10 +30,11 @@ from fgrpo_secure.engines.frames import (
     Witnessed,
 )
 from fgrpo_secure.engines.host import Host
+from fgrpo_secure.errors import CheckFailed
 from fgrpo_secure.run_directory import RunDirectory
 
 
-class EngineError(RuntimeError):
+class EngineError(CheckFailed, RuntimeError):
     """A host process ended or failed; the sentence says which and why."""
 
 

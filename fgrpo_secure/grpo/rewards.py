@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fgrpo_secure.errors import UnusableInput
+
 NOT_USERS = (__file__, importlib.__file__, "<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
 
 RewardFunction = Callable[..., Sequence[float | None]]
 
 
-class RewardError(ValueError):
+class RewardError(UnusableInput):
     """A reward function cannot be found, failed, or returned something that is no list of rewards."""
 
 

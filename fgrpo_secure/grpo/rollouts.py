@@ -10,12 +10,13 @@ import torch
 
 from fgrpo_secure.adapters import Policy
 from fgrpo_secure.config import Grpo
+from fgrpo_secure.errors import UnusableInput
 from fgrpo_secure.grpo.forward import Reading
 
 Draw = Callable[[torch.Tensor], torch.Tensor]  # logits (sequences, vocabulary) -> tokens (sequences,)
 
 
-class PromptTooLong(ValueError):
+class PromptTooLong(UnusableInput):
     """A prompt leaves no room for its completion in the model's context."""
 
 

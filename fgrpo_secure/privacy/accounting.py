@@ -20,6 +20,7 @@ from fractions import Fraction
 
 from scipy.special import log_ndtr  # type: ignore[import-untyped]  # scipy ships no types
 
+from fgrpo_secure.errors import CheckFailed
 from fgrpo_secure.privacy.discrete_gaussian import TABLE_DISTANCE
 
 LEMMA_VARIANCE = 4
@@ -27,7 +28,7 @@ THETA = 4 * math.exp(-2 * math.pi**2 * LEMMA_VARIANCE)
 LARGEST_MU = 1e4
 
 
-class BudgetExceeded(ValueError):
+class BudgetExceeded(CheckFailed, ValueError):
     """A charge that would bring the sum of mu^2 above the budget. Nothing was charged."""
 
     def __init__(self, owner: str, spent: Fraction, charge: Fraction, budget: Fraction) -> None:

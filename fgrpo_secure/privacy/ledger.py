@@ -19,6 +19,7 @@ from fractions import Fraction
 from pathlib import Path
 from urllib.parse import quote
 
+from fgrpo_secure.errors import CheckFailed
 from fgrpo_secure.privacy import checkpoint_note, ledger_entry
 from fgrpo_secure.privacy.accounting import BudgetExceeded as BudgetExceeded  # what `intent` raises
 from fgrpo_secure.privacy.checkpoint_note import Checkpoint, Signer
@@ -45,7 +46,7 @@ CREATE TRIGGER IF NOT EXISTS never_replace BEFORE INSERT ON entry
 """
 
 
-class LedgerError(ValueError):
+class LedgerError(CheckFailed, ValueError):
     """A ledger that cannot do what was asked of it."""
 
 

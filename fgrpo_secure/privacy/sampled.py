@@ -13,9 +13,6 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-import dp_accounting  # type: ignore[import-untyped]  # dp-accounting ships no types
-from dp_accounting.pld import PLDAccountant  # type: ignore[import-untyped]
-
 from fgrpo_secure.privacy.accounting import mu_of
 
 GRID = 1e-3  # of the privacy loss; at 1e-4 the same epsilon to four digits, at ten times the time
@@ -58,6 +55,10 @@ def least_multiplier(rate: float, releases: int, epsilon: float, delta: float) -
 
 @lru_cache(maxsize=512)
 def _epsilon(rate: float, multiplier: float, releases: int, delta: float, relation: str) -> float:
+    # A second to import, which runs without sampling need not wait for.
+    import dp_accounting  # type: ignore[import-untyped]  # dp-accounting ships no types
+    from dp_accounting.pld import PLDAccountant  # type: ignore[import-untyped]
+
     accountant = PLDAccountant(dp_accounting.NeighboringRelation[relation], value_discretization_interval=GRID)
     event = dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(multiplier))
     return float(accountant.compose(event, releases).get_epsilon(delta))

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
+from fgrpo_secure.errors import UnusableInput
 from fgrpo_secure.privacy.accounting import LARGEST_MU, Slack, checked_delta, mu_of
 from fgrpo_secure.privacy.encode import Lattice
 from fgrpo_secure.privacy.noise import MIN_SHARE_VARIANCE, NoisePlan, largest_multiplier
@@ -15,7 +16,7 @@ from fgrpo_secure.privacy.sampled import Sampling, least_multiplier
 from protocols.params import Adversary, Parameters
 
 
-class InfeasiblePlan(ValueError):
+class InfeasiblePlan(UnusableInput):
     """No run can satisfy the request; `nearest` names the nearest one that can be satisfied."""
 
     def __init__(self, reason: str, nearest: str) -> None:

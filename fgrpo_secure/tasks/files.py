@@ -9,11 +9,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from fgrpo_secure.errors import UnusableInput
+
 Row = dict[str, Any]
 TAKEN = ("prompts", "completions", "completion_ids")
 
 
-class UnusableData(ValueError):
+class UnusableData(UnusableInput):
     """The data cannot be used; the sentence names the file and line, and quotes nothing from it."""
 
 

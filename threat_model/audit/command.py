@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,8 +12,9 @@ from fgrpo_secure.config_file import ConfigError
 from fgrpo_secure.evidence import audits
 from fgrpo_secure.evidence.audits import Audit
 from fgrpo_secure.run_directory import RunDirectory
-from threat_model.audit import setting
-from threat_model.audit.setting import NothingToAudit, Setting
+
+if TYPE_CHECKING:
+    from threat_model.audit.setting import Setting
 
 app = typer.Typer(
     name="audit",
@@ -40,7 +41,7 @@ def audit_mechanism(
     as_json: AsJson = False,
 ) -> None:
     """Run clip, encode, noise and sum many times, with one unit and without it."""
-    from threat_model.audit import mechanism  # statistics take a second to import; other commands need not wait
+    from threat_model.audit import mechanism  # statistics and models take seconds to import; others need not wait
 
     with one_sentence():
         audited = _setting(config, overrides)
@@ -58,25 +59,27 @@ def audit_canaries(
     as_json: AsJson = False,
 ) -> None:
     """Run all releases once with hundreds of planted units, and guess which of them were in."""
-    from threat_model.audit import canaries  # see above
+    from threat_model.audit import canaries, setting  # see above
 
     with one_sentence():
         audited = _setting(config, overrides)
         try:
             found = canaries.audit(audited, entropy.OsEntropy(), count)
-        except (NothingToAudit, ValueError) as problem:
+        except (setting.NothingToAudit, ValueError) as problem:
             raise ConfigError(f"{config} cannot be audited: {problem}") from None
         _finish(found, audited, out, as_json)
 
 
-def _setting(config: str, overrides: list[str] | None) -> Setting:
+def _setting(config: str, overrides: list[str] | None) -> "Setting":
+    from threat_model.audit import setting  # see above
+
     try:
         return setting.of_config(config_file.load(config, overrides or []))
-    except NothingToAudit as problem:
+    except setting.NothingToAudit as problem:
         raise ConfigError(f"{config} cannot be audited: {problem}") from None
 
 
-def _finish(found: Audit, audited: Setting, out: Path | None, as_json: bool) -> None:
+def _finish(found: Audit, audited: "Setting", out: Path | None, as_json: bool) -> None:
     if out is not None:
         directory = RunDirectory(out)
         directory.require()
