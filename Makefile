@@ -12,14 +12,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt $(PIP_FLAGS)
 PACKAGES := $(wildcard fgrpo_secure protocols threat_model)
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
 
-.PHONY: help demo test quick fuzz mutants lint format clean
+.PHONY: help demo federation test quick ends docs fuzz mutants lint format clean
 
 help:
 	@echo "make demo    train the quickstart with and without privacy, and say what was learned, protected and paid"
+	@echo "make federation  authority, server and five clients as processes of their own, over HTTPS, then verified"
 	@echo "make test    format, lint, types, import contracts and every test"
 	@echo "make quick   the fast tests alone"
+	@echo "make ends    a small suite with the oldest and the newest libraries that pyproject.toml allows"
+	@echo "make docs    the documentation as a site that needs no network, in build/site; strictly: a dead link fails"
 	@echo "make fuzz    a million changed messages into every decoder and state, then five minutes guided by coverage"
 	@echo "make mutants single changes of the code, drawn with a seed, that tests must notice; goes on where it stopped"
 	@echo "make lint    all checks that run no test"
@@ -29,11 +32,40 @@ help:
 demo: $(VENV)/.installed
 	$(BIN)/fgrpo demo
 
+federation: $(VENV)/.installed
+	$(BIN)/python examples/many_machines/federation.py
+
 test: lint
 	$(PYTEST)
 
 quick: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow" --hypothesis-profile=quick
+
+# Each end has an environment of its own, in build/. Warnings of other versions' own making are theirs: they do not fail here.
+ENDS := oldest newest
+SMALL_SUITE := tests/fgrpo_secure/test_library_versions.py tests/fgrpo_secure/learning/test_models.py \
+  tests/fgrpo_secure/learning/grpo/test_forward.py tests/fgrpo_secure/config/test_files.py \
+  tests/protocols/test_vectors.py tests/protocols/test_identity.py tests/protocols/test_hybrid_vectors.py
+ends: $(ENDS:%=build/%/.installed)
+	pids=(); for end in $(ENDS); do \
+	  FGRPO_END=$$end OMP_NUM_THREADS=1 build/$$end/bin/python -m pytest --quiet --override-ini filterwarnings=default \
+	    --disable-warnings $(SMALL_SUITE) & pids+=($$!); \
+	done; failed=0; for pid in "$${pids[@]}"; do wait $$pid || failed=1; done; exit $$failed
+
+build/%/.installed: pyproject.toml constraints/%.txt
+	$(PYTHON) -m venv --clear build/$*
+	$(MAKE) --no-print-directory install-end END=$*
+	@touch $@
+
+install-end: END_PIP = build/$(END)/bin/python -m pip --disable-pip-version-check install --quiet \
+  --constraint constraints/$(END).txt $(PIP_FLAGS)
+install-end:
+	$(END_PIP) torch --editable '.[ends]'
+
+# The variable silences an advertisement for another program.
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo "build/site/index.html"
 
 # Corpus and findings stay in build/fuzz: the guided part goes on from there.
 MESSAGES ?= 1000000
@@ -83,5 +115,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) --editable '.[dev]'
+	$(PIP) --editable '.[dev,docs]'
 	@touch $@

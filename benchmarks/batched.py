@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from fgrpo_secure.adapters import Policy
-from fgrpo_secure.config import Grpo
+from fgrpo_secure.config.schema import Grpo
+from fgrpo_secure.learning.adapters import Policy
+from fgrpo_secure.learning.grpo.forward import cache_argument, returned_cache
 
 BUCKETS = 4  # of prompts of similar length, so that little is spent on padding
 
@@ -60,7 +61,9 @@ class Prefixes:
     def __init__(self, network: Any, ids: torch.Tensor, mask: torch.Tensor) -> None:
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         out = network(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
-        self._network, self._cache, self._mask = network, out.past_key_values, mask
+        returned_as, self._cache = returned_cache(out)
+        self._argument = cache_argument(type(network).forward, returned_as)
+        self._network, self._mask = network, mask
         self._length = positions[:, -1:] + 1
         self.logits: torch.Tensor = out.logits[:, -1]
 
@@ -74,8 +77,8 @@ class Prefixes:
             input_ids=tokens.unsqueeze(1),
             attention_mask=self._mask,
             position_ids=self._length,
-            past_key_values=self._cache,
             use_cache=True,
+            **{self._argument: self._cache},
         )
         self._length = self._length + 1
         self.logits = out.logits[:, -1]

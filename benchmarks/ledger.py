@@ -12,7 +12,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
-from fgrpo_secure.privacy.ledger import Ledger, Ledgers
+from fgrpo_secure.ledger.store import Ledger, Ledgers
 from protocols import merkle
 
 BATCH = 1000  # sessions in one commit, when commits are counted apart

@@ -24,10 +24,11 @@ import torch
 from numpy.typing import NDArray
 from simulate import Simulation
 
-from fgrpo_secure import config_file, round_settings, run_plan
-from fgrpo_secure.config import Config
+from fgrpo_secure.config import files as config_file
+from fgrpo_secure.config.schema import Config
+from fgrpo_secure.learning.tasks.files import Row
+from fgrpo_secure.plan import round_settings, run_plan
 from fgrpo_secure.privacy.encode import Lattice
-from fgrpo_secure.tasks.files import Row
 from threat_model import membership
 
 PRESETS = {"no privacy": "quickstart-no-dp", "shipped budget": "quickstart"}

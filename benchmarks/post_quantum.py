@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from fgrpo_secure.entropy import OsEntropy
-from protocols import params
+from protocols import labels, params
 from protocols.drive import ClientDriver, MemoryStore, conduct
 from protocols.identity import Identity
 from protocols.member import Limits, Member
@@ -61,10 +61,10 @@ def session(n: int, kind: type[RoundPlan]) -> dict[str, float]:
     roster = Roster(1, authority.public, entries)
     p = params.derive(Adversary.HONEST_BUT_CURIOUS, n, n, 0.05, 0.1)
     plan = kind(
-        1, bytes(16), 1, roster.digest, 1, tuple(range(n)), (), b"{}", (("update", 1),), 20,
+        labels.VERSION, bytes(16), 1, roster.digest, 1, tuple(range(n)), (), b"{}", (("update", 1),), 20,
         p.adversary, p.colluders, p.quorum, p.threshold, p.floor, p.neighbours,
     )  # fmt: skip
-    limits = Limits(p.adversary, 0.05, 0.1, n, p.floor, 0, 0)
+    limits = Limits(p.adversary, 0.05, 0.1, n, p.floor, 0, 0, plan.run)
     drivers = {
         i: ClientDriver(
             Member(i, each, roster, server.public, limits, unverified), MemoryStore(), OsEntropy().bytes, dict

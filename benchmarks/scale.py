@@ -33,7 +33,7 @@ import numpy as np
 import session
 from aggregation import machine
 
-from protocols import keys, labels, merkle, params, ring, shares, wire
+from protocols import envelope, keys, labels, merkle, params, ring, shares, wire
 from protocols.drive import conduct
 from protocols.graph import Graph
 from protocols.identity import verify_signature
@@ -106,7 +106,7 @@ class Sender:
         public = (keys.public_key(self._mask_secret), keys.public_key(self.seal_secret))
         blank = wire.Announcement(self.id, *public, bytes(64))
         signature = self._identity.sign(labels.SIGN_ANNOUNCEMENT, wire.announcement_payload(sess, blank))
-        return wire.encode(msgspec.structs.replace(blank, signature=signature))
+        return self._signed(Step.ANNOUNCE, msgspec.structs.replace(blank, signature=signature))
 
     def share(self, s1: bytes, graph: Graph, readers: Mapping[int, bytes]) -> bytes:
         """A leaf for every holder; only `readers` (id -> sealing key) could open theirs."""
@@ -130,24 +130,28 @@ class Sender:
         root = merkle.root([merkle.leaf_hash(leaf) for leaf in leaves])
         blank = wire.SignedRoot(self.id, root, keys.seed_commitment(s1, self.id, self._seed), bytes(64))
         signature = self._identity.sign(labels.SIGN_DEAL, wire.root_payload(s1, blank))
-        return wire.encode(wire.Deal(self.id, blank.seed_commitment, tuple(leaves), signature))
+        return self._signed(Step.SHARE, wire.Deal(self.id, blank.seed_commitment, tuple(leaves), signature))
 
     def upload(self, s2: bytes) -> bytes:
         """One coordinate that is not masked."""
         vectors = (self.federation.bytes("vector", self.index)[:PACKED],)
         blank = wire.UploadDigest(self.id, wire.upload_digest(vectors), bytes(64))
         signature = self._identity.sign(labels.SIGN_UPLOAD, wire.upload_payload(s2, blank))
-        return wire.encode(wire.Upload(self.id, vectors, signature))
+        return self._signed(Step.MASK, wire.Upload(self.id, vectors, signature))
 
     def agree(self, outcome: bytes) -> bytes:
         """A signature on the outcome."""
         signature = self._identity.sign(labels.SIGN_AGREEMENT, wire.agreement_payload(outcome, self.id))
-        return wire.encode(wire.Agreement(self.id, signature))
+        return self._signed(Step.AGREE, wire.Agreement(self.id, signature))
 
     def open(self, outcome: bytes, opened: tuple[wire.OpenedShare, ...]) -> bytes:
         """The shares that the outcome calls for."""
         payload = wire.opening_payload(outcome, self.id, opened)
-        return wire.encode(wire.Opening(self.id, opened, self._identity.sign(labels.SIGN_OPENING, payload)))
+        signature = self._identity.sign(labels.SIGN_OPENING, payload)
+        return self._signed(Step.UNMASK, wire.Opening(self.id, opened, signature))
+
+    def _signed(self, step: Step, message: wire.Answer) -> bytes:
+        return envelope.sign(self._identity, wire.session_of(self.federation.plan), self.id, step, message)
 
 
 class Crowd:
@@ -229,7 +233,7 @@ class Crowd:
         """What a real client dealt to senders, opened with their keys: they will be asked for it."""
         if step is not Step.SHARE:
             return
-        for data in wire.decode(wire.Deal, answer, len(answer)).leaves:
+        for data in envelope.unverified(wire.Deal, answer).leaves:
             leaf = wire.decode(wire.Leaf, data, len(data))
             if leaf.holder in self._real:
                 continue

@@ -33,7 +33,7 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
-from protocols import client, keys, masks, member, params, ring
+from protocols import client, keys, labels, masks, member, params, ring
 from protocols.drive import ClientDriver, MemoryStore, Traffic, conduct
 from protocols.identity import Identity, Verify, verify_signature
 from protocols.member import Limits, Member
@@ -90,7 +90,7 @@ class Federation:
         """One vector for everybody."""
         p = self.parameters
         return RoundPlan(
-            version=1,
+            version=labels.VERSION,
             run=bytes(16),
             round=1,
             roster_digest=self.roster.digest,
@@ -115,7 +115,7 @@ class Federation:
     def member(self, index: int) -> Member:
         """Client `index`, which accepts these parameters."""
         p = self.parameters
-        limits = Limits(p.adversary, 0.0, 1 - p.floor / p.cohort + 1e-9, 3, 2, last_round=0, today=0)
+        limits = Limits(p.adversary, 0.0, 1 - p.floor / p.cohort + 1e-9, 3, 2, last_round=0, today=0, run=self.plan.run)
         id_ = self.roster.members[index].id
         return Member(id_, self.identities[index], self.roster, self.server.public, limits, self.verify)
 

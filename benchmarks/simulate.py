@@ -16,40 +16,35 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fgrpo_secure import (
-    adapters,
-    client_round,
-    entropy,
-    gain,
-    models,
-    owner,
-    round_settings,
-    run_plan,
-    server_round,
-)
-from fgrpo_secure.adapters import Policy
-from fgrpo_secure.apply import ServerOptimizer
-from fgrpo_secure.client_policy import Admitted
-from fgrpo_secure.config import Config
-from fgrpo_secure.coupling import SMALL_UNITS
+from fgrpo_secure import entropy, gain
+from fgrpo_secure.client import owner
+from fgrpo_secure.client import round as client_round
+from fgrpo_secure.client.owner import Owner
+from fgrpo_secure.client.round import Learned
+from fgrpo_secure.config.schema import Config
+from fgrpo_secure.config.unit_rules import SMALL_UNITS
 from fgrpo_secure.entropy import Entropy
 from fgrpo_secure.gain import Baseline
-from fgrpo_secure.grpo import rewards
-from fgrpo_secure.grpo.advantages import group_advantages
-from fgrpo_secure.grpo.objective import objective
-from fgrpo_secure.owner import Owner
+from fgrpo_secure.learning import adapters, models
+from fgrpo_secure.learning.adapters import Policy
+from fgrpo_secure.learning.grpo import rewards
+from fgrpo_secure.learning.grpo.advantages import group_advantages
+from fgrpo_secure.learning.grpo.objective import objective
+from fgrpo_secure.learning.tasks.files import Row
+from fgrpo_secure.plan import adapter_shape, round_settings, run_plan
+from fgrpo_secure.plan.cost import PrivacyPlan
+from fgrpo_secure.plan.round_settings import RoundSettings
+from fgrpo_secure.plan.terms import Admitted
 from fgrpo_secure.privacy import clip, encode, noise, units
 from fgrpo_secure.privacy.clip import Update
 from fgrpo_secure.privacy.encode import EncodedVector, IntArray, Lattice, Score
 from fgrpo_secure.privacy.noise import NoisePlan
-from fgrpo_secure.privacy.planner import PrivacyPlan
 from fgrpo_secure.privacy.units import EncodedSum
-from fgrpo_secure.round_settings import RoundSettings
-from fgrpo_secure.tasks.files import Row
+from fgrpo_secure.server import round as server_round
+from fgrpo_secure.server.optimizer import ServerOptimizer
 from protocols.server import Recovered
 
 FloatArray = NDArray[np.float64]
-Encoded = EncodedVector | EncodedSum
 SUPPORTED = {
     "federation.local_steps": 1,
     "federation.schedule": "all",
@@ -71,7 +66,7 @@ class Part:
 
     @property
     def label(self) -> str:
-        """Names the part's rollouts, as the owner's seat would."""
+        """Names the part's rollouts, as the client would."""
         return "0" if self.unit is None else f"0/{self.unit}"
 
 
@@ -97,6 +92,7 @@ class Simulation:
     optimizer: ServerOptimizer
     source: Entropy
     baselines: list[Baseline]
+    weights: list[float]  # of the last round, by owner: what nobody but a simulation knows
     plain: bool = False  # clients send what they encoded, and a trusted server adds the noise
     known: dict[int, Trained] = field(default_factory=dict)  # rounds whose training is known from another run
     decoded: dict[tuple[int, ...], str] = field(default_factory=dict)
@@ -115,10 +111,11 @@ class Simulation:
             config,
             policy,
             [owners[client] for client in sorted(owners)],
-            run_plan.plan(config, policy),
+            run_plan.plan(config, adapter_shape.of(policy)),
             ServerOptimizer(config.server),
             entropy.from_kind("seeded", config.run.seed).child("owners"),
             [Baseline()] * len(owners),
+            [1.0] * len(owners),
             plain,
         )
 
@@ -170,28 +167,24 @@ class Simulation:
         for own, places in zip(self.owners, mine, strict=True):
             source = self.source.child(own.id).child("session", settings.training_round)
             if settings.units is None:
-                encoded: Encoded = self._client(trained, places[0], settings, lattice, source)
-                noises = source.child("noise")
-            else:
-                encoded = _units(trained, places, settings, lattice, source.child("rounding", 0))
-                noises = source.child("noise", 0)
+                vectors.append(self._client(trained, places[0], settings, lattice, source))
+                continue
+            encoded = _units(trained, places, settings, lattice, source.child("rounding", 0))
             if settings.share_variance and not self.plain:
-                vectors.append(noise.add_share(encoded, settings.share_variance, noises).values)
+                vectors.append(noise.add_share(encoded, settings.share_variance, source.child("noise", 0)).values)
             else:
                 vectors.append(encoded.values)
         return vectors
 
     def _client(
         self, trained: Trained, place: int, settings: RoundSettings, lattice: Lattice, source: Entropy
-    ) -> EncodedVector:
-        observation, past = gain.observe(trained.rewards[place]), self.baselines[place]
-        relative = gain.relative_gain(observation, past, settings.weighting)
-        weight = gain.weight(relative, settings.weighting)
-        self.baselines[place] = past.updated(observation, settings.weighting.baseline_decay)
-        clipped = clip.to_norm(Update(trained.updates[place]), settings.clip_norm).times(weight)
-        return encode.to_ring(
-            clipped, client_round.scores(relative, weight, settings), lattice, source.child("rounding")
-        )
+    ) -> IntArray:
+        learned = Learned(Update(trained.updates[place]), gain.observe(trained.rewards[place]))
+        if self.plain or not settings.share_variance:  # a trusted server adds the noise, or nobody does
+            settings = settings.model_copy(update={"aggregation": "plain"})
+        made = client_round.privatise(learned, settings, lattice, self.baselines[place], 1.0, source)
+        self.baselines[place], self.weights[place] = made.baseline, made.weight
+        return made.vector.values
 
     def conclude(self, vectors: Sequence[IntArray], settings: RoundSettings, lattice: Lattice) -> None:
         """The server's part, on the sum alone."""
@@ -226,7 +219,7 @@ class Simulation:
             position += size
             columns = {key: [row[key] for row in part.rows] for key in part.rows[0] if key != "prompt"}
             texts = [self._decode(tuple(ids)) for ids in mine]
-            marks = rewards.score(own.reward_functions, self.config.grpo.reward_weights, asked, texts, mine, columns)
+            marks = rewards.score(own.reward_functions, own.reward_weights, asked, texts, mine, columns)
             paid.append(own.reward_scale * marks.reshape(len(asked), group))
         return np.stack(paid)
 

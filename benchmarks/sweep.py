@@ -28,10 +28,11 @@ import torch
 import utility
 from simulate import Simulation, Trained
 
-from fgrpo_secure import config_file, round_settings
-from fgrpo_secure.config import Config
-from fgrpo_secure.evaluation import Score, evaluate, overall
-from fgrpo_secure.tasks.rewards import exact
+from fgrpo_secure.config import files as config_file
+from fgrpo_secure.config.schema import Config
+from fgrpo_secure.learning.evaluation import Score, evaluate, overall
+from fgrpo_secure.learning.tasks.rewards import exact
+from fgrpo_secure.plan import round_settings
 
 PRESET = "quickstart"
 EPSILONS = (None, 16.0, 8.0, 4.0, 2.0, 1.0)
@@ -39,6 +40,8 @@ WEIGHTS = ("adaptive", "uniform")
 UNITS = ("client", "prompt_group", "subject")
 SERVERS = ("secure", "plain")
 SEEDS = (0, 1, 2, 3, 4)
+# what the quickstart was when this sweep was run: the present one is measured by `python -m benchmarks epsilon`
+FIRST_QUICKSTART = ("grpo.num_generations=8", "grpo.prompts_per_step=4", "server.learning_rate=4")
 UNIT_CLIP = 0.01  # of a unit's raw gradient: nearly all are longer
 RESULTS = Path(__file__).parent / "results"
 
@@ -57,12 +60,14 @@ class Cell:
     def config(self) -> Config:
         """The quickstart with this cell's settings."""
         settings = [f"run.seed={self.seed}", "run.entropy=seeded", f"adapter.factors={self.factors}"]
+        settings += [*FIRST_QUICKSTART, "weighting.rule=softmax"]
         settings += ["privacy.unit=none"] if self.epsilon is None else [f"privacy.unit={self.unit}"]
         settings += [] if self.epsilon is None else [f"privacy.epsilon={self.epsilon}"]
         settings += ["weighting.rule=uniform"] if self.weights == "uniform" else []
         if self.unit == "client":
             return config_file.load(PRESET, settings)
-        settings[2:] = [f"privacy.epsilon={self.epsilon}", "weighting.rule=uniform"]
+        settings[2:] = [*FIRST_QUICKSTART, f"adapter.factors={self.factors}", "weighting.rule=uniform"]
+        settings += [f"privacy.epsilon={self.epsilon}"]
         return inside_clients(config_file.load(PRESET, settings), self.unit)
 
 

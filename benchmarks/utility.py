@@ -19,25 +19,25 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from scipy import stats
+from record import interval
 
-from fgrpo_secure import __version__, adapters, config_file, models
-from fgrpo_secure.evaluation import Score, evaluate, overall
-from fgrpo_secure.tasks.evaluation import evaluation_set
-from fgrpo_secure.tasks.files import Row
-from fgrpo_secure.tasks.procedural import problems
-from fgrpo_secure.tasks.rewards import exact
-from fgrpo_secure.tasks.sources import row_of
+from fgrpo_secure import __version__
+from fgrpo_secure.config import files as config_file
+from fgrpo_secure.learning import adapters, models
+from fgrpo_secure.learning.evaluation import Score, evaluate, overall
+from fgrpo_secure.learning.tasks.evaluation import evaluation_set
+from fgrpo_secure.learning.tasks.files import Row
+from fgrpo_secure.learning.tasks.procedural import problems
+from fgrpo_secure.learning.tasks.rewards import exact
+from fgrpo_secure.learning.tasks.sources import row_of
 
 FIGURES = ("sampled", "greedy", "sampled_gain", "greedy_gain")
 TUNED_ON = 100  # problems per task that presets are looked at with while they are made: left out here
 HELD_OUT = 100
 ENOUGH = 1000  # more than most tasks have: what is left after the shown ones is held out
 SAMPLES = 4
-HERE = Path(__file__).parent  # where settings find `pure_noise`
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
 
 
 def held_out(preset: str) -> dict[str, list[Row]]:
@@ -85,15 +85,6 @@ def figures(before: Score, after: Score) -> dict[str, float]:
         "sampled_gain": 100 * (after.pass_rate - before.pass_rate),
         "greedy_gain": 100 * (after.greedy - before.greedy),
     }
-
-
-def interval(values: list[float]) -> dict[str, float]:
-    """Mean and 95 % t interval."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return {"mean": mean, "low": float("nan"), "high": float("nan")}
-    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
-    return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
 def report(

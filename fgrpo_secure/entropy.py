@@ -94,6 +94,11 @@ def utc_now() -> str:
     return datetime.now(UTC).replace(microsecond=0).isoformat()
 
 
+def unix_time() -> float:
+    """Seconds since 1970-01-01 in UTC, by the machine's clock."""
+    return time.time()
+
+
 def today() -> int:
     """Whole days since 1970-01-01 in UTC."""
     return int(time.time()) // 86_400

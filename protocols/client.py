@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols import hybrid, keys, labels, leaves, masks, merkle, ring, shares, upload, wire
+from protocols import envelope, hybrid, keys, labels, leaves, masks, merkle, ring, shares, upload, wire
 from protocols.errors import BadSignature, FaultyClient, FaultyClientOrServer, FaultyServer, Malformed, TooFewClients
 from protocols.graph import Graph
 from protocols.member import Limits, Member, open_plan
@@ -27,36 +27,43 @@ from protocols.states import (
     Peer,
     Settled,
     Shared,
+    State,
+    Stopped,
     decode_state,
     encode_state,
 )
 from protocols.wire import Step
 
 __all__ = [
-    "Agreed", "Announced", "Limits", "Masked", "Member", "Settled", "Shared",
-    "agree", "announce", "decode_state", "encode_state", "mask", "open_plan", "share", "unmask",
+    "Agreed", "Announced", "Limits", "Masked", "Member", "Settled", "Shared", "Stopped",
+    "agree", "announce", "announce_for", "decode_state", "encode_state", "mask", "open_plan", "share", "unmask",
 ]  # fmt: skip
 
 Values = Mapping[str, NDArray[np.int64]]
 
 RANDOM_BYTES = 32
-_BLANK = bytes(64)
 
 
 def announce(
     member: Member, plan_bytes: bytes, context: Mapping[str, bytes], randomness: bytes
 ) -> tuple[Announced, bytes]:
     """Accepts a plan (see `open_plan`) and announces two fresh keys under the client's signature."""
+    return announce_for(member, open_plan(member, plan_bytes, context), randomness)
+
+
+def announce_for(member: Member, plan: wire.RoundPlan, randomness: bytes) -> tuple[Announced, bytes]:
+    """The announcement for a plan that `open_plan` gave: between the two a client may train for hours."""
     _check_randomness(randomness)
-    plan = open_plan(member, plan_bytes, context)
     session = wire.session_of(plan)
+    # Bound to the session: randomness that repeats (a restored machine, a bad generator) still gives other keys.
     mask_secret = labels.derive(randomness, labels.KEY_MASK_SECRET, session, member.id)
     seal_secret = labels.derive(randomness, labels.KEY_SEAL_SECRET, session, member.id)
     mask_key, seal_key = (leaves.public_key(plan, secret) for secret in (mask_secret, seal_secret))
-    blank = wire.Announcement(member.id, mask_key, seal_key, _BLANK)
+    blank = wire.Announcement(member.id, mask_key, seal_key, wire.UNSIGNED)
     payload = wire.announcement_payload(session, blank)
     own = msgspec.structs.replace(blank, signature=member.identity.sign(labels.SIGN_ANNOUNCEMENT, payload))
-    return Announced(plan, session, mask_secret, seal_secret, own), wire.encode(own)
+    after = Announced(plan, session, mask_secret, seal_secret, own)
+    return after, _signed(member, after, Step.ANNOUNCE, own)
 
 
 def share(member: Member, state: Announced, relayed: bytes, randomness: bytes) -> tuple[Shared, bytes]:
@@ -64,6 +71,8 @@ def share(member: Member, state: Announced, relayed: bytes, randomness: bytes) -
     _check_randomness(randomness)
     message = _decode(wire.Announcements, relayed, state)
     announcers = _check_announcements(state, message)
+    # Over the bytes as they came. A server that shows clients different announcements gives them different S1, hence
+    # masks that never cancel and outcomes that find no quorum.
     s1 = labels.digest(labels.HASH_ANNOUNCED, relayed)
     graph = Graph(state.plan, s1, announcers)
     holders = graph.holders(member.id)
@@ -78,21 +87,22 @@ def share(member: Member, state: Announced, relayed: bytes, randomness: bytes) -
         member.id,
         merkle.root([merkle.leaf_hash(leaf) for leaf in dealt]),
         keys.seed_commitment(s1, member.id, seed),
-        _BLANK,
+        wire.UNSIGNED,
     )
     signature = member.identity.sign(labels.SIGN_DEAL, wire.root_payload(s1, blank))
     own = msgspec.structs.replace(blank, signature=signature)
     deal = wire.Deal(member.id, own.seed_commitment, dealt, signature)
     kept = state.seal_secret if state.plan.post_quantum else b""
     after = Shared(state.plan, state.session, s1, announcers, peers, state.mask_secret, seed, own, kept)
-    return after, wire.encode(deal)
+    return after, _signed(member, after, Step.SHARE, deal)
 
 
 def mask(
     member: Member, state: Shared, relayed: bytes, values: Values | Callable[[wire.RoundPlan], Values]
-) -> tuple[Masked, bytes]:
+) -> tuple[Masked | Stopped, bytes]:
     """Uploads the values (signed integers, taken modulo 2^b) under one self mask and a mask per neighbour
-    that dealt.
+    that dealt. In a hybrid session a pad that does not open ends the client's part, and its dealer is accused: a mask
+    of the client's own making could be taken off the sum by nobody.
 
     If `values` is a function of the plan, it is called only after all that the server sent was checked, so
     that garbage costs nobody a round of training. ValueError unless the values are one-dimensional int64
@@ -108,13 +118,20 @@ def mask(
     dealers = tuple(sorted(set(sharers).intersection(graph.holders(member.id))))
     _check_dealt_by(member, state, roots, dealers)
     _check_leaves(member.id, graph, roots, dealers, message.leaves)
-    held, agreed = _open_leaves(member.id, state, message.leaves)
-    s2 = labels.digest(labels.HASH_DEALT, state.s1, message.roots)
+    s2 = labels.digest(labels.HASH_DEALT, state.s1, message.roots)  # as S1, of who dealt what
+    holder = leaves.Holder.of(state.plan, state.s1, member.id, state.seal_secret, state.mask_secret)
+    leaf_of = {delivery.dealer: delivery.leaf for delivery in message.leaves}
+    try:
+        pads = {dealer: holder.pad_in(dealer, leaf) for dealer, leaf in leaf_of.items() if dealer < member.id}
+    except FaultyClient as error:
+        stopped = Stopped(state.session, error.client)
+        return stopped, _signed(member, stopped, Step.MASK, wire.Complaint(member.id, error.client, s2))
+    held, agreed = _open_leaves(holder, state, leaf_of, pads)
     values = values(state.plan) if callable(values) else values
     _check_values(state.plan, values)
     outgoing = upload.Outgoing(member.id, [length for _, length in state.plan.vectors], state.plan.ring_bits)
     _mask_into(outgoing, state, s2, agreed, values)
-    own, data = outgoing.signed(s2, member.identity)
+    own, data = outgoing.signed(state.session, s2, member.identity)
     return Masked(state.plan, state.session, s2, sharers, held, own), data
 
 
@@ -122,6 +139,7 @@ def agree(member: Member, state: Masked, relayed: bytes) -> tuple[Agreed, bytes]
     """Signs one outcome, and keeps of each dealer only the share which that outcome calls for."""
     message = _decode(wire.Uploads, relayed, state)
     survivors = _check_uploads(member, state, message)
+    # Derived, never read: a client in neither list, or in both, would have its masks taken off by half.
     dropped = tuple(client for client in state.sharers if client not in survivors)
     outcome = wire.list_digest(state.s2, message.entries, dropped)
     # Either share, never both: the other one is gone before anything is signed.
@@ -132,7 +150,7 @@ def agree(member: Member, state: Masked, relayed: bytes) -> tuple[Agreed, bytes]
     after = Agreed(state.plan, state.session, outcome, tuple(sorted(survivors)), dropped, openings)
     payload = wire.agreement_payload(outcome, member.id)
     own = wire.Agreement(member.id, member.identity.sign(labels.SIGN_AGREEMENT, payload))
-    return after, wire.encode(own)
+    return after, _signed(member, after, Step.AGREE, own)
 
 
 def unmask(member: Member, state: Agreed, relayed: bytes) -> tuple[Settled, bytes]:
@@ -141,6 +159,7 @@ def unmask(member: Member, state: Agreed, relayed: bytes) -> tuple[Settled, byte
     """
     message = _decode(wire.Quorum, relayed, state)
     signers = [entry.signer for entry in message.entries]
+    # Ascending, so distinct: one signature counted twice would let c colluders and few others make a quorum.
     if not wire.ascending(signers) or not set(signers) <= set(state.survivors):
         raise FaultyServer("sent agreements that are not by distinct survivors")
     if len(signers) < state.plan.quorum:
@@ -154,7 +173,12 @@ def unmask(member: Member, state: Agreed, relayed: bytes) -> tuple[Settled, byte
     payload = wire.opening_payload(state.outcome, member.id, state.openings)
     signature = member.identity.sign(labels.SIGN_OPENING, payload)
     after = Settled(state.session, state.survivors, state.dropped)
-    return after, wire.encode(wire.Opening(member.id, state.openings, signature))
+    return after, _signed(member, after, Step.UNMASK, wire.Opening(member.id, state.openings, signature))
+
+
+def _signed(member: Member, after: State, step: Step, message: wire.Answer) -> bytes:
+    """A message in its envelope. Uploads, which are large, are built inside theirs."""
+    return envelope.sign(member.identity, after.session, member.id, step, message)
 
 
 Message = TypeVar("Message", wire.Announcements, wire.Deliveries, wire.Uploads, wire.Quorum)
@@ -175,6 +199,7 @@ def _check_announcements(state: Announced, message: wire.Announcements) -> tuple
     announcers = tuple(entry.client for entry in message.entries)
     if not wire.ascending(announcers) or not set(announcers) <= set(state.plan.cohort):
         raise FaultyServer("sent announcements that are not by distinct clients of the cohort")
+    # A server in the middle would announce keys of its own in this client's name, and read what is sealed to them.
     if state.own not in message.entries:
         raise FaultyServer("left out or changed this client's own announcement")
     _check_floor(state.plan, len(announcers))
@@ -248,6 +273,7 @@ def _check_roots(state: Shared, roots: wire.Roots) -> tuple[int, ...]:
         raise FaultyServer("sent roots of another session")
     if not wire.ascending(sharers) or not set(sharers) <= set(state.announcers):
         raise FaultyServer("sent roots that are not by distinct announcers")
+    # A stranger's signature is not checked (SPEC.md, section 8): each client stands guard over its own entry.
     if state.own not in roots.entries:
         raise FaultyServer("left out or changed this client's own root")
     _check_floor(state.plan, len(sharers))
@@ -279,6 +305,8 @@ def _check_leaves(
         raise FaultyServer("did not deliver exactly one leaf of every neighbour that dealt")
     signed = {entry.dealer: entry.root for entry in roots.entries}
     for delivery in deliveries:
+        # Place and size are computed here. Read from the message, they would let a server swap leaves between holders,
+        # which then do not open, and have an honest dealer accused.
         holders = graph.holders(delivery.dealer)
         try:
             proven = merkle.root_from_path(
@@ -291,15 +319,12 @@ def _check_leaves(
 
 
 def _open_leaves(
-    me: int, state: Shared, deliveries: tuple[wire.Delivery, ...]
+    holder: leaves.Holder, state: Shared, leaf_of: Mapping[int, bytes], pads: Mapping[int, bytes]
 ) -> tuple[tuple[Held, ...], dict[int, bytes]]:
     """The shares dealt to this client, and the secret behind its pair masks with each neighbour that dealt."""
-    holder = leaves.Holder.of(state.plan, state.s1, me, state.seal_secret, state.mask_secret)
-    leaf_of = {delivery.dealer: delivery.leaf for delivery in deliveries}
-    pads = {dealer: holder.pad_in(dealer, leaf) for dealer, leaf in leaf_of.items() if dealer < me}
     dealt = [peer for peer in state.peers if peer.id in leaf_of]
     held = tuple(holder.shares_in(peer.id, leaf_of[peer.id], peer.sealing) for peer in dealt)
-    others = tuple(peer for peer in dealt if peer.id != me)
+    others = tuple(peer for peer in dealt if peer.id != holder.id)
     return held, holder.pair_secrets(state.mask_secret, others, pads)
 
 
@@ -333,7 +358,7 @@ def _check_uploads(member: Member, state: Masked, message: wire.Uploads) -> froz
     survivors = frozenset(clients)
     if not wire.ascending(clients) or not survivors <= set(state.sharers):
         raise FaultyServer("sent uploads that are not by distinct clients that dealt")
-    if member.id not in survivors:
+    if member.id not in survivors:  # it would open its own mask key's shares while its upload is in the server's hands
         raise FaultyServer("says this client dropped out")
     if state.own not in message.entries:
         raise FaultyServer("changed this client's own upload")
@@ -350,7 +375,9 @@ def _check_uploads(member: Member, state: Masked, message: wire.Uploads) -> froz
 
 
 def _check_floor(plan: wire.RoundPlan, count: int) -> None:
-    """`open_plan` made sure that the floor is at least T, t and c + 3."""
+    """`open_plan` made sure that the floor is at least T, t and c + 3: a server that drops all but the victim and its
+    colluders would read the victim's values off the sum.
+    """
     if count < plan.floor:
         raise FaultyServer(f"goes on with {count} clients, the plan needs {plan.floor}")
 

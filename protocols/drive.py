@@ -3,7 +3,7 @@
 
 The store is what makes "once" true: an answer is put into it before it is sent, a repeated request gets
 the same bytes again, and another request for an answered step is refused. Whoever implements it must
-make `put` and `advance` durable before they return (or before anything they allowed is sent).
+make `put` and `accept` durable before they return (or before anything they allowed is sent).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Protocol
 
 import msgspec
@@ -18,12 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols import client, server, wire
-from protocols.errors import FaultyClient, FaultyServer, Malformed
+from protocols.collect import Inbox, Record
+from protocols.errors import FaultyClient, FaultyClientOrServer, FaultyServer, Ignored, Malformed
 from protocols.identity import Identity, Verify, verify_signature
-from protocols.member import Member
+from protocols.member import Member, open_plan
 from protocols.roster import Roster
 from protocols.server import Recovered
-from protocols.states import Agreed, Announced, Masked, Settled, Shared, State, decode_state, encode_state
+from protocols.states import Agreed, Announced, Masked, Settled, Shared, State, Stopped, decode_state, encode_state
 from protocols.wire import RoundPlan, Step
 
 Contribute = Callable[[RoundPlan], Mapping[str, NDArray[np.int64]]]
@@ -40,14 +42,23 @@ class Link(Protocol):
 
 
 class Store(Protocol):
-    """One durable row per (identity, session, step), and per identity the highest round ever begun."""
+    """One durable record per (identity, session), whose status only moves forward.
 
-    def last_round(self, identity: bytes) -> int:
-        """The highest round that `advance` was given, or -1."""
+        accepted -> masked -> settled        and from either of the first two -> closed
+
+    A closed session has no further step. What a step needed of the one before is replaced by what it leaves.
+    """
+
+    def last_session(self, identity: bytes, server: bytes, run: bytes) -> int:
+        """The highest session number that this identity accepted from this server in this run, or -1."""
         ...
 
-    def advance(self, identity: bytes, round_number: int) -> None:
-        """Raises ValueError unless the number is above `last_round`."""
+    def accept(self, identity: bytes, server: bytes, plan: RoundPlan) -> None:
+        """Begins the record of a plan's session. Raises ValueError unless its number is above `last_session`."""
+        ...
+
+    def status(self, identity: bytes, session: bytes) -> Status | None:
+        """Where the session stands; None if it was never accepted."""
         ...
 
     def reply(self, identity: bytes, session: bytes, step: Step) -> tuple[bytes, bytes] | None:
@@ -55,33 +66,66 @@ class Store(Protocol):
         ...
 
     def state(self, identity: bytes, session: bytes) -> bytes | None:
-        """The state that the last answered step of the session left. Secret."""
+        """The state that the last answered step of the session left. Secret. None once it is closed."""
         ...
 
     def put(
         self, identity: bytes, session: bytes, step: Step, request_digest: bytes, state: bytes, reply: bytes
     ) -> None:
-        """Adds the row, or raises ValueError if there is one already (compare-and-swap)."""
+        """Keeps a step's one answer, and the state after it in place of the one before (compare-and-swap).
+
+        Raises ValueError if the step is answered or the session does not stand where the step may be answered.
+        """
         ...
 
 
+class Status(StrEnum):
+    """Where a session stands at a client."""
+
+    ACCEPTED = "accepted"  # charged; no masked vector left
+    MASKED = "masked"  # a masked vector may have left: nothing gives its charge back
+    SETTLED = "settled"  # a quorum signed who survived
+    CLOSED = "closed"  # no step of it is ever answered again
+
+
+BEFORE = {  # the status in which a step may be answered
+    Step.ANNOUNCE: Status.ACCEPTED,
+    Step.SHARE: Status.ACCEPTED,
+    Step.MASK: Status.ACCEPTED,
+    Step.AGREE: Status.MASKED,
+    Step.UNMASK: Status.MASKED,
+}
+AFTER = BEFORE | {Step.MASK: Status.MASKED, Step.UNMASK: Status.SETTLED}
+
+
 class MemoryStore:
-    """A store for one process's life: for simulations and tests. Keeps only the latest state of a session."""
+    """A store for one process's life: for simulations and tests."""
 
     def __init__(self) -> None:
-        self._rounds: dict[bytes, int] = {}
+        self._numbers: dict[tuple[bytes, bytes, bytes], int] = {}
+        self._status: dict[tuple[bytes, bytes], Status] = {}
         self._replies: dict[tuple[bytes, bytes, Step], tuple[bytes, bytes]] = {}
         self._states: dict[tuple[bytes, bytes], bytes] = {}
 
-    def last_round(self, identity: bytes) -> int:
+    def last_session(self, identity: bytes, server: bytes, run: bytes) -> int:
         """See Store."""
-        return self._rounds.get(identity, -1)
+        return self._numbers.get((identity, server, run), -1)
 
-    def advance(self, identity: bytes, round_number: int) -> None:
+    def accept(self, identity: bytes, server: bytes, plan: RoundPlan) -> None:
         """See Store."""
-        if round_number <= self.last_round(identity):
-            raise ValueError("the round counter only grows")
-        self._rounds[identity] = round_number
+        if plan.round <= self.last_session(identity, server, plan.run):
+            raise ValueError("session numbers only grow")
+        self._numbers[identity, server, plan.run] = plan.round
+        self._status[identity, wire.session_of(plan)] = Status.ACCEPTED
+
+    def status(self, identity: bytes, session: bytes) -> Status | None:
+        """See Store."""
+        return self._status.get((identity, session))
+
+    def close(self, identity: bytes, session: bytes) -> None:
+        """No step of the session is answered again."""
+        self._status[identity, session] = Status.CLOSED
+        self._states.pop((identity, session), None)
 
     def reply(self, identity: bytes, session: bytes, step: Step) -> tuple[bytes, bytes] | None:
         """See Store."""
@@ -95,10 +139,11 @@ class MemoryStore:
         self, identity: bytes, session: bytes, step: Step, request_digest: bytes, state: bytes, reply: bytes
     ) -> None:
         """See Store."""
-        if (identity, session, step) in self._replies:
-            raise ValueError("the step is already answered")
+        if (identity, session, step) in self._replies or self._status.get((identity, session)) != BEFORE[step]:
+            raise ValueError("the step is already answered, or the session does not stand there")
         self._replies[identity, session, step] = (request_digest, reply)
         self._states[identity, session] = state
+        self._status[identity, session] = AFTER[step]
 
 
 _KINDS: dict[Step, type[msgspec.Struct]] = {
@@ -109,12 +154,31 @@ _KINDS: dict[Step, type[msgspec.Struct]] = {
 }
 
 
-class ClientDriver:
-    """One client's life: answers each step of each session at most once.
+def answered(store: Store, identity: bytes, step: Step, incoming: bytes) -> bytes | None:
+    """The same bytes as before where this very request was answered; None where it is new.
 
-    `context` gives the digests of what is loaded when a plan arrives; `entropy` gives that many fresh
-    random bytes. `settled` is the outcome that a quorum signed, after an `unmask` step, until the next
-    `announce`.
+    Raises FaultyServer for another request to an answered step.
+    """
+    known = store.reply(identity, session_in(step, incoming), step)
+    if known is None:
+        return None
+    if known[0] != hashlib.sha256(incoming).digest():
+        raise FaultyServer(f"asks for a second, different answer to step {step.value}")
+    return known[1]
+
+
+def outcome(store: Store, identity: bytes, session: bytes) -> Settled | None:
+    """What a quorum signed of a session, after its `unmask` step; None before, or where it never came to that."""
+    data = store.state(identity, session)
+    state = None if data is None else decode_state(data)
+    return state if isinstance(state, Settled) else None
+
+
+class ClientDriver:
+    """One client's life: answers each step of each session at most once, from its store before anything else.
+
+    `context` gives the digests of what is loaded when a plan arrives; `entropy` gives that many fresh random bytes.
+    Nothing of a session lives here: it is all in the store, under the session's name.
     """
 
     def __init__(
@@ -125,34 +189,62 @@ class ClientDriver:
         context: Callable[[], Mapping[str, bytes]],
     ) -> None:
         self.member = member
-        self.settled: Settled | None = None
         self._store = store
         self._entropy = entropy
         self._context = context
 
-    def handle(self, step: Step, incoming: bytes, contribute: Contribute) -> bytes:
-        """The answer to one request. `contribute` is called in the mask step, on the accepted plan, and
-        only there.
+    def open_plan(self, incoming: bytes) -> RoundPlan:
+        """The plan in a request to announce, if this client may take part in it; see `member.open_plan`.
+
+        A plan whose session was accepted before may be asked about again, until it is closed.
+        """
+        identity, server = self.member.identity.public, self.member.server_key
+        last = max(self.member.limits.last_round, self._store.last_session(identity, server, self.member.limits.run))
+        session = session_in(Step.ANNOUNCE, incoming)
+        status = self._store.status(identity, session)
+        if status not in (None, Status.ACCEPTED):
+            raise FaultyServer("asks about a session that is closed")
+        if status is Status.ACCEPTED:
+            last = wire.decode(wire.SignedPlan, incoming, wire.MAX_PLAN).plan.round - 1
+        return open_plan(self._limited(last), incoming, self._context())
+
+    def announce(self, plan: RoundPlan, incoming: bytes) -> bytes:
+        """The announcement for a plan that `open_plan` gave and the store accepted."""
+        state, answer = client.announce_for(self.member, plan, self._entropy(client.RANDOM_BYTES))
+        self._put(Step.ANNOUNCE, state.session, incoming, state, answer)
+        return answer
+
+    def outcome(self, session: bytes) -> Settled | None:
+        """See `outcome`."""
+        return outcome(self._store, self.member.identity.public, session)
+
+    def handle(
+        self,
+        step: Step,
+        incoming: bytes,
+        contribute: Contribute,
+        admit: Callable[[RoundPlan], None] = lambda plan: None,
+    ) -> bytes:
+        """The answer to one request. `contribute` is called in the mask step, on the accepted plan, and only there;
+        `admit` has its say on a plan before it is accepted.
 
         Raises Refused, FaultyServer, FaultyClient or FaultyClientOrServer; nothing is sent then.
         """
-        identity = self.member.identity.public
-        digest = hashlib.sha256(incoming).digest()
-        session = _session_in(step, incoming)
-        known = self._store.reply(identity, session, step)
-        if known is None:
-            state, answer = self._answer(step, session, incoming, contribute)
-            self._store.put(identity, session, step, digest, encode_state(state), answer)
-        elif known[0] == digest:
-            answer = known[1]
-        else:
-            raise FaultyServer(f"asks for a second, different answer to step {step.value}")
-        self._note_settled(step, session)
+        known = answered(self._store, self.member.identity.public, step, incoming)
+        if known is not None:
+            return known
+        if step is Step.ANNOUNCE:
+            plan = self.open_plan(incoming)
+            if self._store.status(self.member.identity.public, wire.session_of(plan)) is None:
+                admit(plan)
+                self._store.accept(self.member.identity.public, self.member.server_key, plan)
+            return self.announce(plan, incoming)
+        session = session_in(step, incoming)
+        state, answer = self._answer(step, session, incoming, contribute)
+        self._put(step, session, incoming, state, answer)
         return answer
 
     def _answer(self, step: Step, session: bytes, incoming: bytes, contribute: Contribute) -> tuple[State, bytes]:
-        if step is Step.ANNOUNCE:
-            return self._announce(incoming)
         state = self._state(session)
         if step is Step.SHARE and isinstance(state, Announced):
             return client.share(self.member, state, incoming, self._entropy(client.RANDOM_BYTES))
@@ -164,32 +256,26 @@ class ClientDriver:
             return client.unmask(self.member, state, incoming)
         raise FaultyServer(f"asks for step {step.value} out of order")
 
-    def _announce(self, incoming: bytes) -> tuple[State, bytes]:
-        """The round counter moves first: a crash after it costs a round, one before it would allow two."""
-        identity = self.member.identity.public
-        last = max(self.member.limits.last_round, self._store.last_round(identity))
-        member = replace(self.member, limits=replace(self.member.limits, last_round=last))
-        randomness = self._entropy(client.RANDOM_BYTES)
-        state, answer = client.announce(member, incoming, self._context(), randomness)
-        self._store.advance(identity, state.plan.round)
-        return state, answer
+    def _put(self, step: Step, session: bytes, incoming: bytes, state: State, answer: bytes) -> None:
+        digest = hashlib.sha256(incoming).digest()
+        self._store.put(self.member.identity.public, session, step, digest, encode_state(state), answer)
+
+    def _limited(self, last: int) -> Member:
+        return replace(self.member, limits=replace(self.member.limits, last_round=last))
 
     def _state(self, session: bytes) -> State:
         data = self._store.state(self.member.identity.public, session)
         if data is None:
-            raise FaultyServer("asks about a session that this client did not begin")
-        return decode_state(data)
-
-    def _note_settled(self, step: Step, session: bytes) -> None:
-        if step is Step.ANNOUNCE:
-            self.settled = None
-        elif step is Step.UNMASK:
-            state = self._state(session)
-            self.settled = state if isinstance(state, Settled) else None
+            raise FaultyServer("asks about a session that this client did not begin, or that is closed")
+        state = decode_state(data)
+        # A session ends under the roster that it began with: under another, others would be believed.
+        if not isinstance(state, Settled | Stopped) and state.plan.roster_digest != self.member.roster.digest:
+            raise FaultyServer("goes on with a session of another roster")
+        return state
 
 
-def _session_in(step: Step, incoming: bytes) -> bytes:
-    """The session that a request names; the step functions check everything else."""
+def session_in(step: Step, incoming: bytes) -> bytes:
+    """The session that a request names; the step functions check everything else. FaultyServer if it names none."""
     try:
         if step is Step.ANNOUNCE:
             return wire.session_of(wire.decode(wire.SignedPlan, incoming, wire.MAX_PLAN).plan)
@@ -234,34 +320,38 @@ def conduct(
     link: Link,
     verify: Verify = verify_signature,
     on_step: Callable[[Step, int, int], None] | None = None,
+    record: Record | None = None,
 ) -> tuple[Recovered, Traffic]:
-    """Runs one session to its sum. `on_step` is told (step, clients asked, clients that answered well).
+    """Runs one session to its sum. `on_step` is told (step, clients asked, clients that answered well); `record` is
+    given every signed message, which is the session's transcript whether it ends in a sum or not.
 
     Clients whose answers are bad count as dropped; the result says whom to blame for what. Raises
     TooFewClients, or FaultyClient for a dealer whose inconsistent deal makes the sum unrecoverable; both
     carry no partial result.
     """
-    state: server.State | Recovered = server.open_session(identity, plan, roster, verify)
+    inbox: Inbox | Recovered = server.open_session(identity, plan, roster, verify, record)
     traffic = Traffic()
-    while not isinstance(state, Recovered):
-        _run_step(state, link, traffic)
+    while not isinstance(inbox, Recovered):
+        _run_step(inbox, link, traffic)
         if on_step is not None:
-            on_step(state.step, traffic.asked[state.step], traffic.answered[state.step])
-        state = state.close()
-    return state, traffic
+            on_step(inbox.step, traffic.asked[inbox.step], traffic.answered[inbox.step])
+        inbox = inbox.close()
+    return inbox, traffic
 
 
-def _run_step(state: server.State, link: Link, traffic: Traffic) -> None:
-    outgoing = _Metered(state.outgoing)
+def _run_step(inbox: Inbox, link: Link, traffic: Traffic) -> None:
+    outgoing = _Metered(inbox.outgoing)
     received, good, bad = 0, set(), set()
-    for sender, data in link.exchange(state.step, outgoing):
+    for sender, data in link.exchange(inbox.step, outgoing):
         received += len(data)
         if sender in bad:
-            continue
+            continue  # a client signs one answer for each step, and this one's was wrong
         try:
-            state.receive(sender, data)
-            good.add(sender)
-        except FaultyClient:
+            inbox.receive(sender, data)
+            good.update({sender} & inbox.answers.keys())  # a complaint is taken, and is no upload
+        except Ignored:
+            continue  # not this client's word: its own answer may still come
+        except (FaultyClient, FaultyClientOrServer):
             bad.add(sender)
-    traffic.down[state.step], traffic.up[state.step] = outgoing.total, received
-    traffic.asked[state.step], traffic.answered[state.step] = len(outgoing), len(good)
+    traffic.down[inbox.step], traffic.up[inbox.step] = outgoing.total, received
+    traffic.asked[inbox.step], traffic.answered[inbox.step] = len(outgoing), len(good)

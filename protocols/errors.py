@@ -36,15 +36,38 @@ class FaultyClientOrServer(ProtocolError):
         self.reason = reason
 
 
-class TooFewClients(ProtocolError):
-    """Not enough clients remain for `step`; the session ends and nothing was opened beyond it."""
+class Ignored(ProtocolError):
+    """Bytes that came under a client's name count for nothing: it did not sign them for this step, or was not asked.
 
-    def __init__(self, step: str, have: int, need: int, blamed: dict[int, str] | None = None) -> None:
+    Anybody on the way can send such bytes. Nobody is blamed, and a right answer of the client still counts.
+    """
+
+    def __init__(self, client: int, reason: str) -> None:
+        super().__init__(f"ignored what came as client {client}'s: {reason}")
+        self.client = client
+        self.reason = reason
+
+
+class TooFewClients(ProtocolError):
+    """Not enough clients remain for `step`; the session ends and nothing was opened beyond it.
+
+    `disputes` are (dealer, holder) of what did not open: one of the two is lying.
+    """
+
+    def __init__(
+        self,
+        step: str,
+        have: int,
+        need: int,
+        blamed: dict[int, str] | None = None,
+        disputes: tuple[tuple[int, int], ...] = (),
+    ) -> None:
         super().__init__(f"step {step}: {have} clients remain, {need} are needed")
         self.step = step
         self.have = have
         self.need = need
         self.blamed = dict(blamed or {})
+        self.disputes = disputes
 
 
 class Refused(ProtocolError):

@@ -25,6 +25,7 @@ class Graph:
         self._degree = plan.neighbours
         self._places: dict[int, int] = {}
         if plan.parameters.graph == SPARSE:
+            # Over the planned cohort, not over who announced: else a server drops clients until the ring suits it.
             order = _shuffled(plan.cohort, s1)
             self._places = {client: place for place, client in enumerate(order)}
             # Unrolled, so that a neighbourhood is a slice: client i's begins k/2 places before it.

@@ -41,6 +41,7 @@ def public_key(secret: bytes) -> bytes:
 def agree(secret: bytes, peer: bytes) -> bytes:
     """The raw 32-byte X25519 secret; derive keys from it, never use it. LowOrderPoint if it would be zero."""
     try:
+        # A key of small order makes the secret known to everybody, and with it the masks of whoever agrees on one.
         return crypto_scalarmult(secret, peer)
     except CryptoError:  # libsodium's answer to an all-zero result
         raise LowOrderPoint("a key of small order") from None

@@ -11,14 +11,16 @@ from functools import lru_cache
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-VERSION = 1
-PROTOCOL = b"fgrpo-aggregation/1"
+VERSION = 2
+NAME = b"fgrpo-aggregation/"  # begins whatever is signed under a label, in any version
+PROTOCOL = NAME + str(VERSION).encode()
 
 # What is signed.
 SIGN_ROSTER = "sign roster"
 SIGN_HANDOVER = "sign handover"
 SIGN_ENROLMENT = "sign enrolment"
 SIGN_PLAN = "sign plan"
+SIGN_MESSAGE = "sign message"  # the envelope of whatever a client sends
 SIGN_ANNOUNCEMENT = "sign announcement"
 SIGN_DEAL = "sign deal"
 SIGN_UPLOAD = "sign upload"
@@ -29,6 +31,7 @@ SIGN_OPENING = "sign opening"
 HASH_ROSTER = "hash roster"
 HASH_SESSION = "hash session"
 HASH_SHARDS = "hash shards"
+HASH_MESSAGE = "hash message"
 HASH_ANNOUNCED = "hash announced"  # gives S1
 HASH_DEALT = "hash dealt"  # gives S2
 HASH_UPLOAD = "hash upload"

@@ -91,6 +91,7 @@ class Dealer:
         """The lower id gives the pad; the other way there is none."""
         if holder.client <= self.id:
             return hybrid.NO_PAD
+        # Derived from the seed that is shared, so that whoever rebuilds the seed of either client finds the same pad.
         pad = hybrid.pad_of(self.mask_secret, self.s1, self.id, holder.client)
         try:
             return hybrid.seal_pad(self.encapsulate, holder.mask_key, self.s1, self.id, holder.client, pad)
@@ -126,6 +127,7 @@ class Holder:
             seal = keys.Seal.between(sealing, self.s1, dealer, self.id, commitments)
             seed_share = seal.open(keys.SEED, leaf.seed_box, leaf.seed_commitment)
             key_share = seal.open(keys.MASK_KEY, leaf.key_box, leaf.key_commitment)
+            # An honest holder that kept what is no field element would be blamed when it opens it: a dealer framing it.
             shares.parse(seed_share)
             shares.parse(key_share)
         except Malformed:

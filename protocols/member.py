@@ -16,11 +16,13 @@ from protocols.params import Adversary, refuse_weaker
 from protocols.roster import Roster, renew
 from protocols.wire import RoundPlan, SignedPlan
 
+MAX_SESSION_STEP = 1024  # a server may skip numbers after crashes; it may not use them up
+
 
 @dataclass(frozen=True)
 class Limits:
-    """The owner's policy. `last_round` is the highest round this owner ever answered, in any run; `today` counts days
-    since 1970-01-01 (UTC).
+    """The owner's policy. `run` is the run that the owner joined; `last_round` is the highest session number that it
+    accepted in it from this server, -1 if none; `today` counts days since 1970-01-01 (UTC).
 
     `post_quantum` demands hybrid sessions; without it either kind will do.
     """
@@ -32,6 +34,7 @@ class Limits:
     min_survivors: int
     last_round: int
     today: int
+    run: bytes
     post_quantum: bool = False
 
 
@@ -50,6 +53,7 @@ class Member:
     def __post_init__(self) -> None:
         if self.id not in self.roster or self.roster.public(self.id) != self.identity.public:
             raise ValueError(f"the roster does not enrol this identity as client {self.id}")
+        # A server that is the authority enrols whom it likes; one that is a client counts among the honest.
         if self.roster.names_key(self.server_key):
             raise ValueError("the server must not be the authority that signs rosters, nor a client")
 
@@ -71,6 +75,7 @@ def open_plan(member: Member, plan_bytes: bytes, context: Mapping[str, bytes]) -
     _check_form(plan)
     _check_roster(member, plan)
     _check_policy(member, plan)
+    # Compared with what was really loaded: a server that gives one client another model reads that client off the sum.
     if dict(plan.context) != dict(context):
         raise Refused(f"the plan does not name what this client loaded: {_differing(plan, context)}")
     return plan
@@ -108,6 +113,7 @@ def _check_form(plan: RoundPlan) -> None:
 def _check_roster(member: Member, plan: RoundPlan) -> None:
     if (plan.roster_digest, plan.roster_version) != (member.roster.digest, member.roster.version):
         raise Refused(f"the plan uses another roster than version {member.roster.version}")
+    # Clients that the server invented (a Sybil attack) would make a cohort of the victim and nobody.
     if any(client not in member.roster for client in plan.cohort):
         raise FaultyServer("put clients into the cohort that the roster does not enrol")
     if member.id not in plan.cohort:
@@ -117,10 +123,22 @@ def _check_roster(member: Member, plan: RoundPlan) -> None:
         raise Refused(f"the cohort has clients whose enrolment has expired: {', '.join(map(str, sorted(expired)))}")
 
 
-def _check_policy(member: Member, plan: RoundPlan) -> None:
-    limits = member.limits
+def refuse_other_session(limits: Limits, plan: RoundPlan) -> None:
+    """Returns if the plan is of the run that was joined, and its number the next or one soon after; else Refused."""
+    # Another run keeps other books: a server that gives one federation two names would have two ledgers signed.
+    if plan.run != limits.run:
+        raise Refused("the plan is for a run that this client has not joined")
+    # Numbers only grow: a plan replayed, or varied a little, would have the same data contribute again.
     if plan.round <= limits.last_round:
         raise Refused(f"round {plan.round} does not come after round {limits.last_round}")
+    # One plan with a huge number would be the last that this client ever takes part in.
+    if plan.round > limits.last_round + MAX_SESSION_STEP:
+        raise Refused(f"round {plan.round} is more than {MAX_SESSION_STEP} after round {limits.last_round}")
+
+
+def _check_policy(member: Member, plan: RoundPlan) -> None:
+    limits = member.limits
+    refuse_other_session(limits, plan)
     if limits.adversary is Adversary.LYING_SERVER and plan.adversary is not Adversary.LYING_SERVER:
         raise Refused("the plan trusts the server to be honest; this client does not")
     if limits.post_quantum and not plan.post_quantum:

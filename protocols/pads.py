@@ -14,22 +14,20 @@ from protocols.hybrid import KeyPair, SealedPad
 from protocols.wire import RoundPlan
 
 
-@dataclass
+@dataclass(frozen=True)
 class Pads:
     """The sealed pads of a session by (lower, higher) id; none in a classical one. About 1.2 kB for each pair."""
 
-    _sealed: dict[tuple[int, int], SealedPad] = field(default_factory=dict, repr=False)
+    _sealed: Mapping[tuple[int, int], SealedPad] = field(default_factory=dict, repr=False)
 
-    def add(self, dealer: int, dealt: Iterable[wire.Leaf]) -> None:
-        """Keeps the pads in one deal."""
-        for leaf in dealt:
-            if isinstance(leaf, wire.HybridLeaf) and leaf.holder > dealer:
-                self._sealed[dealer, leaf.holder] = leaves.pad_in(leaf)
+    def has(self, dealer: int, holder: int) -> bool:
+        """Whether this dealer gave this holder one."""
+        return (dealer, holder) in self._sealed
 
-    def keep(self, dropped: Collection[int]) -> None:
-        """Forgets the pads of pairs that both survived or both dropped: nobody needs them."""
+    def keep(self, dropped: Collection[int]) -> Pads:
+        """Without the pads of pairs that both survived or both dropped: nobody needs them."""
         gone = frozenset(dropped)
-        self._sealed = {pair: pad for pair, pad in self._sealed.items() if (pair[0] in gone) != (pair[1] in gone)}
+        return Pads({pair: pad for pair, pad in self._sealed.items() if (pair[0] in gone) != (pair[1] in gone)})
 
     def recover(self, s1: bytes, lost: int, other: int, mask_seed: bytes, mask: KeyPair) -> bytes:
         """The pad of a dropped client, whose rebuilt seed and keys these are, with a survivor.
@@ -47,6 +45,15 @@ class Pads:
         if not sealed.commits_to(pad, s1, low, high):
             raise FaultyClient(low, "committed to a pad that its mask seed does not give")
         return pad
+
+
+def pads_in(dealer: int, dealt: Iterable[wire.Leaf]) -> dict[tuple[int, int], SealedPad]:
+    """The pads in one deal."""
+    return {
+        (dealer, leaf.holder): leaves.pad_in(leaf)
+        for leaf in dealt
+        if isinstance(leaf, wire.HybridLeaf) and leaf.holder > dealer
+    }
 
 
 def left_secrets(

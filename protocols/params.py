@@ -89,6 +89,7 @@ def refuse_weaker(offered: Parameters, roster_size: int, max_corrupt: float, max
     except ValueError as error:
         raise Refused(f"this client's own bounds allow no such cohort: {error}") from None
     lost = math.floor(Fraction(str(max_dropout)) * n)
+    # c + 3: a sum over fewer than three honest clients tells each of two about the other.
     floor = max(offered.quorum, offered.threshold, c + MIN_HONEST, n - lost)
     for name, offer, least in (
         ("colluders", c, own),

@@ -120,7 +120,7 @@ def unpack(data: bytes, count: int, bits: int) -> Lanes:
     return total
 
 
-def check_packed(data: bytes, count: int, bits: int) -> None:
+def check_packed(data: bytes | memoryview, count: int, bits: int) -> None:
     """Raises Malformed unless `data` could be `count` packed elements: its length and its padding are right."""
     if len(data) != packed_size(count, bits):
         raise Malformed(f"{len(data)} packed bytes, expected {packed_size(count, bits)}")
@@ -129,7 +129,7 @@ def check_packed(data: bytes, count: int, bits: int) -> None:
         raise Malformed("padding bits are not zero")
 
 
-def add_packed(total: Lanes, data: bytes, bits: int) -> None:
+def add_packed(total: Lanes, data: bytes | memoryview, bits: int) -> None:
     """Adds packed elements to lanes in place, modulo the lanes' width. Malformed, before anything is added, as
     `check_packed` says.
     """

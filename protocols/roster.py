@@ -19,6 +19,7 @@ from protocols.errors import BadSignature, Malformed, Refused
 from protocols.identity import Identity, verify_signature
 
 MAX_BYTES = 64 << 20
+MAX_HANDOVERS = 64  # in one roster: each costs a reader a signature check
 
 Day = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 
@@ -53,7 +54,7 @@ class _RosterBody(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
 class _SignedRoster(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="signed roster"):
     body: bytes
     signature: wire.Bytes64
-    handovers: tuple[Handover, ...] = ()
+    handovers: Annotated[tuple[Handover, ...], msgspec.Meta(max_length=MAX_HANDOVERS)] = ()
 
 
 @dataclass(frozen=True)
@@ -162,8 +163,10 @@ def hand_over(old: Identity, new: bytes) -> Handover:
 def sign_roster(authority: Identity, roster: Roster, handovers: Sequence[Handover] = ()) -> bytes:
     """The bytes to hand out, with all hand-overs so far, oldest first.
 
-    ValueError if the roster names another authority.
+    ValueError if the roster names another authority, or with more hand-overs than a reader takes.
     """
+    if len(handovers) > MAX_HANDOVERS:
+        raise ValueError(f"a roster carries at most {MAX_HANDOVERS} hand-overs")
     if roster.authority != authority.public:
         raise ValueError("the roster names another authority")
     body = roster._encoded
@@ -201,6 +204,7 @@ def renew(known: Roster, shown: bytes) -> Roster:
     later = open_roster(shown, known.authority, known.version)
     if later.digest == known.digest:
         return known
+    # Two rosters of one version would let an authority, or who stole its key, show different clients different ones.
     if later.version == known.version:
         raise Refused(f"there are two different rosters of version {later.version}")
     later.check_succeeds(known)
@@ -239,6 +243,7 @@ def handovers_of(data: bytes) -> tuple[Handover, ...]:
 def _follow(handovers: Sequence[Handover], pinned: bytes) -> bytes:
     """The authority that the pinned one has handed over to, step by step."""
     signer = pinned
+    # Only from the key reached so far: a chain that merely ends somewhere would let anybody sign its first link.
     for handover in handovers:
         if handover.old == signer:
             verify_signature(signer, labels.SIGN_HANDOVER, handover.old + handover.new, handover.signature)

@@ -1,347 +1,355 @@
-"""The server's side: five collecting states and the result.
+"""The server's side: five frozen states and the result.
 
-Each state says what to send (`outgoing`), takes one client's answer at a time (`receive`) and ends with
-`close`, which gives the next state. Uploads are added on arrival, so memory is one accumulator per
-vector, and what it holds is masked until the survivors' shares take the masks off the sum itself.
+Who hands what to whom:
 
-`receive` raises FaultyClient for a bad answer and remembers the blame; the client then counts as
-dropped, unless an answer of its own was already taken. An identical repetition is ignored.
+                 AwaitingAnnouncements  --plan------------->  clients
+    announcements  AwaitingDeals        --announcements---->  announcers          S1 names them
+    deals          AwaitingUploads      --leaves, roots---->  sharers             S2 names them
+    uploads        AwaitingAgreements   --upload digests--->  survivors           the outcome names them
+    agreements     AwaitingOpenings     --T signatures----->  who agreed
+    openings       Recovered            the sum over the survivors
+
+A state's `judge` says what one answer is worth, and changes nothing; its `close` makes the next state of all answers
+taken. An `Inbox` (collect.py) stands around each and keeps what was taken, whose answer it was and who is to blame.
+
+The one exception: uploads are added on arrival to sums that change in place, since n copies of a vector fit no memory.
+What they hold is masked until the survivors' shares take the masks off the sum itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from protocols import keys, labels, leaves, merkle, ring, wire
-from protocols.collect import Collector, Outgoing
-from protocols.errors import FaultyClient, Malformed
+from protocols import keys, labels, leaves, merkle, recovery, ring, wire
+from protocols.collect import Inbox, IsNew, Judged, Outgoing, Record, Session, State
+from protocols.errors import FaultyClient, FaultyClientOrServer, Ignored, Malformed
 from protocols.graph import Graph
+from protocols.hybrid import SealedPad
 from protocols.identity import Identity, Verify, verify_signature
-from protocols.recovery import Openings, remove_masks
+from protocols.pads import Pads, pads_in
+from protocols.recovery import Commitments, Dealt, Opened, Outcome, Recovered
 from protocols.roster import Roster
+from protocols.upload import Incoming, content_digest
 from protocols.wire import RoundPlan, Step
 
-
-@dataclass(frozen=True)
-class Recovered:
-    """The end: the sum over the survivors, and nothing about any one of them.
-
-    `dropped` dealt but did not upload; clients lost before that are in neither list. `blamed` maps
-    clients to what they did wrong, with or without effect.
-    """
-
-    totals: dict[str, NDArray[np.int64]]
-    survivors: tuple[int, ...]
-    dropped: tuple[int, ...]
-    blamed: dict[int, str]
+__all__ = [
+    "AwaitingAgreements", "AwaitingAnnouncements", "AwaitingDeals", "AwaitingOpenings", "AwaitingUploads", "Inbox",
+    "Recovered", "State", "begin", "open_session",
+]  # fmt: skip
 
 
 def open_session(
-    identity: Identity, plan: RoundPlan, roster: Roster, verify: Verify = verify_signature
-) -> AwaitingAnnouncements:
-    """Starts a session: signs the plan for its cohort. ValueError if the plan does not fit the roster."""
+    identity: Identity,
+    plan: RoundPlan,
+    roster: Roster,
+    verify: Verify = verify_signature,
+    record: Record | None = None,
+) -> Inbox:
+    """Starts a session: signs the plan for its cohort. ValueError if the plan does not fit the roster.
+
+    `record` is given every message that its client signed: with plan and roster they are the session's transcript.
+    """
+    signature = identity.sign(labels.SIGN_PLAN, wire.encode(plan))
+    return begin(plan, roster, verify, wire.encode(wire.SignedPlan(plan, signature)), record)
+
+
+def begin(plan: RoundPlan, roster: Roster, verify: Verify, opening: bytes, record: Record | None = None) -> Inbox:
+    """`open_session` with the server's opening message given: whoever replays a transcript has none, and needs none."""
     if (plan.roster_digest, plan.roster_version) != (roster.digest, roster.version):
         raise ValueError("the plan names another roster")
     if not wire.ascending(plan.cohort) or any(client not in roster for client in plan.cohort):
         raise ValueError("the cohort must be ascending ids of the roster")
-    signature = identity.sign(labels.SIGN_PLAN, wire.encode(plan))
-    message = wire.encode(wire.SignedPlan(plan, signature))
-    collector = Collector(plan, roster, verify, wire.session_of(plan), frozenset(plan.cohort), {})
-    return AwaitingAnnouncements(collector, message)
+    session = Session(plan, roster, verify, wire.session_of(plan))
+    return Inbox(AwaitingAnnouncements(session, opening), record=record)
 
 
+@dataclass(frozen=True)
 class AwaitingAnnouncements:
     """Sent the plan; collects keys."""
 
-    step = Step.ANNOUNCE
+    session: Session
+    message: bytes
 
-    def __init__(self, collector: Collector, message: bytes) -> None:
-        self._collector = collector
-        self._entries: dict[int, wire.Announcement] = {}
-        self.outgoing = Outgoing(tuple(sorted(collector.asked)), lambda client: message)
+    step: ClassVar[Step] = Step.ANNOUNCE
+
+    @cached_property
+    def outgoing(self) -> Outgoing:
+        """The signed plan, to the cohort."""
+        return Outgoing(self.session.plan.cohort, lambda client: self.message)
 
     @property
-    def blamed(self) -> dict[int, str]:
-        """Clients that did something wrong so far, and what."""
-        return self._collector.blamed
+    def least(self) -> int:
+        """Fewer announcers could not survive to the floor."""
+        return self.session.plan.floor
 
-    def receive(self, client: int, data: bytes) -> None:
+    def judge(self, client: int, data: bytes, is_new: IsNew) -> Judged | None:
         """Takes one announcement. Unusable keys are refused here, so that no honest client meets them."""
-        collector = self._collector
-        if not collector.is_new(client, data):
-            return
-        entry = collector.decode(client, wire.Announcement, data)
-        payload = wire.announcement_payload(collector.session, entry)
-        collector.check(client, entry.client, labels.SIGN_ANNOUNCEMENT, payload, entry.signature)
+        session = self.session
+        entry = session.open(client, wire.Announcement, data, is_new)
+        if entry is None:
+            return None
+        payload = wire.announcement_payload(session.id, entry)
+        session.check(client, entry.client, labels.SIGN_ANNOUNCEMENT, payload, entry.signature)
         try:
-            leaves.refuse_unusable(collector.plan, entry.mask_key)
-            leaves.refuse_unusable(collector.plan, entry.seal_key)
+            leaves.refuse_unusable(session.plan, entry.mask_key)
+            leaves.refuse_unusable(session.plan, entry.seal_key)
         except keys.UnusableKey as error:
-            raise collector.blame(client, f"announced {error}") from None
-        collector.take(client, data)
-        self._entries[client] = entry
+            raise FaultyClient(client, f"announced {error}") from None
+        return Judged(entry)
 
-    def close(self) -> AwaitingDeals:
-        """Relays all announcements to all announcers, or raises TooFewClients."""
-        collector = self._collector
-        collector.need(self.step, len(self._entries), collector.plan.floor)
-        return AwaitingDeals(collector, self._entries)
+    def close(self, answers: Mapping[int, wire.Announcement]) -> AwaitingDeals:
+        """Relays all announcements to all announcers."""
+        announced = {client: answers[client] for client in sorted(answers)}
+        message = wire.encode(wire.Announcements(self.session.id, tuple(announced.values())))
+        s1 = labels.digest(labels.HASH_ANNOUNCED, message)
+        return AwaitingDeals(self.session, message, announced, s1, Graph(self.session.plan, s1, announced))
 
 
+@dataclass(frozen=True)
+class Deal:
+    """What the server keeps of one deal: the leaves only until they are delivered."""
+
+    root: wire.SignedRoot
+    leaves: Mapping[int, bytes]
+    commitments: Commitments
+    pads: Mapping[tuple[int, int], SealedPad]
+
+
+@dataclass(frozen=True)
 class AwaitingDeals:
     """Sent all announcements; collects dealt leaves."""
 
-    step = Step.SHARE
+    session: Session
+    message: bytes
+    announced: Mapping[int, wire.Announcement]
+    s1: bytes
+    graph: Graph
 
-    def __init__(self, collector: Collector, announced: dict[int, wire.Announcement]) -> None:
-        announcers = tuple(sorted(announced))
-        entries = tuple(announced[client] for client in announcers)
-        message = wire.encode(wire.Announcements(collector.session, entries))
-        self._collector = collector.after(announcers)
-        self._announced = announced
-        self._s1 = labels.digest(labels.HASH_ANNOUNCED, message)
-        self._graph = Graph(collector.plan, self._s1, announcers)
-        self._roots: dict[int, wire.SignedRoot] = {}
-        self._leaves: dict[int, dict[int, bytes]] = {}
-        self._openings = Openings(collector.plan, self._s1, self._graph)
-        self.outgoing = Outgoing(announcers, lambda client: message)
+    step: ClassVar[Step] = Step.SHARE
+
+    @cached_property
+    def outgoing(self) -> Outgoing:
+        """All announcements, to the announcers."""
+        return Outgoing(tuple(self.announced), lambda client: self.message)
 
     @property
-    def blamed(self) -> dict[int, str]:
-        """Clients that did something wrong so far, and what."""
-        return self._collector.blamed
+    def least(self) -> int:
+        """Fewer sharers could not survive to the floor."""
+        return self.session.plan.floor
 
-    def receive(self, client: int, data: bytes) -> None:
+    def judge(self, client: int, data: bytes, is_new: IsNew) -> Judged | None:
         """Takes one deal: a leaf for every holder in order, under a root that the server computes itself."""
-        collector = self._collector
-        if not collector.is_new(client, data):
-            return
-        deal = collector.decode(client, wire.Deal, data)
+        deal = self.session.open(client, wire.Deal, data, is_new)
+        if deal is None:
+            return None
         root = merkle.root([merkle.leaf_hash(leaf) for leaf in deal.leaves])
         entry = wire.SignedRoot(deal.dealer, root, deal.seed_commitment, deal.signature)
-        payload = wire.root_payload(self._s1, entry)
-        collector.check(client, deal.dealer, labels.SIGN_DEAL, payload, deal.signature)
-        dealt = self._parse(client, deal)
-        collector.take(client, data)
-        self._roots[client] = entry
-        self._leaves[client] = dict(zip(self._graph.holders(client), deal.leaves, strict=True))
-        self._openings.add_deal(client, deal.seed_commitment, dealt)
+        payload = wire.root_payload(self.s1, entry)
+        self.session.check(client, deal.dealer, labels.SIGN_DEAL, payload, deal.signature)
+        dealt = self._parsed(client, deal)
+        of = dict(zip(self.graph.holders(client), deal.leaves, strict=True))
+        commitments = {leaf.holder: (leaf.seed_commitment, leaf.key_commitment) for leaf in dealt}
+        return Judged(Deal(entry, of, commitments, pads_in(client, dealt)))
 
-    def close(self) -> AwaitingUploads:
-        """Delivers to every sharer its own leaves and everybody's roots, or raises TooFewClients."""
-        collector = self._collector
-        collector.need(self.step, len(self._roots), collector.plan.floor)
-        sharers = tuple(sorted(self._roots))
-        roots = wire.encode(wire.Roots(collector.session, tuple(self._roots[dealer] for dealer in sharers)))
-        outgoing = Outgoing(sharers, _deliver(collector.session, roots, sharers, self._leaves))
-        s2 = labels.digest(labels.HASH_DEALT, self._s1, roots)
-        return AwaitingUploads(collector.after(sharers), outgoing, s2, self._announced, self._openings)
+    def close(self, answers: Mapping[int, Deal]) -> AwaitingUploads:
+        """Delivers to every sharer its own leaves and everybody's roots."""
+        session, deals = self.session, {client: answers[client] for client in sorted(answers)}
+        roots = wire.encode(wire.Roots(session.id, tuple(deal.root for deal in deals.values())))
+        dealt = Dealt(
+            session.plan,
+            self.s1,
+            self.graph,
+            self.announced,
+            {client: deal.root.seed_commitment for client, deal in deals.items()},
+            {client: deal.commitments for client, deal in deals.items()},
+            Pads({pair: pad for deal in deals.values() for pair, pad in deal.pads.items()}),
+        )
+        outgoing = Outgoing(tuple(deals), _deliver(session.id, roots, {i: deal.leaves for i, deal in deals.items()}))
+        s2 = labels.digest(labels.HASH_DEALT, self.s1, roots)
+        sums = {name: np.zeros(length, ring.lanes(session.plan.ring_bits)) for name, length in session.plan.vectors}
+        return AwaitingUploads(session, outgoing, dealt, s2, sums)
 
-    def _parse(self, client: int, deal: wire.Deal) -> tuple[wire.Leaf, ...]:
-        collector = self._collector
-        kind = leaves.kind(collector.plan)
-        limit = wire.limit(kind, collector.plan)
+    def _parsed(self, client: int, deal: wire.Deal) -> tuple[wire.Leaf, ...]:
+        kind = leaves.kind(self.session.plan)
+        limit = wire.limit(kind, self.session.plan)
         try:
             dealt = tuple(wire.decode(kind, leaf, limit) for leaf in deal.leaves)
         except Malformed as error:
-            raise collector.blame(client, f"dealt a malformed leaf: {error}") from None
-        if tuple(leaf.holder for leaf in dealt) != self._graph.holders(client):
-            raise collector.blame(client, "did not deal exactly one leaf to each holder")
+            raise FaultyClient(client, f"dealt a malformed leaf: {error}") from None
+        if tuple(leaf.holder for leaf in dealt) != self.graph.holders(client):
+            raise FaultyClient(client, "did not deal exactly one leaf to each holder")
         if not all(leaves.has_right_pad(leaf, client) for leaf in dealt):
-            raise collector.blame(client, "dealt a malformed leaf: a pad to every holder of higher id, and to no other")
+            raise FaultyClient(client, "dealt a malformed leaf: a pad to every holder of higher id, and to no other")
         return dealt
 
 
-def _deliver(
-    session: bytes, roots: bytes, sharers: tuple[int, ...], leaves: dict[int, dict[int, bytes]]
-) -> Callable[[int], bytes]:
-    """Makes each holder's message; inclusion paths are computed once per dealer."""
-    inbox: dict[int, list[wire.Delivery]] = {sharer: [] for sharer in sharers}
-    for dealer in sharers:
-        paths = merkle.inclusion_paths([merkle.leaf_hash(leaf) for leaf in leaves[dealer].values()])
-        for (holder, leaf), path in zip(leaves[dealer].items(), paths, strict=True):
-            if holder in inbox:
-                inbox[holder].append(wire.Delivery(dealer, leaf, path))
-    return lambda client: wire.encode(wire.Deliveries(session, roots, tuple(inbox[client])))
+def _deliver(session: bytes, roots: bytes, dealt: Mapping[int, Mapping[int, bytes]]) -> Callable[[int], bytes]:
+    """Makes each holder's message; inclusion paths are computed once per dealer, when the first message is wanted."""
+    inbox: dict[int, list[wire.Delivery]] = {}
+
+    def make(client: int) -> bytes:
+        if not inbox:
+            inbox.update({sharer: [] for sharer in dealt})
+            for dealer, leaves_of in dealt.items():
+                paths = merkle.inclusion_paths([merkle.leaf_hash(leaf) for leaf in leaves_of.values()])
+                for (holder, leaf), path in zip(leaves_of.items(), paths, strict=True):
+                    if holder in inbox:
+                        inbox[holder].append(wire.Delivery(dealer, leaf, path))
+        return wire.encode(wire.Deliveries(session, roots, tuple(inbox[client])))
+
+    return make
 
 
+@dataclass(frozen=True)
 class AwaitingUploads:
-    """Delivered the deals; adds up masked vectors."""
+    """Delivered the deals; adds up masked vectors, in `sums`."""
 
-    step = Step.MASK
+    session: Session
+    outgoing: Outgoing
+    dealt: Dealt
+    s2: bytes
+    sums: Mapping[str, ring.Lanes] = field(repr=False)
 
-    def __init__(
-        self,
-        collector: Collector,
-        outgoing: Outgoing,
-        s2: bytes,
-        announced: dict[int, wire.Announcement],
-        openings: Openings,
-    ) -> None:
-        plan = collector.plan
-        self._collector = collector
-        self._s2 = s2
-        self._announced = announced
-        self._openings = openings
-        self._entries: dict[int, wire.UploadDigest] = {}
-        self._sums = {name: np.zeros(length, ring.lanes(plan.ring_bits)) for name, length in plan.vectors}
-        self.outgoing = outgoing
+    step: ClassVar[Step] = Step.MASK
 
     @property
-    def blamed(self) -> dict[int, str]:
-        """Clients that did something wrong so far, and what."""
-        return self._collector.blamed
+    def least(self) -> int:
+        """No sum over fewer than the floor is ever opened."""
+        return self.session.plan.floor
 
-    def receive(self, client: int, data: bytes) -> None:
-        """Takes one upload and adds it. Nothing is added unless all of it is right."""
-        collector = self._collector
-        if not collector.is_new(client, data):
-            return
-        upload = collector.decode(client, wire.Upload, data)
-        entry = wire.UploadDigest(upload.client, wire.upload_digest(upload.vectors), upload.signature)
-        payload = wire.upload_payload(self._s2, entry)
-        collector.check(client, upload.client, labels.SIGN_UPLOAD, payload, upload.signature)
-        self._check_vectors(client, upload)
-        for (name, _), packed in zip(collector.plan.vectors, upload.vectors, strict=True):
-            ring.add_packed(self._sums[name], packed, collector.plan.ring_bits)
-        collector.take(client, data)
-        self._entries[client] = entry
-
-    def close(self) -> AwaitingAgreements:
-        """Shows the survivors to the survivors, or raises TooFewClients."""
-        collector = self._collector
-        collector.need(self.step, len(self._entries), collector.plan.floor)
-        return AwaitingAgreements(collector, self._s2, self._announced, self._openings, self._entries, self._sums)
-
-    def _check_vectors(self, client: int, upload: wire.Upload) -> None:
-        plan = self._collector.plan
-        if len(upload.vectors) != len(plan.vectors):
-            raise self._collector.blame(client, "uploaded another number of vectors")
+    def judge(self, client: int, data: bytes, is_new: IsNew) -> Judged | None:
+        """Takes one upload and adds it. Nothing is added unless all of it is right. In a hybrid session takes a
+        complaint, too: its client uploads nothing, and accuses.
+        """
+        plan = self.session.plan
         try:
+            upload = Incoming.read(data, client, plan)  # copies nothing: garbage costs its bytes
+        except Malformed as error:
+            if plan.post_quantum:
+                return self._complaint(client, data, is_new)
+            raise Ignored(client, str(error)) from None
+        entry = upload.entry
+        if not is_new(content_digest(entry), upload.signature):
+            return None
+        payload = wire.upload_payload(self.s2, entry)
+        self.session.check(client, client, labels.SIGN_UPLOAD, payload, entry.signature)
+        try:
+            # All vectors before any is added: a wrong second one must not leave the first one in the sum.
             for (_, length), packed in zip(plan.vectors, upload.vectors, strict=True):
                 ring.check_packed(packed, length, plan.ring_bits)
         except Malformed as error:
-            raise self._collector.blame(client, f"uploaded a malformed vector: {error}") from None
+            raise FaultyClient(client, f"uploaded a malformed vector: {error}") from None
+        for (name, _), packed in zip(plan.vectors, upload.vectors, strict=True):
+            ring.add_packed(self.sums[name], packed, plan.ring_bits)
+        return Judged(entry)
+
+    def _complaint(self, client: int, data: bytes, is_new: IsNew) -> Judged | None:
+        """Which of the two lies shows only if the session goes on and the client's mask seed is rebuilt."""
+        entry = self.session.open(client, wire.Complaint, data, is_new)
+        if entry is None:
+            return None
+        if entry.s2 != self.s2:
+            raise FaultyClientOrServer(client, "holds another view of the session ('complaint')")
+        if entry.client != client or not self.dealt.pads.has(entry.dealer, client):
+            raise FaultyClient(client, "complained about a pad that it was not dealt")
+        return Judged(None, accused=entry.dealer)
+
+    def close(self, answers: Mapping[int, wire.UploadDigest]) -> AwaitingAgreements:
+        """Shows the survivors to the survivors."""
+        survivors = tuple(sorted(answers))
+        entries = tuple(answers[client] for client in survivors)
+        dropped = tuple(client for client in self.outgoing if client not in answers)
+        message = wire.encode(wire.Uploads(self.session.id, entries))
+        outcome = Outcome(wire.list_digest(self.s2, entries, dropped), survivors, dropped)
+        return AwaitingAgreements(self.session, message, self.dealt, self.s2, outcome, self.sums)
 
 
+@dataclass(frozen=True)
 class AwaitingAgreements:
     """Showed the uploads; collects signatures on the outcome."""
 
-    step = Step.AGREE
+    session: Session
+    message: bytes
+    dealt: Dealt
+    s2: bytes
+    outcome: Outcome
+    sums: Mapping[str, ring.Lanes] = field(repr=False)
 
-    def __init__(
-        self,
-        collector: Collector,
-        s2: bytes,
-        announced: dict[int, wire.Announcement],
-        openings: Openings,
-        uploads: dict[int, wire.UploadDigest],
-        sums: dict[str, ring.Lanes],
-    ) -> None:
-        survivors = tuple(sorted(uploads))
-        entries = tuple(uploads[client] for client in survivors)
-        dropped = tuple(sorted(collector.asked - set(survivors)))
-        message = wire.encode(wire.Uploads(collector.session, entries))
-        self._collector = collector.after(survivors)
-        self._s2 = s2
-        self._announced = announced
-        self._sums = sums
-        self._openings = openings
-        self._outcome = wire.list_digest(s2, entries, dropped)
-        self._dropped = dropped
-        self._entries: dict[int, wire.Agreement] = {}
-        self.outgoing = Outgoing(survivors, lambda client: message)
+    step: ClassVar[Step] = Step.AGREE
+
+    @cached_property
+    def outgoing(self) -> Outgoing:
+        """The survivors' upload digests, to the survivors."""
+        return Outgoing(self.outcome.survivors, lambda client: self.message)
 
     @property
-    def blamed(self) -> dict[int, str]:
-        """Clients that did something wrong so far, and what."""
-        return self._collector.blamed
+    def least(self) -> int:
+        """A quorum, and enough holders to open anything."""
+        return max(self.session.plan.quorum, self.session.plan.threshold)
 
-    def receive(self, client: int, data: bytes) -> None:
+    def judge(self, client: int, data: bytes, is_new: IsNew) -> Judged | None:
         """Takes one agreement."""
-        collector = self._collector
-        if not collector.is_new(client, data):
-            return
-        entry = collector.decode(client, wire.Agreement, data)
-        payload = wire.agreement_payload(self._outcome, client)
-        collector.check(client, entry.signer, labels.SIGN_AGREEMENT, payload, entry.signature)
-        collector.take(client, data)
-        self._entries[client] = entry
+        entry = self.session.open(client, wire.Agreement, data, is_new)
+        if entry is None:
+            return None
+        payload = wire.agreement_payload(self.outcome.digest, client)
+        self.session.check(client, entry.signer, labels.SIGN_AGREEMENT, payload, entry.signature)
+        return Judged(entry)
 
-    def close(self) -> AwaitingOpenings:
-        """Shows exactly T agreements to all who agreed, or raises TooFewClients."""
-        collector = self._collector
-        signers = tuple(sorted(self._entries))
-        collector.need(self.step, len(signers), max(collector.plan.quorum, collector.plan.threshold))
-        quorum = tuple(self._entries[client] for client in signers[: collector.plan.quorum])
-        message = wire.encode(wire.Quorum(collector.session, quorum))
-        survivors = tuple(sorted(collector.asked))
-        self._openings.settle(self._outcome, survivors, self._dropped)
-        return AwaitingOpenings(
-            collector.after(signers),
-            Outgoing(signers, lambda client: message),
-            self._s2,
-            self._announced,
-            self._openings,
-            self._sums,
-        )
+    def close(self, answers: Mapping[int, wire.Agreement]) -> AwaitingOpenings:
+        """Shows exactly T agreements to all who agreed."""
+        signers = tuple(sorted(answers))
+        quorum = tuple(answers[client] for client in signers[: self.session.plan.quorum])
+        message = wire.encode(wire.Quorum(self.session.id, quorum))
+        dealt = self.dealt.without_needless_pads(self.outcome.dropped)
+        return AwaitingOpenings(self.session, message, signers, dealt, self.s2, self.outcome, self.sums)
 
 
+@dataclass(frozen=True)
 class AwaitingOpenings:
     """Showed the quorum; collects the shares that take the masks off the sum."""
 
-    step = Step.UNMASK
+    session: Session
+    message: bytes
+    signers: tuple[int, ...]
+    dealt: Dealt
+    s2: bytes
+    outcome: Outcome
+    sums: Mapping[str, ring.Lanes] = field(repr=False)
 
-    def __init__(
-        self,
-        collector: Collector,
-        outgoing: Outgoing,
-        s2: bytes,
-        announced: dict[int, wire.Announcement],
-        openings: Openings,
-        sums: dict[str, ring.Lanes],
-    ) -> None:
-        self._collector = collector
-        self._s2 = s2
-        self._announced = announced
-        self._openings = openings
-        self._sums = sums
-        self.outgoing = outgoing
+    step: ClassVar[Step] = Step.UNMASK
+
+    @cached_property
+    def outgoing(self) -> Outgoing:
+        """The quorum, to all who agreed."""
+        return Outgoing(self.signers, lambda client: self.message)
 
     @property
-    def blamed(self) -> dict[int, str]:
-        """Clients that did something wrong so far, and what."""
-        return self._collector.blamed
+    def least(self) -> int:
+        """Of each dealer t right shares are needed, which `close` counts dealer by dealer."""
+        return 0
 
-    def receive(self, client: int, data: bytes) -> None:
+    def judge(self, client: int, data: bytes, is_new: IsNew) -> Judged | None:
         """Takes one holder's shares. Those that match their commitments count even if others do not."""
-        collector = self._collector
-        if not collector.is_new(client, data):
-            return
-        opening = collector.decode(client, wire.Opening, data)
-        payload = wire.opening_payload(self._openings.outcome, client, opening.shares)
-        collector.check(client, opening.holder, labels.SIGN_OPENING, payload, opening.signature)
-        collector.take(client, data)
-        try:
-            self._openings.take(client, opening.shares)
-        except FaultyClient as error:
-            raise collector.blame(error.client, error.reason) from None
+        opening = self.session.open(client, wire.Opening, data, is_new)
+        if opening is None:
+            return None
+        payload = wire.opening_payload(self.outcome.digest, client, opening.shares)
+        self.session.check(client, opening.holder, labels.SIGN_OPENING, payload, opening.signature)
+        opened = recovery.check_opening(self.dealt, self.outcome, client, opening.shares)
+        wrong = f"opened {opened.wrong} shares that do not match their commitments" if opened.wrong else ""
+        return Judged(opened, wrong)
 
-    def close(self) -> Recovered:
+    def close(self, answers: Mapping[int, Opened]) -> Recovered:
         """The sum, or TooFewClients, or FaultyClient for a dealer whose own deal cannot be rebuilt."""
-        collector = self._collector
-        try:
-            secrets = self._openings.rebuild(self._announced, collector.blamed)
-            remove_masks(collector.plan, self._s2, self._openings, self._announced, secrets, self._sums)
-        except FaultyClient as error:
-            raise collector.blame(error.client, error.reason) from None
-        bits = collector.plan.ring_bits
-        totals = {name: ring.to_signed(ring.reduce(total, bits), bits) for name, total in self._sums.items()}
-        return Recovered(totals, self._openings.survivors, self._openings.dropped, dict(collector.blamed))
-
-
-State = AwaitingAnnouncements | AwaitingDeals | AwaitingUploads | AwaitingAgreements | AwaitingOpenings
+        secrets = recovery.rebuild(self.dealt, self.outcome, answers)
+        recovery.remove_masks(self.dealt, self.s2, self.outcome, secrets, self.sums)
+        bits = self.session.plan.ring_bits
+        totals = {name: ring.to_signed(ring.reduce(total, bits), bits) for name, total in self.sums.items()}
+        outcome = self.outcome
+        return Recovered(totals, outcome.survivors, outcome.dropped, {}, recovery.disputes(answers))

@@ -53,6 +53,17 @@ def partition(
     return tuple(tuple(sorted(cohort[place] for place in order[start:end])) for start, end in pairwise(cuts))
 
 
+def refine(
+    earlier: Sequence[tuple[int, ...]], parts: int, roster_digest: bytes, round_number: int
+) -> tuple[tuple[int, ...], ...]:
+    """Each of these shards cut into `parts`, by the rule of `partition` applied to the shard.
+
+    **Why** Once a session failed, its round goes on in smaller ones. All sets of clients whose sums belong to one model
+    are then disjoint or nested: two that overlap would show, in their difference, a set that nobody agreed to.
+    """
+    return tuple(part for shard in earlier for part in partition(shard, parts, roster_digest, round_number))
+
+
 def refuse_other(client: int, cohort: tuple[int, ...], own_round: Sequence[tuple[int, ...]]) -> None:
     """Returns if a plan's `cohort` is the client's own shard of the round as it computed it; else Refused.
 

@@ -28,6 +28,7 @@ def split(secret: bytes, points: Sequence[int], threshold: int, key: bytes) -> l
     """
     if len(secret) != SECRET_BYTES:
         raise ValueError("a secret has 32 bytes")
+    # With t = 1 a share is the secret; with a point twice, or at zero, fewer than t shares would do.
     if not 2 <= threshold <= len(points) or len(set(points)) != len(points) or min(points) < 1:
         raise ValueError("points must be distinct and positive, at least `threshold` of them, and threshold >= 2")
     polynomial = [*_coefficients(key, threshold - 1), int.from_bytes(secret, "little")]

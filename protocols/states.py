@@ -95,6 +95,15 @@ class Masked(msgspec.Struct, frozen=True, array_like=True, tag="masked"):
         return [("session", self.session.hex())]
 
 
+class Stopped(msgspec.Struct, frozen=True, array_like=True, tag="stopped"):
+    """The end without an upload: a dealer's pad did not open, and its holder said so. Nothing is secret, and no masked
+    vector left.
+    """
+
+    session: bytes
+    dealer: int
+
+
 class Agreed(msgspec.Struct, frozen=True, array_like=True, tag="agreed"):
     """One outcome is signed; only the shares that it calls for are kept. Waits for the quorum."""
 
@@ -120,7 +129,7 @@ class Settled(msgspec.Struct, frozen=True, array_like=True, tag="settled"):
     dropped: tuple[int, ...]
 
 
-State = Announced | Shared | Masked | Agreed | Settled
+State = Announced | Shared | Masked | Stopped | Agreed | Settled
 
 _decoder: msgspec.msgpack.Decoder[State] = msgspec.msgpack.Decoder(State)
 

@@ -20,12 +20,14 @@ from math import comb
 
 SIGMA = 40
 ETA = 30
+# No setting in use comes near. Without a bound a server's plan could have clients sum tails for hours: 5 s at 5,000.
+MAX_DEGREE = 1000
 
 
 @lru_cache(maxsize=256)
 def smallest_degree(n: int, corrupt: int, dropped: int) -> tuple[int, int, int] | None:
-    """(k, smallest t, largest t) for the smallest even k < n - 1 that works; None if only more would do."""
-    for degree in range(2, n - 1, 2):
+    """(k, smallest t, largest t) for the smallest even k < n - 1 that works; None if none up to MAX_DEGREE does."""
+    for degree in range(2, min(n - 1, MAX_DEGREE + 1), 2):
         if not _connected(n, corrupt, dropped, degree):
             continue
         least, most = _least_threshold(n, corrupt, degree), _most_threshold(n, dropped, degree)
@@ -37,7 +39,8 @@ def smallest_degree(n: int, corrupt: int, dropped: int) -> tuple[int, int, int] 
 def private(n: int, corrupt: int, dropped: int, degree: int, threshold: int) -> bool:
     """Whether E1 and E2 hold but for 2^-SIGMA with this degree and threshold."""
     return (
-        2 <= degree < n - 1
+        2 <= degree <= MAX_DEGREE
+        and degree < n - 1
         and degree % 2 == 0
         and _least_threshold(n, corrupt, degree) <= threshold <= degree
         and _connected(n, corrupt, dropped, degree)

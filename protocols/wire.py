@@ -16,21 +16,24 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta
 
-from protocols import labels, ring
+from protocols import hybrid, kem, keys, labels, ring, shares
 from protocols.errors import Malformed
 from protocols.params import Adversary, Parameters
 
+_SEALED = shares.SHARE_BYTES + keys.TAG_BYTES
+
 Bytes16 = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
-Bytes64 = Annotated[bytes, Meta(min_length=64, max_length=64)]
-PublicKey = Annotated[bytes, Meta(min_length=32, max_length=1216)]  # a plan fixes which of the two
+Bytes64 = Annotated[bytes, Meta(min_length=64, max_length=64)]  # signatures
+PublicKey = Annotated[bytes, Meta(min_length=keys.KEY_BYTES, max_length=hybrid.PUBLIC_BYTES)]  # a plan says which
 Id = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Count = Annotated[int, Meta(ge=0, le=2**48)]
 Name = Annotated[str, Meta(min_length=1, max_length=64)]
-SealedShare = Annotated[bytes, Meta(min_length=49, max_length=49)]
-Ciphertext = Annotated[bytes, Meta(min_length=1088, max_length=1088)]
-OpenShare = Annotated[bytes, Meta(max_length=33)]
+SealedShare = Annotated[bytes, Meta(min_length=_SEALED, max_length=_SEALED)]
+Ciphertext = Annotated[bytes, Meta(min_length=kem.CIPHERTEXT_BYTES, max_length=kem.CIPHERTEXT_BYTES)]
+OpenShare = Annotated[bytes, Meta(max_length=shares.SHARE_BYTES)]
 
+UNSIGNED = bytes(64)  # stands where a signature will
 MAX_SETTINGS = 64 << 10
 MAX_PLAN = 1 << 20
 _ROOM = 64  # tags, array headers and the session identifier
@@ -78,7 +81,7 @@ class RoundPlan(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     @property
     def key_bytes(self) -> int:
         """The size of an announced public key."""
-        return 1216 if self.post_quantum else 32
+        return hybrid.PUBLIC_BYTES if self.post_quantum else keys.KEY_BYTES
 
     @property
     def parameters(self) -> Parameters:
@@ -118,6 +121,13 @@ class SignedPlan(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     signature: Bytes64
 
 
+class Signed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="signed"):
+    """Whatever a client sends: one encoded message, signed for its session and step (envelope.py)."""
+
+    body: bytes
+    signature: Bytes64
+
+
 class Announcement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="announcement"):
     """A client's keys of this session: X25519, or hybrid ones (SPEC.md, section 10)."""
 
@@ -149,8 +159,8 @@ class HybridLeaf(Leaf, frozen=True, array_like=True, forbid_unknown_fields=True,
 
     seal_ciphertext: Ciphertext
     pad_commitment: Annotated[bytes, Meta(max_length=32)]
-    pad_ciphertext: Annotated[bytes, Meta(max_length=1088)]
-    pad_box: Annotated[bytes, Meta(max_length=48)]
+    pad_ciphertext: Annotated[bytes, Meta(max_length=kem.CIPHERTEXT_BYTES)]
+    pad_box: Annotated[bytes, Meta(max_length=hybrid.BOX_BYTES)]
 
 
 class Deal(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="deal"):
@@ -200,6 +210,14 @@ class Upload(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     client: Id
     vectors: tuple[bytes, ...]
     signature: Bytes64
+
+
+class Complaint(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="complaint"):
+    """Instead of an upload, in hybrid sessions: the dealer's pad does not open for this client, in this view."""
+
+    client: Id
+    dealer: Id
+    s2: Bytes32
 
 
 class UploadDigest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="upload digest"):
@@ -254,6 +272,9 @@ class Opening(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     signature: Bytes64
 
 
+Answer = Announcement | Deal | Upload | Complaint | Agreement | Opening
+"""What a client sends, step by step, each in a `Signed`."""
+
 Message = TypeVar("Message", bound=msgspec.Struct)
 
 _encoder = msgspec.msgpack.Encoder()
@@ -275,6 +296,7 @@ def decode(kind: type[Message], data: bytes, limit: int) -> Message:
         message = _decoder(kind).decode(data)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         raise Malformed(f"not a {kind.__name__} message") from None
+    # Two byte forms of one message would have two hashes: clients that agree on its meaning would differ on S1 or S2.
     if _encoder.encode(message) != data:
         raise Malformed(f"not the canonical form of a {kind.__name__} message")
     return message
@@ -319,6 +341,7 @@ def limit(kind: type[msgspec.Struct], plan: RoundPlan) -> int:
         Roots: 190 * n,
         Deliveries: 190 * n + holders * (leaf + path + 40),
         Upload: 120 + plan.upload_size + 5 * len(plan.vectors),
+        Complaint: 60,
         Uploads: 140 * n,
         Agreement: 100,
         Quorum: 100 * n,
@@ -345,6 +368,11 @@ def root_payload(s1: bytes, entry: SignedRoot) -> bytes:
 def upload_digest(vectors: Sequence[bytes | memoryview]) -> bytes:
     """The digest of masked vectors that an uploader signs."""
     return labels.digest_long(labels.HASH_UPLOAD, *vectors)
+
+
+def digest_only(upload: Upload) -> UploadDigest:
+    """An upload without its vectors."""
+    return UploadDigest(upload.client, upload_digest(upload.vectors), upload.signature)
 
 
 def upload_payload(s2: bytes, entry: UploadDigest) -> bytes:

@@ -6,6 +6,7 @@ for by `--hypothesis-profile=explore` and by `make fuzz`.
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # Before torch or transformers is imported by any test; worker processes inherit it.
@@ -17,3 +18,10 @@ settings.register_profile("explore", deadline=None, suppress_health_check=[Healt
 settings.register_profile("tests", settings.get_profile("explore"), derandomize=True)
 settings.register_profile("quick", settings.get_profile("tests"), max_examples=20)  # `make quick`
 settings.load_profile("tests")
+
+LONGEST = ("tests/test_documented_commands.py", "tests/threat_model/test_attacks.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: left to the end, one of two processes would wait for the other's last whole runs."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))

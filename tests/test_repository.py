@@ -3,17 +3,15 @@
 import ast
 import importlib.metadata
 import re
-import shutil
-import subprocess
 import sys
 import tomllib
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from threat_model import registry, weakened
 from threat_model.attack import Attack
@@ -28,11 +26,13 @@ PAGES = sorted([*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (RO
 ADRS = sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))
 # Where it is not the distribution's own name.
 IMPORTED_AS = {
+    "huggingface-hub": {"huggingface_hub"},
     "pyyaml": {"yaml"},
     "mlflow-skinny": {"mlflow"},
     "pynacl": {"nacl"},
     "pydantic": {"pydantic", "pydantic_core"},
     "dp-accounting": {"dp_accounting"},
+    "prometheus-client": {"prometheus_client"},
 }
 UNFINISHED = re.compile(r"\b(T[O]DO|F[I]XME|X{3}|H[A]CK|raise NotImplemented[E]rror)\b")
 NAMELESS = {"utils.py", "util.py", "helpers.py", "helper.py", "common.py", "misc.py"}
@@ -48,8 +48,8 @@ def requirements(extra: str | None = None) -> list[Requirement]:
     return [Requirement(line) for line in lines]
 
 
-def constraints() -> dict[str, Requirement]:
-    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+def constraints(file: str = "constraints.txt") -> dict[str, Requirement]:
+    lines = (ROOT / file).read_text("utf-8").splitlines()
     found = [Requirement(line) for line in lines if line and not line.startswith("#")]
     return {canonicalize_name(entry.name): entry for entry in found}
 
@@ -127,8 +127,36 @@ def test_every_declared_dependency_is_pinned_inside_its_range() -> None:
         assert wanted.specifier.contains(pin.version), wanted
 
 
+@pytest.mark.parametrize("end", ["oldest", "newest"])
+def test_each_end_pins_every_library_inside_its_range_and_torch_as_it_is_tested(end: str) -> None:
+    pinned = constraints(f"constraints/{end}.txt")
+    for wanted in requirements():
+        (pin,) = pinned[canonicalize_name(wanted.name)].specifier
+        assert pin.operator == "==", wanted
+        assert "+" not in pin.version, "a local version tag is not installable everywhere"
+        assert wanted.specifier.contains(pin.version), wanted
+    assert pinned["torch"] == constraints()["torch"]
+
+
+def test_the_oldest_end_is_the_lower_bound_of_every_library() -> None:
+    pinned = constraints("constraints/oldest.txt")
+    for wanted in requirements():
+        lower = [Version(bound.version) for bound in wanted.specifier if bound.operator == ">="]
+        (pin,) = pinned[canonicalize_name(wanted.name)].specifier
+        assert wanted.name == "torch" or lower == [Version(pin.version)], wanted
+
+
+def test_a_library_without_an_upper_bound_is_one_whose_major_versions_change_little() -> None:
+    open_ended = {wanted.name for wanted in requirements() if not any(s.operator == "<" for s in wanted.specifier)}
+    assert open_ended == {"cryptography", "regex", "rich"}  # regex numbers its versions by date
+
+
+def test_continuous_integration_runs_both_ends() -> None:
+    assert "make ends" in (ROOT / ".ci" / "run").read_text("utf-8")
+
+
 def test_what_the_packages_import_is_a_declared_dependency() -> None:
-    names = {canonicalize_name(entry.name) for entry in (*requirements(), *requirements("mlflow"))}
+    names = {canonicalize_name(each.name) for extra in (None, "data", "mlflow", "trl") for each in requirements(extra)}
     declared = {module for name in names for module in IMPORTED_AS.get(name, {name})}
     missing = {top for path in SHIPPED for top in outside_imports(path)} - declared
     assert missing == set()
@@ -174,26 +202,3 @@ def unfit(attack: Attack) -> str:
     except weakened.CannotWeaken as problem:
         return f"{attack.name}: {problem}"
     return ""
-
-
-@pytest.mark.slow
-def test_the_wheel_carries_the_packages_their_data_and_nothing_else(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    for folder in FOLDERS:
-        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*command, "--wheel-dir", str(tmp_path), str(source)], check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    carried = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    code = {relative(path) for path in SHIPPED}
-    data = {
-        relative(path)
-        for pattern in ("presets/*.toml", "tasks/base_model/*", "evidence/*.json", "report/*.j2", "report/*.css")
-        for path in ROOT.glob(f"fgrpo_secure/{pattern}")
-    }
-    marks = {f"{package}/py.typed" for package in PACKAGES} | {"protocols/SPEC.md", "threat_model/README.md"}
-    assert wheel.name.startswith(f"fgrpo_secure-{package_version()}-")
-    assert carried == code | data | marks

@@ -10,8 +10,12 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = [name for name in ("fgrpo_secure", "protocols", "threat_model") if (ROOT / name).is_dir()]
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 ENTROPY = ROOT / "fgrpo_secure" / "entropy.py"
-# A data owner's reward function may raise anything, and none of it may show: it becomes a zero update in full noise.
-RUNS_FOREIGN_CODE = {"fgrpo_secure/grpo/rewards.py": {"except Exception"}}
+# A data owner's data and rewards may raise anything, and none of it may show: it becomes a zero update in full noise.
+RUNS_FOREIGN_CODE = {
+    "fgrpo_secure/learning/grpo/reward_call.py": {"except BaseException"},
+    "fgrpo_secure/learning/trainers/trainer_worker.py": {"except BaseException"},
+    "fgrpo_secure/client/boundary.py": {"except BaseException"},
+}
 
 # Unpickling runs the sender's code; multiprocessing pickles whatever it passes.
 PICKLING = (

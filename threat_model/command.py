@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from fgrpo_secure import __version__
 from fgrpo_secure.evidence import attacks
 from fgrpo_secure.evidence.attacks import Trial
-from fgrpo_secure.run_directory import RunDirectory, RunDirectoryError
+from fgrpo_secure.storage.run_directory import RunDirectory, RunDirectoryError
 
 if TYPE_CHECKING:
     from threat_model.attack import Attack

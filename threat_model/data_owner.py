@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from fgrpo_secure.gain import Baseline, Observation
+from fgrpo_secure.plan.round_settings import RoundSettings
 from fgrpo_secure.privacy.encode import FloatArray, IntArray
-from fgrpo_secure.round_settings import RoundSettings
 from threat_model.world import SEED
 
 
@@ -22,12 +22,13 @@ class Unanswered(Exception):
 
 def contribute(client: int, update: FloatArray, settings: RoundSettings, broken: bool = False) -> IntArray:
     """What a client uploads under its mask, shape (d + scores,). Raises Unanswered if it shows that its data is bad."""
-    client_round, owner = (importlib.import_module(f"fgrpo_secure.{name}") for name in ("client_round", "owner"))
+    client_round, owner = (importlib.import_module(f"fgrpo_secure.client.{name}") for name in ("round", "owner"))
     given: Any = _Given(owner, update, broken)
     lattice = settings.upload_lattice(len(update))
     source = SEED.child("owner", client)
     try:
-        made = client_round.contribute(_Learner(len(update)), given, settings, lattice, Baseline(), source)
+        learned = client_round.learn(_Learner(len(update)), given, settings)
+        made = client_round.privatise(learned, settings, lattice, Baseline(), 1.0, source)
     except owner.UnusableRound:
         raise Unanswered(f"client {client} is silent, and has unusable data") from None
     values: IntArray = made.vector.values
@@ -46,8 +47,6 @@ class _Learner:
 
 class _Given:
     """An owner whose training gives an update, or cannot be done."""
-
-    max_weight = 1.0
 
     def __init__(self, owner: ModuleType, update: FloatArray, broken: bool) -> None:
         self._owner, self._update, self._broken = owner, update, broken

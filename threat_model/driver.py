@@ -49,7 +49,7 @@ def run_apart(attack: Attack, family: str, weakenings: Sequence[Weakening]) -> A
     request = msgspec.json.encode(Request(family, attack.name, tuple(weakenings)))
     path = os.pathsep.join([str(ROOT), *(entry for entry in sys.path if entry)])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "threat_model.driver"]
+    command = [sys.executable, "-P", "-m", "threat_model.driver"]
     try:
         done = subprocess.run(
             command, input=request, capture_output=True, env=environment, timeout=LIMIT_SECONDS, check=False

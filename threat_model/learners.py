@@ -10,16 +10,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fgrpo_secure import adapters, config_file, models, owner, round_settings
-from fgrpo_secure.adapters import Policy
-from fgrpo_secure.config import Config
-from fgrpo_secure.owner import Owner, UnusableRound
+from fgrpo_secure.client import owner
+from fgrpo_secure.client.boundary import UnusableRound
+from fgrpo_secure.client.owner import Owner
+from fgrpo_secure.config import files as config_file
+from fgrpo_secure.config.schema import Config
+from fgrpo_secure.learning import adapters, models
+from fgrpo_secure.learning.adapters import Policy
+from fgrpo_secure.learning.tasks.files import Row
+from fgrpo_secure.learning.tasks.procedural import problems
+from fgrpo_secure.learning.tasks.sources import row_of
+from fgrpo_secure.plan import round_settings
+from fgrpo_secure.plan.round_settings import RoundSettings
 from fgrpo_secure.privacy.clip import Update
 from fgrpo_secure.privacy.encode import FloatArray
-from fgrpo_secure.round_settings import RoundSettings
-from fgrpo_secure.tasks.files import Row
-from fgrpo_secure.tasks.procedural import problems
-from fgrpo_secure.tasks.sources import row_of
 
 
 @dataclass(frozen=True)

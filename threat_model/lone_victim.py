@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from protocols import keys, labels, merkle, shares, wire
+from protocols import envelope, keys, labels, merkle, shares, wire
 from protocols.identity import Identity
 from protocols.wire import Announcement, Deal, Delivery, RoundPlan, SignedRoot, Step
 from threat_model import views
@@ -29,13 +29,13 @@ class LoneVictim:
         """The victim's values. Raises what the victim raises."""
         session = wire.session_of(self.plan)
         asked = self.world.ask(self.victim, Step.ANNOUNCE, self.world.signed(self.plan))
-        own = wire.decode(Announcement, asked, views.LIMIT)
+        own = envelope.unverified(Announcement, asked)
         announced = {i: self._announcement(session, i) for i in self.others} | {self.victim: own}
         message = wire.encode(wire.Announcements(session, tuple(announced[i] for i in self.plan.cohort)))
         s1 = labels.digest(labels.HASH_ANNOUNCED, message)
-        deal = wire.decode(Deal, self.world.ask(self.victim, Step.SHARE, message), views.LIMIT)
+        deal = envelope.unverified(Deal, self.world.ask(self.victim, Step.SHARE, message))
         deliveries, s2 = self._deliveries(session, s1, deal)
-        upload = wire.decode(wire.Upload, self.world.ask(self.victim, Step.MASK, deliveries), views.LIMIT)
+        upload = envelope.unverified(wire.Upload, self.world.ask(self.victim, Step.MASK, deliveries))
         pairs = {i: keys.agree(self._secret("mask", i), own.mask_key) for i in self.others}
         return views.unmasked(self.plan, upload, self._seed(s1, own, deal), pairs, s2)
 

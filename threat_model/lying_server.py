@@ -1,30 +1,31 @@
 """What a lying server does with the honest server's code: it goes on with whom it likes, below every floor."""
 
 from collections.abc import Collection
+from dataclasses import replace
 
 import msgspec
 
-from protocols.server import Recovered, State, open_session
+from protocols.server import Inbox, Recovered, open_session
 from threat_model.world import Values, World
 
 
-def relaxed(state: State) -> State:
-    """The server's state without its own demands on numbers. What clients demand of it is not its to change."""
-    collector = state._collector
-    collector.plan = msgspec.structs.replace(collector.plan, floor=1, quorum=2)
-    return state
+def relaxed(inbox: Inbox) -> Inbox:
+    """The server's step without its own demands on numbers. What clients demand of it is not its to change."""
+    state = inbox.state
+    session = replace(state.session, plan=msgspec.structs.replace(state.session.plan, floor=1, quorum=2))
+    inbox.state = replace(state, session=session)  # type: ignore[type-var]  # every state is a frozen dataclass
+    return inbox
 
 
 def sum_of_few(world: World, clients: Collection[int]) -> Recovered:
     """Conducts the planned session as if only these clients had ever answered. Raises what they or the server raise."""
-    state: State | Recovered = relaxed(open_session(world.server, world.plan, world.roster))
-    while not isinstance(state, Recovered):
-        for client in (client for client in state.outgoing if client in clients):
-            state.receive(client, world.ask(client, state.step, state.outgoing[client]))
-        state = state.close()
-        if not isinstance(state, Recovered):
-            state = relaxed(state)
-    return state
+    inbox: Inbox | Recovered = open_session(world.server, world.plan, world.roster)
+    while not isinstance(inbox, Recovered):
+        relaxed(inbox)
+        for client in (client for client in inbox.outgoing if client in clients):
+            inbox.receive(client, world.ask(client, inbox.step, inbox.outgoing[client]))
+        inbox = inbox.close()
+    return inbox
 
 
 def without(totals: Values, values: Values) -> Values:

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from scipy.special import ndtr  # type: ignore[import-untyped]  # scipy ships no types
 
-from fgrpo_secure.adapters import Policy
-from fgrpo_secure.grpo.local_update import completion_logp
-from fgrpo_secure.grpo.rollouts import Rollouts
+from fgrpo_secure.learning.adapters import Policy
+from fgrpo_secure.learning.grpo.local_update import completion_logp
+from fgrpo_secure.learning.grpo.rollouts import Rollouts
+from fgrpo_secure.learning.tasks.files import Row
 from fgrpo_secure.privacy.encode import FloatArray
-from fgrpo_secure.tasks.files import Row
 
 Z_95 = 1.6448536269514722  # one-sided
 

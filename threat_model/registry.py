@@ -4,6 +4,8 @@ from itertools import chain
 
 from threat_model.attack import Attack
 from threat_model.attacks import (
+    accounts,
+    blame,
     books,
     disclosures,
     encoding,
@@ -16,9 +18,12 @@ from threat_model.attacks import (
     plans,
     poison,
     prompts,
+    records,
     repetitions,
     rounds,
     split_views,
+    spoilers,
+    whole_runs,
 )
 
 FAMILIES = (
@@ -26,11 +31,16 @@ FAMILIES = (
     partial_views,
     identities,
     repetitions,
+    records,
     plans,
     masking,
     rounds,
     lying_clients,
+    spoilers,
+    blame,
     books,
+    accounts,
+    whole_runs,
     disclosures,
     encoding,
     noise,

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from protocols import keys, labels, masks, ring, shares, wire
-from protocols.server import Recovered, State, open_session
+from protocols import envelope, keys, labels, masks, ring, shares, wire
+from protocols.server import Inbox, Recovered, open_session
 from protocols.states import Masked, decode_state
 from protocols.states import State as ClientState
 from protocols.wire import Announcement, Deliveries, Opening, RoundPlan, Step
@@ -37,7 +37,7 @@ class ServerView:
     @property
     def announced(self) -> dict[int, Announcement]:
         """The announcements by client."""
-        return {i: wire.decode(Announcement, data, LIMIT) for i, data in self.answers[Step.ANNOUNCE].items()}
+        return {i: envelope.unverified(Announcement, data) for i, data in self.answers[Step.ANNOUNCE].items()}
 
     @property
     def s1(self) -> bytes:
@@ -52,13 +52,13 @@ class ServerView:
 
     def upload(self, client: int) -> wire.Upload:
         """A client's masked vectors."""
-        return wire.decode(wire.Upload, self.answers[Step.MASK][client], LIMIT)
+        return envelope.unverified(wire.Upload, self.answers[Step.MASK][client])
 
 
 def watch(world: World, until: Step) -> ServerView:
     """Conducts the world's session honestly up to the requests of step `until`, which are not sent."""
     view = ServerView(world.plan)
-    state: State | Recovered = open_session(world.server, world.plan, world.roster)
+    state: Inbox | Recovered = open_session(world.server, world.plan, world.roster)
     while not isinstance(state, Recovered):
         view.requests[state.step] = {client: state.outgoing[client] for client in state.outgoing}
         if state.step is until:
@@ -107,7 +107,7 @@ class HeldShares:
 def opened(plan: RoundPlan, openings: Iterable[bytes], dealer: int) -> HeldShares:
     """The shares of one dealer's secret in clients' answers to the unmask step."""
     found = {}
-    for opening in (wire.decode(Opening, data, LIMIT) for data in openings):
+    for opening in (envelope.unverified(Opening, data) for data in openings):
         for entry in opening.shares:
             if entry.dealer == dealer and entry.share:
                 found[plan.cohort.index(opening.holder) + 1] = shares.parse(entry.share)

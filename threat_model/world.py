@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fgrpo_secure.entropy import SeededEntropy
-from protocols import drive, params, wire
+from protocols import drive, labels, params, wire
 from protocols.drive import ClientDriver, MemoryStore, Traffic
 from protocols.errors import ProtocolError
 from protocols.identity import Identity
@@ -65,7 +65,7 @@ class World:
         """The client that shares all it has with the adversary."""
         return self.ids[-1]
 
-    def seat(self, client: int, **limits: object) -> None:
+    def join(self, client: int, **limits: object) -> None:
         """Puts the client's real driver over an empty store; `limits` change its owner's policy."""
         policy = replace(self.limits, **limits)  # type: ignore[arg-type]  # field names of Limits
         member = Member(client, self.identities[client], self.roster, self.server.public, policy)
@@ -150,13 +150,13 @@ def build(
     context = {name: invented("context", name) for name in ("adapter", "model")}
     numbers = params.derive(adversary, len(ids), clients, max_corrupt, max_dropout)
     plan = plan_for(roster, ids[:clients], numbers, context, post_quantum, vectors)
-    limits = Limits(adversary, max_corrupt, max_dropout, clients, plan.floor, 0, TODAY, post_quantum)
+    limits = Limits(adversary, max_corrupt, max_dropout, clients, plan.floor, 0, TODAY, plan.run, post_quantum)
     reach = 2 ** (RING_BITS - 1) // clients
     values = {client: invented_values(client, vectors, reach) for client in ids}
     loaded = {client: dict(context) for client in ids}
     world = World(ids[:clients], _identity("server"), identities, roster, plan, limits, loaded, values)
     for client in ids:
-        world.seat(client)
+        world.join(client)
     return world
 
 
@@ -171,7 +171,7 @@ def plan_for(
     """The plan of round 1 for this cohort."""
     kind = wire.HybridPlan if post_quantum else RoundPlan
     return kind(
-        1,
+        labels.VERSION,
         invented("run")[:16],
         1,
         roster.digest,

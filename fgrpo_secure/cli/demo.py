@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from fgrpo_secure import config_file
 from fgrpo_secure.cli.errors import one_sentence
 from fgrpo_secure.cli.progress import Progress
-from fgrpo_secure.run_directory import RunDirectory
+from fgrpo_secure.config import files as config_file
+from fgrpo_secure.storage.run_directory import RunDirectory
 
 PRIVATE, TWIN = "quickstart", "quickstart-no-dp"
 
@@ -22,28 +22,30 @@ def demo(
     ),
 ) -> None:
     """Run the quickstart and its twin, then say what was learned, protected and paid."""
-    from fgrpo_secure import training  # the model's libraries take seconds to import; other commands need not wait
+    from fgrpo_secure.run import training  # the model's libraries take seconds to import; other commands need not wait
 
     summaries = {}
     with one_sentence():
         for preset in (PRIVATE, TWIN):
             directory = RunDirectory(out / preset)
-            for leftover in (directory.root, directory.owners):
+            for leftover in (directory.root, directory.owners, directory.private):
                 shutil.rmtree(leftover, ignore_errors=True)
+            directory.simulation.unlink(missing_ok=True)
             with Progress(Console(stderr=True)) as progress:
                 training.start(config_file.load(preset), directory, progress)
             summaries[preset] = json.loads(directory.summary.read_text())
-    for line in story(summaries[PRIVATE], summaries[TWIN], out):
+    measured = json.loads(RunDirectory(out / PRIVATE).simulation.read_text())
+    for line in story(summaries[PRIVATE], summaries[TWIN], measured["rounds"], out):
         typer.echo(line)
 
 
-def story(private: dict[str, Any], twin: dict[str, Any], out: Path) -> list[str]:
-    """The closing lines, made from the two summaries and nothing else."""
+def story(private: dict[str, Any], twin: dict[str, Any], rounds: list[dict[str, Any]], out: Path) -> list[str]:
+    """The closing lines, made from the two summaries, and from `rounds`, the times that only one machine can know."""
     return [
         "",
         f"Learned     {_learned(private)}",
         f"Protected   {_protected(private)}",
-        f"Cost        {_cost(private, twin)}",
+        f"Cost        {_cost(private, twin, rounds)}",
         f"Not shown   {_not_shown(private)}",
         "Next        fgrpo plan quickstart --set privacy.epsilon=2",
         f"            fgrpo run silos --out {out.parent / 'silos'}",
@@ -65,12 +67,13 @@ def _protected(private: dict[str, Any]) -> str:
     )
 
 
-def _cost(private: dict[str, Any], twin: dict[str, Any]) -> str:
-    everything = private["seconds.training"] + private["seconds.rollouts"] + private["seconds.aggregation"]
-    share = private["seconds.aggregation"] / everything
+def _cost(private: dict[str, Any], twin: dict[str, Any], rounds: list[dict[str, Any]]) -> str:
+    protocol = private["seconds.aggregation"] + sum(each["privacy_total"] for each in rounds)
+    share = protocol / (protocol + sum(each["training_total"] for each in rounds))
+    seconds = sum(each["seconds"] for each in rounds)
     up, down = private["bytes.up_per_client_per_round"] / 1e3, private["bytes.down_per_client_per_round"] / 1e3
     return (
-        f"{private['seconds.total']:.0f} s, {share:.0%} of the processor time for privacy and aggregation; {up:.0f} kB "
+        f"{seconds:.0f} s, {share:.0%} of the processor time for privacy and aggregation; {up:.0f} kB "
         f"up and {down:.0f} kB down per client and round. Without differential privacy the twin reached {_rates(twin)}."
     )
 

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from fgrpo_secure import export as exports
 from fgrpo_secure.cli.errors import one_sentence
-from fgrpo_secure.config_file import ConfigError
-from fgrpo_secure.run_directory import RunDirectory
+from fgrpo_secure.config.files import ConfigError
+from fgrpo_secure.report import export as exports
+from fgrpo_secure.storage.run_directory import RunDirectory
 
 
 def export(

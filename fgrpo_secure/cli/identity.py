@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from fgrpo_secure import entropy, identity_file
+from fgrpo_secure import entropy
 from fgrpo_secure.cli.errors import one_sentence
+from fgrpo_secure.storage import identity_file
 from protocols.identity import Identity
 from protocols.roster import enrolment_line
 

@@ -12,11 +12,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fgrpo_secure import owners_folder
 from fgrpo_secure.cli.errors import one_sentence
-from fgrpo_secure.config_file import ConfigError
-from fgrpo_secure.privacy.ledger import Ledger, Ledgers
-from fgrpo_secure.run_directory import RunDirectory
+from fgrpo_secure.config.files import ConfigError
+from fgrpo_secure.ledger.store import Ledger, Ledgers
+from fgrpo_secure.storage import owners_folder
+from fgrpo_secure.storage.client_folder import ClientFolder
+from fgrpo_secure.storage.run_directory import RunDirectory
 
 app = typer.Typer(help="Show, verify, prove or export a budget ledger.", no_args_is_help=True)
 Place = Annotated[Path, typer.Argument(help="Run directory, a folder of data owners, or a ledger file.")]
@@ -29,7 +30,7 @@ def show(place: Place, owner: Owner = None) -> None:
     with _opened(place, owner) as ledger:
         table = Table("entry", "kind", "round", "session", "survivors", "charge (mu^2)")
         for entry in ledger.entries():
-            charge = entry.get("charge", entry.get("budget"))
+            charge = entry.get("charge", entry.get("budget", "0/1"))
             table.add_row(
                 str(entry["position"]),
                 str(entry["kind"]),
@@ -98,6 +99,8 @@ def _opened(place: Path, owner: str | None) -> Iterator[Ledger]:
         path = RunDirectory(place).ledger if place.is_dir() else place
         if owners_folder.exists(place):
             path, owner = owners_folder.ledger_of(place, owner)
+        elif ClientFolder(place).is_one:
+            path = ClientFolder.open(place).ledgers
         if not path.is_file():
             raise ConfigError(f"{path} does not exist; give a run directory or a ledger file")
         store = Ledgers.read(path)

@@ -12,11 +12,13 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from fgrpo_secure import entropy, identity_file
+from fgrpo_secure import entropy
+from fgrpo_secure.cli import culprits
 from fgrpo_secure.cli.errors import one_sentence
-from fgrpo_secure.cli.verify import KEY_BYTES
-from fgrpo_secure.config_file import ConfigError
-from fgrpo_secure.run_directory import write_durably
+from fgrpo_secure.cli.verified import public_key
+from fgrpo_secure.config.files import ConfigError
+from fgrpo_secure.storage import identity_file
+from fgrpo_secure.storage.run_directory import RunDirectory, write_durably
 from protocols.errors import BadSignature, Malformed, Refused
 from protocols.identity import Identity
 from protocols.roster import (
@@ -56,9 +58,18 @@ def add(
         _sign(file, signer, known, later, handovers)
 
 
+roster.command("culprits")(culprits.show)
+
+
 @roster.command()
 def revoke(
-    file: File, client: Annotated[int, typer.Argument(metavar="ID", help="The member's id.", min=0)], authority: By
+    file: File,
+    client: Annotated[int, typer.Argument(metavar="ID", help="The member's id.", min=0)],
+    authority: By,
+    transcript: Annotated[
+        list[Path] | None, typer.Option(help="Transcripts of spoiled sessions: revoke only if they name the member.")
+    ] = None,
+    max_corrupt: culprits.Corrupt = 0.05,
 ) -> None:
     """Revoke an id and retire its key, for ever, and sign the next version."""
     with one_sentence():
@@ -66,6 +77,8 @@ def revoke(
         known, handovers = _open(file, signer)
         if client not in known:
             raise ConfigError(f"client {client} is not enrolled in {file}; `fgrpo roster show {file}` lists who is")
+        if transcript:
+            culprits.require(client, known, transcript, max_corrupt)
         members = tuple(entry for entry in known.members if entry.id != client)
         retired = _with(known.retired, known.public(client))
         later = replace(known, members=members, revoked=tuple(sorted({*known.revoked, client})), retired=retired)
@@ -103,7 +116,7 @@ def show(
     with one_sentence():
         data = _read(file)
         try:
-            pinned = claimed_authority(data) if authority is None else _public(authority)
+            pinned = claimed_authority(data) if authority is None else public_key(authority, "--authority")
             shown = open_roster(data, pinned, 0)
         except (Malformed, Refused) as problem:
             raise ConfigError(f"{file} is not a usable roster: {problem}") from None
@@ -134,8 +147,8 @@ def _sign(file: Path, signer: Identity, known: Roster | None, later: Roster, han
 
 
 def _authority(path: Path, file: Path) -> Identity:
-    """The signer; never the server, whose key lies in run directories as `server.key`."""
-    signer, server = identity_file.read(path), file.parent / "server.key"
+    """The signer; never the server, whose key lies beside a run in `<run>.server/server.key`."""
+    signer, server = identity_file.read(path), RunDirectory(file.parent).server_key
     if path.name == server.name or (server.is_file() and identity_file.read(server).public == signer.public):
         raise ConfigError(f"{path} is the server's key; the authority must not be the server")
     return signer
@@ -189,12 +202,6 @@ def _rekeyed(known: Roster, name: str, key: bytes) -> Roster:
 
 def _with(retired: tuple[bytes, ...], key: bytes) -> tuple[bytes, ...]:
     return tuple(sorted({*retired, key}))
-
-
-def _public(text: str) -> bytes:
-    if not re.fullmatch(rf"[0-9a-fA-F]{{{2 * KEY_BYTES}}}", text):
-        raise ConfigError(f"--authority is not a public key; allowed are {2 * KEY_BYTES} hexadecimal digits")
-    return bytes.fromhex(text)
 
 
 def _day(text: str) -> int:

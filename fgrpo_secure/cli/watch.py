@@ -12,9 +12,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fgrpo_secure import config_file, entropy
+from fgrpo_secure import entropy
 from fgrpo_secure.cli.errors import one_sentence
-from fgrpo_secure.run_directory import RunDirectory
+from fgrpo_secure.config import files as config_file
+from fgrpo_secure.storage.run_directory import RunDirectory
 
 SHOWN = 12  # newest rounds in the table
 BARS = "▁▂▃▄▅▆▇█"
@@ -25,7 +26,9 @@ def watch(
     interval: Annotated[float, typer.Option(min=0.1, max=60, help="Seconds between looks.")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Show the present state and end.")] = False,
 ) -> None:
-    """Rounds, budget and cohort of a running federation; ends when the run does, or with Ctrl-C."""
+    """Rounds, budget and cohort of a running federation; ends when the run does, or with Ctrl-C. Exit 1 if the run
+    ended before its last round.
+    """
     with one_sentence():
         run = RunDirectory(directory)
         run.require()
@@ -39,14 +42,19 @@ def watch(
                 live.update(view(run, config.run.name, config.federation.rounds, config.privacy.epsilon), refresh=True)
                 if run.summary.exists():
                     return
+                if not run.is_claimed():
+                    break
                 entropy.sleep(interval)
+    typer.echo(f"fgrpo: nobody conducts this run any more; go on with: fgrpo run --resume {run.root}", err=True)
+    raise typer.Exit(1)
 
 
 def view(run: RunDirectory, name: str, rounds: int, budget: float | None) -> RenderableType:
     """What a run's files show now. Half-written lines are left out until they are whole."""
     metrics = _metrics(run)
     done = len(metrics)
-    state = "finished" if run.summary.exists() else "running" if done else "before its first round"
+    going = "running" if done else "before its first round"
+    state = "finished" if run.summary.exists() else going if run.is_claimed() else "ended before its last round"
     parts: list[RenderableType] = [Text(f"{name}: {state}, round {done} of {rounds}")]
     parts.append(ProgressBar(total=rounds, completed=done, width=60))
     spent = metrics[-1].get("epsilon_spent") if metrics else None
@@ -77,7 +85,7 @@ def _metrics(run: RunDirectory) -> list[dict[str, Any]]:
 
 
 def _table(lines: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table("round", "in the sum", "dropped", "failed sessions", "epsilon", "kB up", "seconds")
+    table = Table("round", "in the sum", "dropped", "failed sessions", "epsilon", "kB up", "server s")
     for line in lines:
         spent = line.get("epsilon_spent")
         table.add_row(
@@ -87,6 +95,6 @@ def _table(lines: Sequence[Mapping[str, Any]]) -> Table:
             str(line["failed_sessions"]),
             "-" if spent is None else f"{spent:.3f}",
             f"{line['bytes_up_per_client'] / 1000:.1f}",
-            f"{line['seconds']:.1f}",
+            f"{line['seconds_server']:.1f}",
         )
     return table

@@ -1,23 +1,23 @@
 """The embedded engine: every client of a federation on one machine, the real messages through the real codec.
 
 The owners live in one or more hosts: in this process, or each in a worker process of its own (`engine.processes`).
-The engine enrols them for the trial, moves bytes between them and the server, and injects faults. It never sees
-inside a message.
+The engine moves bytes between them and the server, and never sees inside a message.
 """
 
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import IO, Protocol
 
-from fgrpo_secure.config import Config
-from fgrpo_secure.engines import frames
-from fgrpo_secure.engines.faults import Faults
-from fgrpo_secure.engines.frames import (
+from fgrpo_secure.config.schema import Config
+from fgrpo_secure.engines import messages as frames
+from fgrpo_secure.engines.host import Host
+from fgrpo_secure.engines.messages import (
     Answer,
     Begin,
     Costs,
@@ -27,11 +27,10 @@ from fgrpo_secure.engines.frames import (
     Reply,
     Request,
     Witness,
-    Witnessed,
 )
-from fgrpo_secure.engines.host import Host
 from fgrpo_secure.errors import CheckFailed
-from fgrpo_secure.run_directory import RunDirectory
+from fgrpo_secure.ledger.witnessed import Witnessed
+from fgrpo_secure.storage.run_directory import RunDirectory
 
 
 class EngineError(CheckFailed, RuntimeError):
@@ -53,14 +52,22 @@ class WorkerProcess:
         self._name = f"worker {index}"
         command = [
             sys.executable,
+            "-P",  # not from the working folder: protocols.py of an owner would hide ours
             "-m",
             "fgrpo_secure.engines.worker",
             str(directory.root),
             str(index),
             str(count),
         ]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        path = os.pathsep.join(entry for entry in sys.path if entry)  # the worker imports what this process does
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": path}
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,  # a Ctrl-C is for the run, which ends its workers
+        )
 
     def wait_until_ready(self) -> None:
         """Blocks while the process loads its model and opens its owners' stores."""
@@ -71,9 +78,14 @@ class WorkerProcess:
         frames.write(self._pipe(self._process.stdin), request)
         yield from self._replies()
 
+    def give_up(self) -> None:
+        """End the process at once, whatever it is doing: whoever waits for its reply gets an EngineError."""
+        self._process.kill()
+
     def close(self) -> None:
         """Ask the process to end, and wait for it."""
-        self._pipe(self._process.stdin).close()
+        with suppress(BrokenPipeError):  # it ended before it took what was written
+            self._pipe(self._process.stdin).close()
         try:
             self._process.wait(timeout=30)
         except subprocess.TimeoutExpired:
@@ -101,29 +113,39 @@ class WorkerProcess:
 
 @dataclass
 class Embedded:
-    """All hosts of a run. `refusals` are clients that said no to a plan, with their public reasons."""
+    """All hosts of a run. `refusals` are clients that said no to a plan, with their public reasons.
+
+    `on_trained` hears how many clients of how many have trained. It is no part of the port: where clients have machines
+    of their own nobody is told when one is done.
+    """
 
     hosts: list[HostPort]
-    faults: Faults
     refusals: dict[int, str] = field(default_factory=dict)
-    attempt: int = 0
+    number: int = 0
+    on_trained: Callable[[int, int], None] | None = None
 
     @staticmethod
     def start(directory: RunDirectory, config: Config) -> "Embedded":
         """Open the hosts. Raises EngineError or what a host's own data raises."""
         count = min(config.engine.processes, config.clients_total)
-        faults = Faults(config.engine.faults, config.run.seed)
         if count == 1:
-            return Embedded([Host.open(directory, config, 0, 1)], faults)
+            return Embedded([Host.open(directory, config, 0, 1)])
         workers = [WorkerProcess(directory, index, count) for index in range(count)]
         try:
             for worker in workers:
                 worker.wait_until_ready()
-        except EngineError:
+        except (EngineError, KeyboardInterrupt):
             for worker in workers:
+                worker.give_up()
                 worker.close()
             raise
-        return Embedded(list(workers), faults)
+        return Embedded(list(workers))
+
+    def give_up(self) -> None:
+        """End all workers at once. What they were doing is undone as after a crash."""
+        for host in self.hosts:
+            if isinstance(host, WorkerProcess):
+                host.give_up()
 
     def close(self) -> None:
         """End all hosts."""
@@ -131,27 +153,27 @@ class Embedded:
             host.close()
 
     def recover(self, sessions: list[bytes]) -> int:
-        """Close what a crash left open; how many owners may have sent a masked vector in one of `sessions`."""
+        """See Engine. All owners answer: they are here."""
         replies = self._ask_all(Recover(sessions))
         return sum(reply.masked for reply in replies if isinstance(reply, Recovered))
 
-    def begin(self, adapter: bytes, attempt: int, roster: bytes) -> None:
-        """Hand every owner the model of the round and the roster; `attempt` is the session's number."""
+    def invite(self, number: int, adapter: bytes, roster: bytes) -> None:
+        """See Engine. Every owner has the model and the roster when this returns."""
         self.refusals.clear()
-        self.attempt = attempt
-        for _ in self._ask_all(Begin(adapter, attempt, roster)):
+        self.number = number
+        for _ in self._ask_all(Begin(adapter, number, roster)):
             pass
 
-    def witness(self, session: bytes, exhibits: Mapping[int, bytes]) -> list[Witnessed]:
-        """What the owners say to what they are shown of the server's ledger, by ascending client."""
+    def witness(self, session: bytes, exhibits: Mapping[int, bytes], seconds: float) -> list[Witnessed]:  # noqa: ARG002
+        """See Engine. Owners are in the call: no deadline is needed."""
         batches: list[dict[int, bytes]] = [{} for _ in self.hosts]
         for client, exhibit in exhibits.items():
             batches[client % len(batches)][client] = exhibit
         replies = self._ask([Witness(session, batch) for batch in batches])
         return sorted((reply for reply in replies if isinstance(reply, Witnessed)), key=lambda reply: reply.client)
 
-    def finish(self) -> Costs:
-        """What the round cost its owners."""
+    def costs(self) -> Costs:
+        """What the round cost its owners. No part of the port: no other engine can know it."""
         costs = [reply for reply in self._ask_all(Finish()) if isinstance(reply, Costs)]
         return Costs(
             rollouts_total=sum(cost.rollouts_total for cost in costs),
@@ -161,19 +183,30 @@ class Embedded:
             privacy_slowest=max(cost.privacy_slowest for cost in costs),
         )
 
-    def exchange(self, step: str, outgoing: Mapping[int, bytes]) -> Iterator[tuple[int, bytes]]:
-        """Deliver one step's messages and yield the replies as they come; a lost one is simply missing."""
+    def exchange(
+        self,
+        step: str,
+        outgoing: Mapping[int, bytes],
+        seconds: float,  # noqa: ARG002 - owners are in the call, which ends when they have answered
+    ) -> Iterator[tuple[int, bytes]]:
+        """See Engine."""
         batches: list[dict[int, bytes]] = [{} for _ in self.hosts]
         for client in outgoing:  # each message is made when it is asked for: ask once
             batches[client % len(batches)][client] = outgoing[client]
-        requests = [frames.Step(step, batch) for batch in batches]
+        requests = [frames.Step(step, batch, watched=self.on_trained is not None) for batch in batches]
+        trained = 0
         for reply in self._ask(requests):
+            if isinstance(reply, frames.Trained):
+                trained += 1
+                if self.on_trained is not None:
+                    self.on_trained(trained, len(outgoing))
+                continue
             if not isinstance(reply, Answer):
                 raise EngineError(f"a host answered a protocol step with {type(reply).__name__}")
             if reply.payload is None:
                 self.refusals[reply.client] = reply.refusal or "no reason given"
             else:
-                yield from self.faults.deliver(self.attempt, step, reply.client, reply.payload)
+                yield reply.client, reply.payload
 
     def _ask_all(self, request: Request) -> Iterable[Reply]:
         return self._ask([request] * len(self.hosts))

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 import msgspec
 
-from fgrpo_secure.run_directory import RunDirectory, RunDirectoryError, write_durably
+from fgrpo_secure.storage.run_directory import RunDirectory, RunDirectoryError, write_durably
 
 
 class Verdict(StrEnum):

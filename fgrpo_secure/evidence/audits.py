@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 import msgspec
 
-from fgrpo_secure.run_directory import RunDirectory, RunDirectoryError, write_durably
+from fgrpo_secure.storage.run_directory import RunDirectory, RunDirectoryError, write_durably
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,12 @@ class Audit:
     sensitivity_bound: int
     assumptions: Mapping[str, str]
     shared: tuple[str, ...]
+    interference: bool = False  # taking one unit away changed something about another
 
     @property
     def passed(self) -> bool:
         """Whether nothing that was measured contradicts the claim."""
-        within = self.sensitivity <= self.sensitivity_bound
+        within = self.sensitivity <= self.sensitivity_bound and not self.interference
         return within and all(bound <= self.claimed_epsilon for bound in self.lower_bounds.values())
 
     def facts(self) -> dict[str, object]:

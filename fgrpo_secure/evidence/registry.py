@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]  # has no types of its own
 
-from fgrpo_secure.config import Deployment
+from fgrpo_secure.config.schema import Deployment
 
 SCHEMA_COMMIT = "3e9c812"
 

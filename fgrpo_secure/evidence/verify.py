@@ -1,30 +1,55 @@
 """`fgrpo verify`: a finished run checked from its files alone, step by step, up to the first mismatch.
 
-Nothing in the directory is believed because it says so: digests and signatures first, then every derived figure is
-derived again. What cannot be known from files is whose keys these are: give the authority's and the server's.
+Nothing in the directory is believed because it says so. Digests and signatures come first; then the statement, the
+summary, the metrics and the registry record are computed again, by the functions that wrote them, from what the
+clients signed and what configuration and rosters fix, and compared as whole documents. What only the server knows is
+shown as asserted. What cannot be known from files is whose keys these are: give the authority's and the server's.
+
+    files -> opening + configuration + rosters -> run's identity -> plans -> ledger -> notes -> adapter -> documents
 """
 
+import hmac
 import json
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import jsonschema  # type: ignore[import-untyped]  # has no types of its own
+import msgspec
 
-from fgrpo_secure import config_file, enrolment, schedule
-from fgrpo_secure.config import Config
-from fgrpo_secure.evidence import clip_norms, manifest, notes, registry, signed_file, spent, statement
-from fgrpo_secure.evidence.signed_file import BadFile
-from fgrpo_secure.evidence.spent import Terms
-from fgrpo_secure.privacy.checkpoint_note import BadCheckpoint
-from fgrpo_secure.privacy.ledger import Ledger, LedgerError, Ledgers
-from fgrpo_secure.run_directory import RunDirectory
+from fgrpo_secure.config.files import ConfigError
+from fgrpo_secure.config.schema import Config
+from fgrpo_secure.evidence import adapter_file, basis, files, manifest, registry, statement, summary
+from fgrpo_secure.evidence import statement_form as form
+from fgrpo_secure.evidence.adapter_file import AdapterFile
+from fgrpo_secure.evidence.derived_plans import Planner
+from fgrpo_secure.evidence.history import History
+from fgrpo_secure.evidence.statement import Basis
+from fgrpo_secure.ledger import note_file as notes
+from fgrpo_secure.ledger.checkpoint_note import BadCheckpoint
+from fgrpo_secure.ledger.store import Ledger, LedgerError
+from fgrpo_secure.privacy.sizing import InfeasiblePlan
+from fgrpo_secure.storage import digests, identity_file, opening, run_directory, signed_file
+from fgrpo_secure.storage.opening import Opening
+from fgrpo_secure.storage.run_directory import RunDirectory, RunDirectoryError
+from fgrpo_secure.storage.signed_file import BadFile
 from protocols.errors import ProtocolError
-from protocols.identity import Identity
-from protocols.roster import Roster
+from protocols.params import Infeasible
+from protocols.roster import Roster, claimed_authority
+
+UNCHECKED = ("report.html", "audit.json", "attacks.json")  # rendering depends on fonts; the others are nobody's word
+GIVEN, FROM_FILES = "given", "named in the files only: compare it with one you know"
+REFUSALS = (
+    BadFile,
+    BadCheckpoint,
+    LedgerError,
+    ProtocolError,
+    RunDirectoryError,
+    ConfigError,
+    Infeasible,
+    InfeasiblePlan,
+)
 
 
 class Mismatch(ValueError):
@@ -33,6 +58,7 @@ class Mismatch(ValueError):
     def __init__(self, check: str, reason: str) -> None:
         super().__init__(f"{check}: {reason}")
         self.check = check
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -46,181 +72,305 @@ class Trust:
 
 @dataclass
 class Evidence:
-    """What the checks so far have established."""
+    """What the checks so far have established, in the order in which they set it."""
 
     directory: RunDirectory
     trust: Trust
+    held: ExitStack
     server: bytes = b""
-    statement: dict[str, Any] = field(default_factory=dict)
+    authority: bytes = b""
+    opening: Opening | None = None
     config: Config | None = None
-    roster: Roster | None = None
-    rosters: list[Roster] = field(default_factory=list)  # all of the run, oldest first
-    keys: dict[int, list[bytes]] = field(default_factory=dict)  # of every client of any roster of the run
+    rosters: list[Roster] = field(default_factory=list)
+    planner: Planner | None = None
+    adapter: AdapterFile | None = None
     ledger: Ledger | None = None
+    history: History | None = None
+    basis: Basis | None = None
+    stated: form.Statement | None = None
+    asserted: dict[str, Any] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)  # of every file that the manifest names
+    summary: dict[str, Any] | None = None
+    metrics: tuple[dict[str, Any], ...] = ()
 
 
 def verify(directory: RunDirectory, trust: Trust) -> Iterator[tuple[str, str]]:
     """Yields (check, what it found) for each check that holds; raises Mismatch at the first that does not."""
-    evidence = Evidence(directory, trust)
-    with closing(_Open(evidence)):
-        for name, check in CHECKS:
-            try:
-                yield name, check(evidence)
-            except (BadFile, BadCheckpoint, LedgerError, ProtocolError, jsonschema.ValidationError) as problem:
-                reason = problem.message if isinstance(problem, jsonschema.ValidationError) else str(problem)
-                raise Mismatch(name, reason) from None
-            except (OSError, ValueError, KeyError, TypeError) as problem:
-                raise Mismatch(name, f"cannot be checked: {problem}") from None
+    with ExitStack() as held:
+        yield from steps(Evidence(directory, trust, held))
 
 
-@dataclass
-class _Open:
-    """Closes the ledger that a check opened."""
+def steps(evidence: Evidence) -> Iterator[tuple[str, str]]:
+    """The same, for a caller that wants what was established."""
+    for name, check in CHECKS:
+        try:
+            found = check(evidence)
+        except REFUSALS as problem:
+            raise Mismatch(name, str(problem)) from None
+        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError) as problem:
+            raise Mismatch(name, f"cannot be checked: {_one_line(problem)}") from None
+        except (RecursionError, MemoryError):
+            raise Mismatch(name, "cannot be checked: it is nested too deep, or too large") from None
+        yield name, found
 
-    evidence: Evidence
 
-    def close(self) -> None:
-        if self.evidence.ledger is not None:
-            self.evidence.ledger.close()
+def _one_line(problem: Exception) -> str:
+    return ascii(str(problem)[:200])[1:-1]
+
+
+def need(value: Any) -> Any:
+    """What an earlier check established."""
+    if value is None:
+        raise BadFile("an earlier check did not establish it")
+    return value
+
+
+# -------------------------------------------------------------------------------------------------------- the checks
+
+
+def _secrets(evidence: Evidence) -> str:
+    """Regular files of a run only, and no secret key among them: whoever has it can sign what its owner signs."""
+    root = evidence.directory.root
+    for path in (each for each in sorted(root.rglob("*")) if each.is_file() and not each.is_symlink()):
+        if identity_file.is_secret(path):
+            raise BadFile(
+                f"{path.relative_to(root)} holds a secret key: whoever was handed this directory can sign as its "
+                "owner; the key lost its worth, so tell its owner"
+            )
+    return f"none in {len(files.listing(root))} regular files"
 
 
 def _files(evidence: Evidence) -> str:
     """Every file is the one that the run left, by the server's signature."""
     evidence.server = evidence.trust.server or signed_file.signer_of(evidence.directory.manifest)
-    files = manifest.check(evidence.directory, evidence.server)
-    key = evidence.directory.server_key
-    if key.exists() and Identity.from_seed(key.read_bytes()).public != evidence.server:
-        raise BadFile(f"{key.name} is not the key that signed")
-    known = "given" if evidence.trust.server else "named in the files only: compare it with one you know"
-    return f"{len(files)} files, signed by server {evidence.server.hex()} ({known})"
+    evidence.digests = manifest.check(evidence.directory, evidence.server)
+    return f"{len(evidence.digests)} files, signed by server {evidence.server.hex()} ({_known(evidence.trust.server)})"
 
 
-def _statement(evidence: Evidence) -> str:
-    """The statement is signed by the same server and has the published form."""
-    evidence.statement = signed_file.read(evidence.directory.statement, evidence.server)
-    signed = json.loads(evidence.directory.statement.read_bytes())
-    jsonschema.validate(signed, statement.schema())
-    evidence.config = config_file.load(str(evidence.directory.config))
-    return f"{statement.FORMAT}, unit {evidence.statement['unit']!r}"
-
-
-def _roster(evidence: Evidence) -> str:
-    """The roster is signed by the authority, which is not the server."""
-    origins = evidence.statement["origins"]
-    authority = evidence.trust.authority or bytes.fromhex(origins["authority"])
-    evidence.rosters = enrolment.rosters(evidence.directory, authority)
-    evidence.roster = evidence.rosters[-1]
-    for member in (member for roster in evidence.rosters for member in roster.members):
-        evidence.keys.setdefault(member.id, []).append(member.public)
-    if evidence.roster.digest.hex() != origins["roster_digest"]:
-        raise BadFile(f"{evidence.directory.roster.name} is not the roster that the statement names")
-    if authority == evidence.server:
+def _rosters(evidence: Evidence) -> str:
+    """The rosters are signed by the authority, which is not the server."""
+    signed = files.read(evidence.directory.root, "roster.bin")
+    evidence.authority = evidence.trust.authority or claimed_authority(signed)
+    evidence.rosters = basis.read_rosters(evidence.directory, evidence.authority)
+    newest = evidence.rosters[-1]
+    if evidence.authority == evidence.server:
         raise BadFile("the authority's key is the server's")
-    known = "given" if evidence.trust.authority else "named in the files only: compare it with one you know"
-    return f"version {evidence.roster.version}, {len(evidence.roster.members)} clients, authority {known}"
+    return f"version {newest.version}, {len(newest.members)} clients, authority {_known(evidence.trust.authority)}"
+
+
+def _identity(evidence: Evidence) -> str:
+    """The configuration is the one that the run's identity is a hash of."""
+    evidence.opening, evidence.config = basis.read_opening(evidence.directory), basis.read_config(evidence.directory)
+    if evidence.opening.server != evidence.server.hex():
+        raise BadFile("opening.json names another server than the one that signed")
+    run = opening.check(evidence.opening, evidence.config, evidence.rosters[0])
+    evidence.adapter = adapter_file.read(evidence.directory.root)
+    shape = evidence.adapter.shape(evidence.config.adapter)
+    evidence.planner = Planner(evidence.config, evidence.rosters, shape, run)
+    return f"run {run.hex()}"
 
 
 def _ledger(evidence: Evidence) -> str:
-    """Every entry follows from those before it, up to the root that the statement names."""
-    stated = evidence.statement["ledger"]
-    if stated is None:
+    """Every entry follows from those before it."""
+    planner: Planner = need(evidence.planner)
+    if planner.first.claim is None:
+        if evidence.directory.ledger.exists():
+            evidence.held.enter_context(basis.opened_table(evidence.directory))
         return "none: a run without differential privacy charges nothing"
-    ledger = Ledgers.read(evidence.directory.ledger).existing("server")
-    evidence.ledger = ledger
-    ledger.verify()
-    if {"size": ledger.size(), "root": ledger.root().hex()} != stated:
-        raise BadFile(f"the ledger has {ledger.size()} entries and root {ledger.root().hex()}; the statement differs")
-    return f"{ledger.size()} entries, root {ledger.root().hex()}"
+    evidence.ledger = evidence.held.enter_context(basis.opened_ledger(evidence.directory))
+    evidence.history = basis.read_history(evidence.ledger, evidence.server)
+    return f"{evidence.history.size} entries, root {evidence.history.root}"
+
+
+def _plans(evidence: Evidence) -> str:
+    """Every session's plan, cohort, quorum, noise and charge are those that configuration and rosters give."""
+    planner: Planner = need(evidence.planner)
+    if evidence.history is None:
+        return "none: nobody signed for any"
+    planner.check(evidence.history)
+    return f"{sum(len(each.sessions) for each in evidence.history.rounds)} sessions as they had to be"
 
 
 def _witnesses(evidence: Evidence) -> str:
-    """Every checkpoint is one of this ledger's, signed by the server and by a quorum of enrolled clients."""
-    if evidence.ledger is None or evidence.config is None:
+    """Every note is of this ledger, signed by the server and by the derived quorum of enrolled clients."""
+    adapter: AdapterFile = need(evidence.adapter)
+    planner: Planner = need(evidence.planner)
+    bare = Basis(need(evidence.opening), planner, evidence.history, (0, 0), evidence.authority, adapter.digest)
+    evidence.basis = bare
+    if evidence.ledger is None or evidence.history is None:
         return "none: there is no ledger to witness"
-    return notes.check(
-        evidence.directory.notes,
-        evidence.ledger,
-        evidence.statement["origins"]["ledger"],
-        evidence.server,
-        evidence.keys,
-        evidence.statement["assumptions"]["quorum"],
-        partial(_partitions, evidence.config, evidence.rosters),
-    )
-
-
-def _partitions(config: Config, rosters: list[Roster], training_round: int) -> Iterator[tuple[tuple[int, ...], ...]]:
-    """How the round's clients may have been split: by each roster of the run, on each day on which it changes."""
-    for roster in rosters:
-        ends = {member.last_day + 1 for member in roster.members if member.last_day is not None}
-        for day in sorted({0, *ends}):
-            if roster.last_day is None or day <= roster.last_day:
-                clients = schedule.clients(config, roster, day)
-                if clients:
-                    yield schedule.partition(config, roster.digest, training_round, clients)
+    texts = basis.read_notes(evidence.directory)
+    covered = basis.check_notes(texts, evidence.ledger, evidence.history, bare)
+    counts = (covered.notes, covered.fewest)
+    evidence.basis = Basis(bare.opening, planner, evidence.history, counts, evidence.authority, adapter.digest)
+    return f"{covered.entries} entries signed for, by at least {covered.fewest} clients each time"
 
 
 def _kept_elsewhere(evidence: Evidence) -> str:
     """Checkpoints that clients kept are of this very ledger."""
     if not evidence.trust.witnessed or evidence.ledger is None:
         return "none given"
+    known: Basis = need(evidence.basis)
+    priced = known.planner.priced(need(evidence.history))
     for path in evidence.trust.witnessed:
-        text = path.read_text(encoding="utf-8")
-        notes.check_one(text, path.name, evidence.ledger, evidence.statement["origins"]["ledger"], evidence.server)
+        text = files.read_kept(path)
+        notes.check_receipt(
+            text,
+            path.name,
+            evidence.ledger,
+            basis.origin_of(known.opening),
+            evidence.server,
+            basis.client_keys(evidence.rosters),
+            priced,
+            {roster.version: roster for roster in evidence.rosters},
+        )
     return f"{len(evidence.trust.witnessed)} of this ledger"
 
 
-def _claims(evidence: Evidence) -> str:
-    """Spent budgets and realised noise are what the ledger's entries amount to."""
-    stated = evidence.statement
-    if stated["rounds"] != statement.releases(evidence.ledger):
-        raise BadFile("the statement's rounds are not the ledger's")
-    if stated["claims"] is None:
-        return "no differential privacy is claimed"
-    if evidence.ledger is None:
-        raise BadFile("a claim without a ledger")
-    claim = stated["claims"]["server"]
-    terms = Terms.read(stated["mechanism"])
-    if evidence.config is not None:
-        config, rate = evidence.config, terms.sampling and terms.sampling.rate
-        configured = config.unit_blocks, schedule.unit_budgets(config), config.privacy.sampling_rate
-        if configured != (terms.turns, terms.budgets, rate):
-            raise BadFile("config.toml lets units take part in other turns, or at another rate, than the statement")
-    amounts_to = spent.epsilon(evidence.ledger, terms, claim["delta"])
-    if {amounts_to} != {claim["epsilon_spent"], stated["claims"]["release"]["epsilon_spent"]}:
-        raise BadFile(f"the ledger amounts to epsilon {amounts_to}, the statement says {claim['epsilon_spent']}")
-    asked = (evidence.config and evidence.config.privacy.epsilon) or 0.0  # a plan may need a little less of it
-    if amounts_to > (allowed := max(asked, claim["epsilon"])) * (1 + 1e-9):
-        raise BadFile(f"epsilon {amounts_to} was spent, {allowed} was allowed")
-    return f"epsilon {amounts_to:.4g} of {claim['epsilon']:.4g} at delta {claim['delta']:g}"
+def _adapter(evidence: Evidence) -> str:
+    """The adapter is the one that the ledger's last entry names, with everything in its folder."""
+    adapter: AdapterFile = need(evidence.adapter)
+    history = evidence.history
+    if history is None:
+        return f"{adapter.digest.hex()}: the server's word, nobody signed for it"
+    if history.closing is None:
+        raise BadFile("the ledger has no last entry: the run did not end, or its end was cut off")
+    closing = history.closing
+    if closing.adapter != adapter.digest.hex():
+        raise BadFile("adapter/ is not the adapter that the run released")
+    if closing.files != digests.of_folder(evidence.directory.adapter):
+        raise BadFile("adapter/ holds other files than the run released")
+    if closing.engine != opening.engine_digest(need(evidence.config)):
+        raise BadFile("config.toml has another [engine] than the run ended with")
+    if closing.rounds != len(history.finished):
+        raise BadFile("the ledger's last entry counts other rounds than the ledger")
+    return adapter.digest.hex()
 
 
-def _settings(evidence: Evidence) -> str:
-    """Configuration, summary and registry record say the same as the statement."""
-    config, stated = evidence.config, evidence.statement
-    summary = json.loads(evidence.directory.summary.read_text())
-    if config is None or config.run.name != stated["run"]["name"] or config.privacy.unit != stated["unit"]:
-        raise BadFile("config.toml is of another run than the statement")
-    for key in ("rounds", "clients", "stopped"):
-        if summary[key] != stated["run"][key]:
-            raise BadFile(f"summary.json has {key} = {summary[key]}, the statement {stated['run'][key]}")
-    if evidence.directory.metrics.exists():
-        clip_norms.check(evidence.directory.read_metrics(), config.privacy, evidence.ledger)
-    rule = config.privacy.adaptive_clip
-    if stated["mechanism"] is not None and stated["mechanism"]["adaptive_clip"] != (rule and rule.model_dump()):
-        raise BadFile("config.toml adapts the clip norm by another rule than the statement")
-    record = registry.dump(registry.build(stated, config.deployment))
-    if evidence.directory.registry.read_text() != record:
-        raise BadFile(f"{evidence.directory.registry.name} is not the statement's record")
-    return f"{summary['rounds']} rounds, {summary['clients']} clients"
+def _statement(evidence: Evidence) -> str:
+    """The statement is, as a whole, what follows; only its part `asserted` is the server's word."""
+    content = signed_file.read(evidence.directory.statement, evidence.server)
+    try:
+        said = msgspec.convert(content, form.Statement)
+    except msgspec.ValidationError as problem:
+        raise BadFile(f"privacy_statement.json has not its published form: {problem}") from None
+    word = said.asserted
+    follows = statement.statement(need(evidence.basis), word.results, word.audits, word.unsigned)
+    _same("privacy_statement.json", content, form.builtins(follows))
+    evidence.stated = follows
+    evidence.asserted |= {f"statement.{name}": value for name, value in form.builtins(follows)["asserted"].items()}
+    if follows.claims is None:
+        return f"{form.FORMAT}: no differential privacy is claimed"
+    claim = follows.claims.server
+    config: Config = need(evidence.config)
+    allowed = max(config.privacy.epsilon or 0.0, claim.epsilon)  # a plan may need a little less of what was asked
+    if claim.epsilon_spent > allowed * (1 + 1e-9):
+        raise BadFile(f"epsilon {claim.epsilon_spent} was spent, {allowed} was allowed")
+    return f"epsilon {claim.epsilon_spent:.4g} of {claim.epsilon:.4g} at delta {claim.delta:g}, unit {follows.unit}"
+
+
+def _documents(evidence: Evidence) -> str:
+    """Summary, metrics and registry record are, but for what the server asserts, what follows."""
+    root, known, said = evidence.directory.root, need(evidence.basis), need(evidence.stated)
+    data = files.read(root, "summary.json")
+    written = json.loads(data)
+    if run_directory.summary_form(written) != data:  # with a name twice, two readers would read two things
+        raise BadFile("summary.json is not in its one byte form")
+    word = {name: written[name] for name in summary.ASSERTED}
+    _check_costs(word)
+    counts = {name: written[name] for name in ("dropouts", "failed_sessions")}
+    _same("summary.json", written, summary.derived(known, said.asserted.unsigned, counts) | word)
+    if summary.results(written) != said.asserted.results:
+        raise BadFile("summary.json has other results than the statement")
+    evidence.asserted |= {f"summary.{name}": value for name, value in word.items()}
+    evidence.summary = written
+    _check_metrics(evidence, list(summary.metrics(known)))
+    record = registry.dump(registry.build(form.builtins(said), need(evidence.config).deployment))
+    if files.read(root, "deployment_registry.yaml") != record.encode():
+        raise BadFile("deployment_registry.yaml is not the statement's record")
+    return f"{said.run.rounds} rounds, {said.run.clients} clients"
+
+
+def _check_metrics(evidence: Evidence, follow: list[dict[str, Any]]) -> None:
+    name = "metrics.jsonl"
+    present = evidence.directory.metrics.exists()
+    text = files.read(evidence.directory.root, name).decode() if present else ""
+    lines = [json.loads(line) for line in text.splitlines()]
+    if "".join(map(run_directory.metrics_form, lines)) != text:
+        raise BadFile(f"{name} is not in its one byte form")
+    for number, line in enumerate(lines, 1):
+        _check_line(f"{name}, line {number},", line)
+    evidence.metrics = tuple(lines)
+    if evidence.history is None:
+        evidence.asserted |= {f"metrics.{number}": line for number, line in enumerate(lines, 1)}
+        return
+    if len(lines) != len(follow):
+        raise BadFile(f"{name} has {len(lines)} rounds; the ledger has {len(follow)}")
+    for number, (line, derived) in enumerate(zip(lines, follow, strict=True), 1):
+        word = {key: line[key] for key in summary.MEASURED}
+        _same(f"{name}, round {number},", line, derived | word)
+        evidence.asserted |= {f"metrics.{number}.{key}": value for key, value in word.items()}
+
+
+def _check_line(where: str, line: Any) -> None:
+    """Names and types of a round's figures, whoever vouches for their values."""
+    try:
+        msgspec.convert(line, run_directory.RoundMetrics)
+    except msgspec.ValidationError as problem:
+        raise BadFile(f"{where} is no round of a run: {problem}") from None
+    if line.keys() != {each.name for each in fields(run_directory.RoundMetrics)}:
+        raise BadFile(f"{where} has other figures than a round of a run")
+
+
+def _check_costs(word: Mapping[str, Any]) -> None:
+    """Times and bytes of summary.json, which nothing is compared with, are at least amounts."""
+    for name in set(word) - set(summary.RESULTS):
+        if type(word[name]) not in (int, float) or not 0 <= word[name] < float("inf"):
+            raise BadFile(f"summary.json says {name} = {_short(word[name])}; allowed are numbers from 0")
+
+
+def _same(document: str, written: Any, follows: Any, place: str = "") -> None:
+    """Returns if two documents are the same, types included; else BadFile naming the first place that differs."""
+    if isinstance(written, dict) and isinstance(follows, dict):
+        if written.keys() != follows.keys():
+            odd = sorted(written.keys() ^ follows.keys())[0]
+            raise BadFile(f"{document} has or lacks {(place + odd)[:200]!a}")
+        for name, value in written.items():
+            _same(document, value, follows[name], f"{place}{name}.")
+    elif isinstance(written, list) and isinstance(follows, list | tuple):
+        if len(written) != len(follows):
+            raise BadFile(f"{document} has {len(written)} of {place.rstrip('.')}; what was signed gives {len(follows)}")
+        for position, (one, other) in enumerate(zip(written, follows, strict=True)):
+            _same(document, one, other, f"{place}{position}.")
+    elif not hmac.compare_digest(_text(written), _text(follows)):
+        raise BadFile(
+            f"{document} says {place.rstrip('.')} = {_short(written)}; what was signed and configured gives "
+            f"{_short(follows)}"
+        )
+
+
+def _text(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+def _short(value: Any) -> str:
+    return json.dumps(value)[:80]
+
+
+def _known(key: bytes | None) -> str:
+    return GIVEN if key else FROM_FILES
 
 
 CHECKS: tuple[tuple[str, Callable[[Evidence], str]], ...] = (
+    ("secrets", _secrets),
     ("files", _files),
-    ("statement", _statement),
-    ("roster", _roster),
+    ("rosters", _rosters),
+    ("identity", _identity),
     ("ledger", _ledger),
+    ("plans", _plans),
     ("witnesses", _witnesses),
     ("checkpoints kept elsewhere", _kept_elsewhere),
-    ("claims", _claims),
-    ("settings", _settings),
+    ("adapter", _adapter),
+    ("statement", _statement),
+    ("documents", _documents),
 )

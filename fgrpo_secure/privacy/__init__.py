@@ -1,6 +1,5 @@
-"""Client-level differential privacy: from an update to noised integers, and the record of its cost.
+"""Differential privacy: from an update to noised integers, and what they cost. No configuration, no files, no torch.
 
 The stages, each with its own type: `clip` (Update -> ClippedUpdate), `encode` (-> EncodedVector), `noise`
-(-> NoisedVector). `accounting` turns noise into (epsilon, delta), `ledger` keeps what was spent and
-refuses, and `planner` says beforehand what a configuration costs and whether it can learn.
+(-> NoisedVector). `accounting` turns noise into (epsilon, delta).
 """

@@ -18,10 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from scipy.special import log_ndtr  # type: ignore[import-untyped]  # scipy ships no types
-
 from fgrpo_secure.errors import CheckFailed
 from fgrpo_secure.privacy.discrete_gaussian import TABLE_DISTANCE
+from fgrpo_secure.privacy.normal import log_ndtr
 
 LEMMA_VARIANCE = 4
 THETA = 4 * math.exp(-2 * math.pi**2 * LEMMA_VARIANCE)
@@ -90,8 +89,8 @@ def delta_of(mu: float, epsilon: float) -> float:
         raise ValueError(f"epsilon is {epsilon:g}; it must be at least 0 and finite")
     if mu == 0:
         return 0.0
-    log_first = float(log_ndtr(-epsilon / mu + mu / 2))
-    log_second = epsilon + float(log_ndtr(-epsilon / mu - mu / 2))
+    log_first = log_ndtr(-epsilon / mu + mu / 2)
+    log_second = epsilon + log_ndtr(-epsilon / mu - mu / 2)
     return math.exp(log_first) * -math.expm1(min(0.0, log_second - log_first))
 
 

@@ -123,6 +123,7 @@ def to_ring(clipped: ClippedUpdate, scores: Sequence[Score], lattice: Lattice, r
     exact = np.empty(lattice.length)
     np.multiply(clipped.values, lattice.scale, out=exact[: lattice.dimension])
     exact[lattice.dimension :] = [_coordinate(score, lattice) for score in scores]
+    # So often and no more: an update for which rounding hardly ever fits would be seen by its client's silence.
     for attempt in range(ATTEMPTS):
         rounded = _round_at_random(exact, rounding.bytes(KEY_BYTES, "rounding", attempt))
         if within(rounded, bound):
@@ -146,6 +147,7 @@ def within(values: IntArray, bound: int) -> bool:
     """Whether the exact L2 norm of integers is at most `bound`, without overflow for any int64 input."""
     if values.size == 0:
         return True
+    # Before any square: that of a larger entry wraps, and a vector far beyond the bound would pass for a short one.
     if int(values.max()) > bound or int(values.min()) < -bound:
         return False
     step = (2**63 - 1) // max(1, bound * bound)  # so many squares of at most bound^2 fit an int64
@@ -195,6 +197,7 @@ def required_ring_bits(lattice: Lattice, cohort: int, largest_noise: int, vector
 def _coordinate(score: Score, lattice: Lattice) -> float:
     """A score on the lattice: centred on its public midpoint, within `score_radius`; 0 if not a number."""
     middle, half = _centre(score.low, score.high)
+    # A gain that is no number is sent as none: a client that fell silent over it would tell (`visible-failure`).
     if half == 0.0 or math.isnan(score.value):
         return 0.0
     return min(1.0, max(-1.0, (score.value - middle) / half)) * lattice.score_radius

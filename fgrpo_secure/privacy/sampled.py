@@ -1,6 +1,6 @@
-"""What noise is worth when each unit takes part by its client's secret coin: privacy loss distributions (PLD).
+"""What noise is worth when units are Poisson-sampled by their client in secret: privacy loss distributions (PLD).
 
-Only the unit's own client knows the coins, so the amplification holds against everybody else, the server included.
+Only the unit's own client knows the sample, so the amplification holds against everybody else, the server included.
 It is worth what was fixed before the run: rate, noise and number of releases. A PLD cannot be composed with
 parameters that depend on results, so no release is ever credited for noise that turned out larger.
 
@@ -16,6 +16,7 @@ from functools import lru_cache
 from fgrpo_secure.privacy.accounting import mu_of
 
 GRID = 1e-3  # of the privacy loss; at 1e-4 the same epsilon to four digits, at ten times the time
+TOLERANCE = 1e-4  # of the least multiplier, above it
 PESSIMISM = 0.01  # the grid's: a rate near 1 may ask for a little more than arithmetic without a grid
 
 
@@ -40,17 +41,34 @@ class Sampling:
 def least_multiplier(rate: float, releases: int, epsilon: float, delta: float) -> float:
     """The smallest multiplier within (epsilon, delta), to one part in 10^4. Sampling never needs more than none."""
 
-    def within(multiplier: float) -> bool:
-        return Sampling(rate, multiplier, releases).epsilon(delta) <= epsilon
+    def spent(multiplier: float) -> float:
+        return Sampling(rate, multiplier, releases).epsilon(delta)
 
     high = math.sqrt(releases) / mu_of(epsilon, delta) * (1 + PESSIMISM)
-    low = high / 2
-    while within(low):
-        low, high = low / 2, low
-    while high - low > 1e-4 * high:
-        middle = (low + high) / 2
-        low, high = (low, middle) if within(middle) else (middle, high)
+    low, at_high = high / 2, 0.0  # of `high` it is only known that it is enough
+    while (at_low := spent(low)) <= epsilon:
+        low, high, at_high = low / 2, low, at_low
+    while high - low > TOLERANCE * high:
+        width, guess = high - low, _between(low, high, at_low, at_high, epsilon)
+        # To both sides of a good guess, so that the two ends meet there; where it was a bad one, halving helps.
+        for probe in (guess * (1 + TOLERANCE / 3), guess * (1 - TOLERANCE / 3), (low + high) / 2):
+            if not low < probe < high or high - low <= TOLERANCE * high:
+                continue
+            if probe == (low + high) / 2 and high - low <= width / 2:
+                continue
+            found = spent(probe)
+            if found <= epsilon:
+                high, at_high = probe, found
+            else:
+                low, at_low = probe, found
     return high
+
+
+def _between(low: float, high: float, at_low: float, at_high: float, wanted: float) -> float:
+    """Where epsilon is `wanted`: between two ends it falls nearly as a power of the multiplier."""
+    if not 0 < at_high < at_low < math.inf:
+        return (low + high) / 2
+    return float(low * (high / low) ** (math.log(at_low / wanted) / math.log(at_low / at_high)))
 
 
 @lru_cache(maxsize=512)

@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from fgrpo_secure.errors import UnusableInput
-from fgrpo_secure.privacy.accounting import LARGEST_MU, Slack, checked_delta, mu_of
+from fgrpo_secure.privacy.accounting import LARGEST_MU, Slack, mu_of
 from fgrpo_secure.privacy.encode import Lattice
 from fgrpo_secure.privacy.noise import MIN_SHARE_VARIANCE, NoisePlan, largest_multiplier
+from fgrpo_secure.privacy.odometer import GRAPH_FAILURE, Delta, Odometer, group
 from fgrpo_secure.privacy.sampled import Sampling, least_multiplier
-from protocols.params import Adversary, Parameters
+from protocols.params import SPARSE, Adversary, Parameters
+
+HEADROOM = Fraction(2, 10**9)  # of a budget over what its rounds cost: other rounds' noise comes from a rounded figure
+SESSIONS_PER_ROUND = 3  # that an owner's policy allows: a round may need a second or a third
 
 
 class InfeasiblePlan(UnusableInput):
@@ -40,7 +44,26 @@ class Claim:
     noise_multiplier: float
     budget: Fraction
     rounds: int
+    parts: Delta
+    slack: Slack
     sampling: Sampling | None = None
+
+    @property
+    def odometer(self) -> Odometer:
+        """What a unit's charges read, however the run ends."""
+        return Odometer(self.budget, self.parts, self.slack, self.sampling)
+
+    @property
+    def delta_parts(self) -> dict[str, float]:
+        """Every failure probability in `delta`, by name."""
+        return self.parts.facts(self.slack, self.epsilon)
+
+    def for_group(self, size: int) -> float | None:
+        """epsilon for `size` units together; None where it has no finite value, or sampling hides who was in."""
+        if self.sampling is not None or size * self.mu > LARGEST_MU:
+            return None
+        epsilon = group(self.slack, self.mu, size, self.parts.planned)
+        return None if math.isinf(epsilon) else epsilon
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +71,7 @@ class Units:
     """Units inside a client: how many it holds at most, and what each releases in a round that it takes part in.
 
     `rounds` is how many rounds that are, `releases` the steps of such a round. `local`: a client adds all noise
-    itself. `rate`: its secret coins choose the units of a step. `reward_charge`: mu^2 of a noised reward sum that
+    itself. `rate`: of the secret Poisson sampling of a step. `reward_charge`: mu^2 of a noised reward sum that
     is released with each step's gradient.
     """
 
@@ -69,7 +92,12 @@ def sizing(
     """
     alone = adversary is None or units.local
     floor, colluders = (1, 0) if alone else (parameters.floor, parameters.colluders)
-    return Sizing(lattice, 1 if units.local else most, floor, colluders, units, checked_delta(delta))
+    sparse = SESSIONS_PER_ROUND * units.rounds if not alone and parameters.graph == SPARSE else 0
+    try:
+        parts = Delta.split(delta, sparse)
+    except ValueError as problem:
+        raise InfeasiblePlan(str(problem), f"privacy.delta above {2 * sparse * GRAPH_FAILURE:.3g}") from None
+    return Sizing(lattice, 1 if units.local else most, floor, colluders, units, parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +109,12 @@ class Sizing:
     floor: int
     colluders: int
     units: Units
-    delta: float
+    parts: Delta
+
+    @property
+    def delta(self) -> float:
+        """What the noise is sized with."""
+        return self.parts.planned
 
     @property
     def participations(self) -> int:
@@ -140,8 +173,10 @@ class Sizing:
         release = noise.charge + self.units.reward_charge
         if self.units.rate is not None:
             return self._sampled_claim(noise, 1 / math.sqrt(release))
-        mu = math.sqrt(self.participations * release)
-        epsilon = self._epsilon(mu)
+        needed = self.participations * release
+        limit = needed * (1 + HEADROOM) if budget is None else min(budget, needed * (1 + HEADROOM))
+        mu = math.sqrt(needed)
+        epsilon = self._epsilon(math.sqrt(limit))
         if epsilon is None:
             largest = self.slack.mu(self._largest_epsilon(), self.delta)
             raise InfeasiblePlan(
@@ -149,8 +184,7 @@ class Sizing:
                 f"noise_multiplier = {math.sqrt(self.participations) / largest:.4g}",
             )
         multiplier = 1 / math.sqrt(noise.charge)
-        limit = self.participations * release if budget is None else budget
-        return Claim(epsilon, self._epsilon(2 * mu), self.delta, mu, multiplier, limit, self.units.rounds)
+        return self._stated(epsilon, self._epsilon(2 * mu), mu, multiplier, limit)
 
     def _sampled_claim(self, noise: NoisePlan, joint_multiplier: float) -> Claim:
         """The claim of `participations` sampled releases; its mu is that of the same epsilon without sampling."""
@@ -165,7 +199,19 @@ class Sizing:
         mu = mu_of(epsilon, self.delta)
         finite = None if math.isinf(replaced) else replaced
         alone = 1 / math.sqrt(noise.charge)
-        return Claim(epsilon, finite, self.delta, mu, alone, Fraction(mu) ** 2, self.units.rounds, sampling)
+        return self._stated(epsilon, finite, mu, alone, Fraction(mu) ** 2, sampling)
+
+    def _stated(
+        self,
+        epsilon: float,
+        replaced: float | None,
+        mu: float,
+        multiplier: float,
+        budget: Fraction,
+        sampling: Sampling | None = None,
+    ) -> Claim:
+        total, rounds = self.parts.total, self.units.rounds
+        return Claim(epsilon, replaced, total, mu, multiplier, budget, rounds, self.parts, self.slack, sampling)
 
     def _epsilon(self, mu: float) -> float | None:
         if mu > LARGEST_MU:

@@ -12,13 +12,12 @@ from fractions import Fraction
 import numpy as np
 
 from fgrpo_secure.entropy import Entropy
-from fgrpo_secure.gain import Observation
 from fgrpo_secure.privacy import discrete_gaussian
 from fgrpo_secure.privacy.accounting import LEMMA_VARIANCE, round_mu_squared
 from fgrpo_secure.privacy.encode import EncodedVector, IntArray, Lattice
 from fgrpo_secure.privacy.keystream import KEY_BYTES
 
-COIN_BYTES = 8
+DRAW_BYTES = 8
 REWARD_STEPS = 1000  # lattice steps of half a reward range: rounding moves a reward by at most a 2,000th of it
 
 
@@ -30,16 +29,16 @@ class EncodedSum:
     bound: int
 
 
-def sampled(units: Sequence[str], rate: float | None, coins: Entropy) -> list[str]:
-    """The units that take part in a step: all, or each by a coin of its own that nobody else sees.
+def sampled(units: Sequence[str], rate: float | None, source: Entropy) -> list[str]:
+    """The units that take part in a step: all, or a Poisson sample that nobody else sees.
 
-    **Why** A coin is drawn for each unit by itself, under its name: no unit's presence moves another's coin. The
-    chance is `rate` rounded down to a multiple of 2^-64. The result may be empty; its noise is added all the same.
+    **Why** Each unit is drawn by itself, under its name: no unit's presence moves another's draw. The chance is `rate`
+    rounded down to a multiple of 2^-64. The result may be empty; its noise is added all the same.
     """
     if rate is None:
         return list(units)
-    limit = math.floor(Fraction(rate) * (1 << 8 * COIN_BYTES))
-    return [unit for unit in units if int.from_bytes(coins.bytes(COIN_BYTES, unit), "big") < limit]
+    limit = math.floor(Fraction(rate) * (1 << 8 * DRAW_BYTES))
+    return [unit for unit in units if int.from_bytes(source.bytes(DRAW_BYTES, unit), "big") < limit]
 
 
 def total(vectors: Iterable[EncodedVector], scores: EncodedVector, lattice: Lattice) -> EncodedSum:
@@ -71,8 +70,8 @@ def reward_charge(noise_multiplier: float | None) -> Fraction:
 
 def noised_rewards(
     means: Iterable[float], limits: tuple[float, float], noise_multiplier: float, expected: float, entropy: Entropy
-) -> Observation:
-    """The mean reward of a step from one clipped mean per unit, with noise: what gains may be made from.
+) -> tuple[float, float]:
+    """The mean reward of a step from one clipped mean per unit, with noise, and that noise's deviation.
 
     `expected` is the public number of units to divide by. Units that are missing count as the middle of `limits`.
 
@@ -85,4 +84,4 @@ def noised_rewards(
     variance = reward_variance(noise_multiplier)
     noise = discrete_gaussian.sample(discrete_gaussian.table(variance), 1, entropy.bytes(KEY_BYTES, "rewards"))
     unit = half / REWARD_STEPS / expected
-    return Observation(middle + (sum(steps) + int(noise[0])) * unit, math.sqrt(variance) * unit)
+    return middle + (sum(steps) + int(noise[0])) * unit, math.sqrt(variance) * unit

@@ -1,156 +1,78 @@
 """From facts to one HTML page that needs nothing else: no script, no font, no request."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import resources
-from typing import Any
 
 import jinja2
 
-from fgrpo_secure.evidence import manifest
-from fgrpo_secure.report import comparison, mapping, plots
+from fgrpo_secure.report import comparison, mapping, plots, tables, words
 from fgrpo_secure.report.facts import RunFacts
-from fgrpo_secure.run_directory import RunDirectory
+from fgrpo_secure.report.tables import Table
+from fgrpo_secure.report.words import NOTE_WITHOUT_PRIVACY as NOTE_WITHOUT_PRIVACY
 
-RATES = ("initial", "final", "greedy_initial", "greedy_final")
-NOTE_WITHOUT_PRIVACY = "No differential privacy: what protects is the aggregation alone. The server learns exact sums."
+LONG = 26  # characters: a longer word may be broken anywhere, so that no table is wider than its page
+OPEN_CLIENTS = 40  # more data owners than that are listed, but folded away
 
 
-def render(directory: RunDirectory, facts: RunFacts) -> str:
+def render(facts: RunFacts) -> str:
     """The report of one run."""
-    present = [name for name in sorted(mapping.FILES) if (directory.root / name).is_file()]
     return (
         _environment()
         .get_template("report.html.j2")
         .render(
             title=f"Report of {facts.name}",
             facts=facts,
-            summary=facts.summary,
-            statement=facts.statement,
-            plain=in_plain_words(facts),
+            stated=facts.stated,
+            standing=words.standing(facts),
+            plain=words.in_plain_words(facts),
+            identity=tables.identity(facts),
+            mechanism=words.mechanism(facts),
+            charges=words.charges(facts),
+            assumptions=words.assumptions(facts),
             plots=plots.all_plots(facts),
-            supports=mapping.supports({name: manifest.digest(directory.root / name) for name in present}),
-            session_rows=_session_rows(facts),
-            seen_rows=[(row["name"], row["cover"], row["meaning"]) for row in facts.statement["server_saw"]],
-            assumption_rows=_pairs(facts.statement["assumptions"]),
-            audits=facts.audits,
-            audit_rows=_audit_rows(facts),
-            attacks=facts.attacks,
-            attack_rows=_attack_rows(facts),
-            simulation_rows=_pairs(facts.summary.get("simulation_only", {})),
-            version_rows=_pairs(facts.statement["versions"]),
+            supports=mapping.supports(facts.digests),
+            vouchers=tables.vouchers(facts),
+            clients=tables.clients(facts),
+            took_part=tables.took_part(facts),
+            clients_open=facts.stated.run.clients <= OPEN_CLIENTS,
+            ledger=tables.ledger(facts),
+            seen=tables.seen(facts),
+            audit_table=tables.audits(facts),
+            attack_table=tables.attacks(facts),
+            versions=tables.versions(facts),
         )
     )
 
 
 def render_comparison(runs: Sequence[RunFacts]) -> str:
     """The report of several runs beside each other."""
+    checked = Table(
+        "What was checked",
+        ("run", "checked", "server's key", "ledger's root"),
+        tuple((run.name, words.standing(run), run.stated.origins.server, _root(run)) for run in runs),
+    )
     return (
         _environment()
         .get_template("comparison.html.j2")
         .render(
             title="Comparison of " + ", ".join(run.name for run in runs),
-            runs=runs,
-            columns=comparison.COLUMNS,
-            rows=comparison.rows(runs),
+            runs=Table("Runs", comparison.COLUMNS, tuple(comparison.rows(runs))),
+            checked=checked,
+            apart=len({run.unit for run in runs if run.private}) > 1,
+            sets=len(set(comparison.evaluation_sets(runs))),
             plots=comparison.all_plots(runs),
         )
     )
 
 
-def in_plain_words(facts: RunFacts) -> list[tuple[str, str]]:
-    """(question, answer): what somebody in a hurry must know, in an order that can be read alone."""
-    words = [
-        ("What was learned?", _learned(facts)),
-        ("What was spent?", _spent(facts)),
-        ("What is guaranteed, against whom?", _guarantee(facts)),
-    ]
-    if facts.statement["run"]["reproducible_entropy"]:
-        words.append(
-            ("Is it private?", "No: this run used reproducible randomness, for tests. Anybody can compute it.")
-        )
-    return words
-
-
-def _learned(facts: RunFacts) -> str:
-    rates = {name: f"{facts.summary[f'pass_rate.{name}']:.1%}" for name in RATES}
-    return (
-        f"On public problems that nobody trained on, the pass rate went from {rates['initial']} to {rates['final']} "
-        f"(most likely answer: {rates['greedy_initial']} to {rates['greedy_final']}), over "
-        f"{facts.summary['clients']} data owners and {facts.summary['rounds']} rounds."
-    )
-
-
-def _spent(facts: RunFacts) -> str:
-    if not facts.private:
-        return "Nothing is accounted: the run has no differential privacy."
-    claim = facts.statement["claims"]["server"]
-    return (
-        f"epsilon {claim['epsilon_spent']:.2f} of the {claim['epsilon']:.2f} allowed, at delta {claim['delta']:g}, "
-        f"for each {_unit(facts)}."
-    )
-
-
-def _guarantee(facts: RunFacts) -> str:
-    if not facts.private:
-        return NOTE_WITHOUT_PRIVACY
-    claim, assumed = facts.statement["claims"]["server"], facts.statement["assumptions"]
-    return (
-        f"Whatever the server, with up to {assumed['colluders']} colluding data owners, or a reader of the model does: "
-        f"taking part changes the odds of any conclusion about a {_unit(facts)} by at most a factor of "
-        f"e^{claim['epsilon_spent']:.2f}, but for a chance of {claim['delta']:g}. The server "
-        f"({assumed['adversary'].replace('_', ' ')}) saw only sums over {assumed['minimum_survivors']} or more of them."
-    )
-
-
-def _unit(facts: RunFacts) -> str:
-    return str(facts.statement["unit"]).replace("_", " ")
-
-
-def _session_rows(facts: RunFacts) -> list[tuple[str, ...]]:
-    columns = ("round", "session", "outcome", "survivors", "charge", "noise_multiplier")
-    sessions = [{**each, "session": each["session"][:16]} for each in facts.statement["rounds"]]
-    return [tuple(_figure(session.get(column)) for column in columns) for session in sessions]
-
-
-def _audit_rows(facts: RunFacts) -> list[tuple[str, ...]]:
-    """(audit, figure, epsilon, claim, rests on) of every bound and estimate."""
-    return [
-        (
-            audit.audit,
-            f"{kind}: {name}",
-            _figure(value),
-            _figure(audit.claimed_epsilon),
-            audit.assumptions.get(name, "-"),
-        )
-        for audit in facts.audits.values()
-        for kind, values in (("at least", audit.lower_bounds), ("about", audit.estimates))
-        for name, value in values.items()
-    ]
-
-
-def _attack_rows(facts: RunFacts) -> list[tuple[str, ...]]:
-    trials = facts.attacks.trials if facts.attacks else ()
-    return [(each.attack, each.adversary, each.ours, each.weakened, each.evidence) for each in trials]
-
-
-def _pairs(table: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Names and values, tables inside tables written out with dotted names."""
-    pairs: list[tuple[str, str]] = []
-    for name, value in table.items():
-        inner = _pairs(value) if isinstance(value, Mapping) else [("", _figure(value))]
-        pairs += [(f"{name}.{deeper}".rstrip("."), text) for deeper, text in inner]
-    return pairs
+def _root(run: RunFacts) -> str:
+    return "none: nothing is charged" if run.stated.ledger is None else run.stated.ledger.root
 
 
 def _environment() -> jinja2.Environment:
     folder = resources.files("fgrpo_secure.report")
     loader = jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text())
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters["short"] = lambda text: str(text)[:16]
+    environment.filters["short"] = lambda text: str(text)[: tables.SHORT]
+    environment.filters["has_long_word"] = lambda text: max(map(len, str(text).split()), default=0) > LONG
     return environment
-
-
-def _figure(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return "-" if value is None else str(value)

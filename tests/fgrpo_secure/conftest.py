@@ -20,11 +20,19 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from fgrpo_secure import adapters, client_round, config_file, enrolment, entropy, models, training
-from fgrpo_secure.config import Adapter, Model
+from fgrpo_secure import entropy
+from fgrpo_secure.client import round as client_round
+from fgrpo_secure.client.owner import Owner
+from fgrpo_secure.client.participant import Participant
+from fgrpo_secure.config import files as config_file
+from fgrpo_secure.config.schema import Adapter, Model
+from fgrpo_secure.engines import enrolment
 from fgrpo_secure.engines.embedded import Embedded
-from fgrpo_secure.federation import Federation
-from fgrpo_secure.run_directory import RunDirectory
+from fgrpo_secure.engines.faults import struck
+from fgrpo_secure.learning import adapters, models
+from fgrpo_secure.run import training
+from fgrpo_secure.server.federation import Federation
+from fgrpo_secure.storage.run_directory import RunDirectory
 
 CHARACTERS = "0123456789+-=ab "
 CONTEXT = 48
@@ -57,7 +65,8 @@ def make_network(family):
     sizes: dict[str, Any] = {"intermediate_size": 24, "num_key_value_heads": 1}
     if family == "llama":
         return LlamaForCausalLM(LlamaConfig(**SHAPE, **sizes, tie_word_embeddings=True))
-    return Qwen2ForCausalLM(Qwen2Config(**SHAPE, **sizes))
+    # The library gives every Qwen2 tokenizer an end token of its own beside the one that was saved.
+    return Qwen2ForCausalLM(Qwen2Config(**SHAPE | {"vocab_size": SHAPE["vocab_size"] + 1}, **sizes))
 
 
 def save_model(folder, family):
@@ -105,8 +114,18 @@ TASKS = ("add", "sub", "mul", "sort", "rev", "cnt", "mod", "minmax")
 SMALL = "".join(f'[[client]]\nname = "{task}"\ntask = "{task}"\n' for task in TASKS) + (
     '[run]\nentropy = "seeded"\n[adapter]\nrank = 1\n[federation]\nrounds = 2\n'
     "[grpo]\nnum_generations = 4\nprompts_per_step = 2\n[evaluation]\nprompts = 4\nsamples = 1\nevery = 0\n"
-    '[privacy]\nepsilon = 60.0\n[aggregation]\nadversary = "lying_server"\nmax_dropout = 0.25\n'
+    '[privacy]\nepsilon = 60.0\nreserved_sessions = 0\n[aggregation]\nadversary = "lying_server"\nmax_dropout = 0.25\n'
 )
+
+
+@dataclass
+class LearnedThere:
+    """What a client's data came to in one session, as it went into its vector."""
+
+    update: Any = field(repr=False)
+    gain: float = field(repr=False)
+    weight: float = field(repr=False)
+    baseline: Any = field(repr=False)
 
 
 @dataclass
@@ -154,7 +173,8 @@ class Trial:
         for place, name, watching in (
             (Federation, "conduct", self._conduct),
             (Embedded, "exchange", self._exchange),
-            (client_round, "_learn", self._learn),
+            (Participant, "_contribution", self._contribution),
+            (client_round, "_weigh", self._weigh),
             (client_round, "_noised", self._noised),
         ):
             monkeypatch.setattr(place, name, watched(getattr(place, name), watching))
@@ -180,7 +200,7 @@ class Trial:
         source = entropy.from_kind(config.run.entropy, config.run.seed)
         enrolment.enrol(directory, config, base, policy, source.child("enrolment"))
         self.engines.append(Embedded.start(directory, config))
-        return Federation.open(config, directory, base, policy, self.engines[-1])
+        return Federation.open(config, directory, base, policy, struck(self.engines[-1], config))
 
     def restart(self, federation):
         """The federation's engine again, after its owners' files were edited."""
@@ -215,20 +235,24 @@ class Trial:
         finally:
             self.sessions[-1].refusals = dict(federation.engine.refusals)
 
-    def _exchange(self, original, engine, step, outgoing):
+    def _exchange(self, original, engine, step, outgoing, seconds):
         session = self.sessions[-1]
         self.gone |= self.lost.get(step, set())
         reached = {client: outgoing[client] for client in outgoing if client not in self.gone}
         session.down |= {(step, client): message for client, message in reached.items()}
-        for client, message in original(engine, step, reached):
+        for client, message in original(engine, step, reached, seconds):
             session.up[step, client] = message
             yield client, message
 
-    def _learn(self, original, policy, owner, *rest):
-        self._owner = owner.id
-        learned = original(policy, owner, *rest)
-        self.sessions[-1].learned[owner.id] = learned
-        return learned
+    def _contribution(self, original, participant, plan):
+        self._owner = participant._owner.id
+        return original(participant, plan)
+
+    def _weigh(self, original, learned, *rest):
+        weighed, hidden = original(learned, *rest)
+        seen = LearnedThere(learned.update, weighed.gain, weighed.weight, weighed.baseline)
+        self.sessions[-1].learned[self._owner] = seen
+        return weighed, hidden
 
     def _noised(self, original, encoded, *rest):
         noised = original(encoded, *rest)
@@ -255,3 +279,16 @@ def make_trial():
 def small():
     """The configuration that `trial` runs unless it is told otherwise, and the names of its eight clients."""
     return SMALL, TASKS
+
+
+@pytest.fixture
+def trains_once(monkeypatch):
+    """What an owner learned in its first round serves it for all: these tests are about what happens to it after."""
+    original, learned = Owner.train, {}
+
+    def train(owner, *arguments):
+        if owner.id not in learned:
+            learned[owner.id] = original(owner, *arguments)
+        return learned[owner.id]
+
+    monkeypatch.setattr(Owner, "train", train)

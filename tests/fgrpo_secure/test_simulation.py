@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fgrpo_secure.grpo import rollouts
+from fgrpo_secure.learning.grpo import rollouts
 
 TASKS = ("add", "sub", "mul", "sort", "rev", "cnt", "mod", "minmax")
 ROUNDS = 3  # gains are zero before the third

@@ -15,7 +15,7 @@ from fuzz_world import DENSEST, WORLDS, Broken, Recording, Target, check_reason,
 
 from protocols import wire
 from protocols.drive import ClientDriver, conduct
-from protocols.errors import FaultyClient, ProtocolError
+from protocols.errors import FaultyClient, FaultyClientOrServer, Ignored, ProtocolError
 from protocols.server import Recovered
 from protocols.wire import Step
 
@@ -81,10 +81,12 @@ class Server:
         outcome = "taken"
         try:
             self.state.receive(victim, data)
-        except FaultyClient as error:
+        except (FaultyClient, FaultyClientOrServer, Ignored) as error:
             check_reason(error)
             if error.client != victim:
                 raise Broken("somebody else is blamed") from error
+            if self.exact and not isinstance(error, Ignored):
+                raise Broken("a client is held to what it did not sign") from error
             outcome = "refused"
         if self.fed % EPISODE == 0:
             self.finish()
@@ -136,7 +138,16 @@ def servers() -> Iterator[Target]:
             for step in Step:
                 label = f"server {step.value} ({name}{', all keys' if lenient else ''})"
                 server = Server(seen, step, exact=not lenient)
-                yield Target(label, list(seen.answers[step].values()), seen.messages(), server.feed, SESSION_ROOM)
+                right = [*seen.answers[step].values(), *(complaints(seen, step) if lenient else ())]
+                yield Target(label, right, seen.messages(), server.feed, SESSION_ROOM)
+
+
+def complaints(seen: Recording, step: Step) -> Iterator[bytes]:
+    """What clients of a hybrid session may send instead of an upload: here each accuses the first one, falsely."""
+    world = seen.world
+    if step is Step.MASK and world.plan.post_quantum:
+        for client in world.ids[1:]:
+            yield world.sealed(client, step, wire.Complaint(client, world.ids[0], seen.states[step].state.s2))
 
 
 # --- whole sessions ---
@@ -182,8 +193,8 @@ def run_session(name: str, rng: Random) -> tuple[int, str]:
     check_sum(world, recovered)
     session = wire.session_of(world.plan)
     for driver in world.drivers.values():
-        settled = driver.settled
-        if settled and settled.session == session and settled.survivors != recovered.survivors:
+        settled = driver.outcome(session)
+        if settled and settled.survivors != recovered.survivors:
             raise Broken("a client settled on another outcome")
     return link.fed, "sum"
 

@@ -100,7 +100,7 @@ class TestTheOracle:
 
     def test_a_trace_of_a_refused_request_is_a_finding(self, monkeypatch):
         def leave_a_trace(driver, step, session, incoming, contribute):
-            driver._store.advance(driver.member.identity.public, 99)
+            driver._store._states[driver.member.identity.public, session] = b"another"
             raise FaultyServer("lies")
 
         monkeypatch.setattr("protocols.drive.ClientDriver._answer", leave_a_trace)
@@ -112,7 +112,7 @@ class TestTheOracle:
                 fuzz_world.check_reason(FaultyServer(text))
 
     def test_a_wrong_sum_is_a_finding(self, monkeypatch):
-        monkeypatch.setattr("protocols.server.remove_masks", lambda *arguments: None)
+        monkeypatch.setattr("protocols.recovery.remove_masks", lambda *arguments: None)
         monkeypatch.setattr(fuzz_steps, "EPISODE", 5)
         assert self.broken("server unmask (lying)", 5) == 1
 

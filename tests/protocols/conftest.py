@@ -10,13 +10,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from protocols import params, wire
+from protocols import envelope, labels, params, wire
 from protocols.drive import ClientDriver, MemoryStore, conduct
 from protocols.errors import ProtocolError
 from protocols.identity import Identity, verify_signature
 from protocols.member import Limits, Member
 from protocols.params import Adversary
 from protocols.roster import Entry, Roster
+from protocols.transcript import Recorder
 from protocols.wire import Step
 
 TESTS = Path(__file__).parent.parent
@@ -72,6 +73,16 @@ class World:
 
     def signed(self, plan):
         return wire.encode(wire.SignedPlan(plan, self.server.sign("sign plan", wire.encode(plan))))
+
+    def sealed(self, client, step, message):
+        """A message of this client in its envelope: what a client that lies would send."""
+        return envelope.sign(self.identities[client], wire.session_of(self.plan), client, step, message)
+
+    def sealed_bytes(self, client, step, body):
+        """Any bytes in a client's own envelope."""
+        session = wire.session_of(self.plan)
+        signature = envelope.signature(self.identities[client], session, client, step, envelope.content_digest(body))
+        return wire.encode(wire.Signed(body, signature))
 
     def answer(self, client, step, message):
         return self.drivers[client].handle(step, message, lambda plan: self.values[client])
@@ -151,7 +162,7 @@ def build_world(
     context = {"model": fixed_bytes("model"), "adapter": fixed_bytes("adapter")}
     kind = wire.HybridPlan if post_quantum else wire.RoundPlan
     plan = kind(
-        1,
+        labels.VERSION,
         b"run of the tests",
         round_number,
         roster.digest,
@@ -171,7 +182,9 @@ def build_world(
     rng = np.random.default_rng(seed)
     reach = 2 ** (bits - 1) // n
     values = {i: {name: rng.integers(-reach, reach, length) for name, length in vectors} for i in ids}
-    limits = Limits(adversary, max_corrupt, max_dropout, n, p.floor, 0, today=20_000, post_quantum=post_quantum)
+    limits = Limits(
+        adversary, max_corrupt, max_dropout, n, p.floor, 0, today=20_000, run=plan.run, post_quantum=post_quantum
+    )
     verify = remembering(verify_signature)
     world = World(adversary, ids, authority, server, identities, roster, plan, limits, context, values, verify)
     for i in ids:
@@ -225,3 +238,20 @@ def steps():
 def replay():
     """See replay.py."""
     return load_module("replay", Path(__file__).parent / "replay.py")
+
+
+@pytest.fixture(scope="session")
+def liars():
+    """See liars.py."""
+    return load_module("liars", Path(__file__).parent / "liars.py")
+
+
+@pytest.fixture(scope="session")
+def shared_sessions():
+    """(world, transcript of its session, transcript of the round before): honest clients, one lost when masking."""
+    found = []
+    for number in (1, 2):
+        world, recorder = build_world(n=7, round_number=number), Recorder()
+        world.run(Link(world, {Step.MASK: {world.ids[2]}}), record=recorder)
+        found.append(recorder.transcript.entries)
+    return world, found[1], found[0]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from protocols import client
+from protocols import client, wire
 from protocols.identity import Identity
 from protocols.member import Limits, Member
 from protocols.params import Adversary
@@ -17,9 +17,14 @@ def build_member(session, client_id, **changed):
     server = Identity.from_seed(of_hex(session["server"]))
     authority = Identity.from_seed(of_hex(session["authority"]))
     roster = open_roster(of_hex(session["roster"]), authority.public, 3)
-    limits = Limits(Adversary.LYING_SERVER, **{**session["limits"], **changed})
+    limits = Limits(Adversary.LYING_SERVER, **{"run": run_of(session), **session["limits"], **changed})
     identity = Identity.from_seed(of_hex(session["identities"][str(client_id)]))
     return Member(client_id, identity, roster, server.public, limits)
+
+
+def run_of(session):
+    request = next(iter(session["requests"]["announce"].values()))
+    return wire.decode(wire.SignedPlan, of_hex(request), wire.MAX_PLAN).plan.run
 
 
 def context_of(session):

@@ -5,7 +5,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from protocols import client, keys, labels, masks, member, merkle, ring, shares, wire
+from protocols import client, envelope, keys, labels, masks, member, merkle, ring, shares, wire
 from protocols.drive import MemoryStore
 from protocols.errors import FaultyServer, ProtocolError, Refused, TooFewClients
 from protocols.server import open_session
@@ -25,7 +25,10 @@ class ForgetfulStore(MemoryStore):
     def reply(self, identity, session, step):
         return None
 
-    def advance(self, identity, round_number):
+    def last_session(self, identity, server, run):
+        return -1
+
+    def status(self, identity, session):
         return None
 
     def put(self, identity, session, step, request_digest, state, reply):
@@ -56,13 +59,13 @@ class Observer:
         s1 = labels.digest(labels.HASH_ANNOUNCED, self.requests[Step.SHARE][world.ids[0]])
         message = wire.decode(wire.Deliveries, self.requests[Step.MASK][world.ids[0]], 1 << 20)
         s2 = labels.digest(labels.HASH_DEALT, s1, message.roots)
-        announced = {i: wire.decode(wire.Announcement, a, 1000) for i, a in self.answers[Step.ANNOUNCE].items()}
+        announced = {i: envelope.unverified(wire.Announcement, a) for i, a in self.answers[Step.ANNOUNCE].items()}
         return s1, s2, announced
 
 
 def unmasked(world, victim, upload, seed, mask_secret, s2, announced, others):
     """What an attacker reads who has both secrets of one client."""
-    vectors = wire.decode(wire.Upload, upload, 1 << 20).vectors
+    vectors = envelope.unverified(wire.Upload, upload).vectors
     bits, read = world.plan.ring_bits, {}
     for (name, length), data in zip(world.plan.vectors, vectors, strict=True):
         total = ring.unpack(data, length, bits)
@@ -101,13 +104,13 @@ def split_view(world, victim, groups):
         agreements, answers = [], []
         for i in group:
             try:
-                agreements.append(wire.decode(wire.Agreement, ask(world, i, Step.AGREE, wire.encode(message)), 1000))
+                agreements.append(envelope.unverified(wire.Agreement, ask(world, i, Step.AGREE, wire.encode(message))))
             except ProtocolError:
                 continue
         quorum = wire.encode(wire.Quorum(right.session, tuple(agreements[: world.plan.quorum])))
         for i in group:
             try:
-                answers.append(wire.decode(wire.Opening, ask(world, i, Step.UNMASK, quorum), 1 << 20))
+                answers.append(envelope.unverified(wire.Opening, ask(world, i, Step.UNMASK, quorum)))
             except ProtocolError:
                 continue
         opened.append(answers)
@@ -174,7 +177,7 @@ def test_filling_a_quorum_with_repetitions(weakened, make_world, monkeypatch):
         monkeypatch.setattr(wire, "ascending", lambda ids: True)
     opened = 0
     for group, message in ((world.ids[3:], right), (world.ids[:3], without)):
-        signed = [wire.decode(wire.Agreement, world.answer(i, Step.AGREE, wire.encode(message)), 1000) for i in group]
+        signed = [envelope.unverified(wire.Agreement, world.answer(i, Step.AGREE, wire.encode(message))) for i in group]
         quorum = wire.encode(wire.Quorum(right.session, tuple((signed * 2)[: world.plan.quorum])))
         try:
             opened += bool([world.answer(i, Step.UNMASK, quorum) for i in group])
@@ -233,7 +236,7 @@ def test_a_server_that_plays_all_the_neighbours(weakened, make_world):
 
 def play_all_neighbours(world, victim):
     """Everyone but the victim is invented; what it seals to them is read."""
-    own = wire.decode(wire.Announcement, world.answer(victim, Step.ANNOUNCE, world.signed(world.plan)), 1000)
+    own = envelope.unverified(wire.Announcement, world.answer(victim, Step.ANNOUNCE, world.signed(world.plan)))
     session = wire.session_of(world.plan)
     secrets = {i: (bytes([i]) * 32, bytes([i + 100]) * 32) for i in world.ids if i != victim}
     invented = {
@@ -242,7 +245,7 @@ def play_all_neighbours(world, victim):
     everyone = tuple((invented | {victim: own})[i] for i in world.ids)
     announcements = wire.encode(wire.Announcements(session, everyone))
     s1 = labels.digest(labels.HASH_ANNOUNCED, announcements)
-    deal = wire.decode(wire.Deal, world.answer(victim, Step.SHARE, announcements), 1 << 20)
+    deal = envelope.unverified(wire.Deal, world.answer(victim, Step.SHARE, announcements))
     seed_shares = {}
     for leaf in (wire.decode(wire.Leaf, data, 1000) for data in deal.leaves):
         if leaf.holder != victim:
@@ -255,7 +258,7 @@ def play_all_neighbours(world, victim):
     seed = shares.rebuild(points, [seed_shares[point] for point in points])
     deliveries, s2 = invented_deliveries(world, victim, session, s1, deal)
     upload = world.answer(victim, Step.MASK, deliveries)
-    vectors, read = wire.decode(wire.Upload, upload, 1 << 20).vectors, {}
+    vectors, read = envelope.unverified(wire.Upload, upload).vectors, {}
     for (name, length), data in zip(world.plan.vectors, vectors, strict=True):
         total = ring.unpack(data, length, 40)
         masks.add_mask(total, keys.self_key(seed, s2, victim, name), -1)
@@ -290,7 +293,7 @@ def test_reflecting_a_clients_own_boxes_to_it(weakened, make_world, monkeypatch)
     world = make_world()
     victim, peer = world.ids[0], world.ids[3]
     seen = Observer(world, Step.MASK)
-    deal = wire.decode(wire.Deal, seen.answers[Step.SHARE][victim], 1 << 20)
+    deal = envelope.unverified(wire.Deal, seen.answers[Step.SHARE][victim])
     message = wire.decode(wire.Deliveries, seen.requests[Step.MASK][victim], 1 << 20)
     reflected = tuple(
         msgspec.structs.replace(entry, leaf=deal.leaves[3]) if entry.dealer == peer else entry
@@ -337,7 +340,7 @@ def test_a_reflected_box_does_not_open_even_without_the_tree(make_world, monkeyp
     monkeypatch.setattr(client, "_check_leaves", lambda *arguments: None)
     victim, peer = world.ids[0], world.ids[3]
     seen = Observer(world, Step.MASK)
-    deal = wire.decode(wire.Deal, seen.answers[Step.SHARE][victim], 1 << 20)
+    deal = envelope.unverified(wire.Deal, seen.answers[Step.SHARE][victim])
     message = wire.decode(wire.Deliveries, seen.requests[Step.MASK][victim], 1 << 20)
     leaves = tuple(msgspec.structs.replace(e, leaf=deal.leaves[3]) if e.dealer == peer else e for e in message.leaves)
     world.answer(victim, Step.MASK, wire.encode(msgspec.structs.replace(message, leaves=leaves)))
@@ -358,7 +361,7 @@ def test_asking_for_the_same_upload_twice(weakened, make_world):
     uploads = []
     for fresh in (0, 1000):
         world.values[victim] = {"update": np.full(5, fresh), "scores": np.zeros(2, np.int64)}
-        data = wire.decode(wire.Upload, ask(world, victim, Step.MASK, request), 1 << 20).vectors[0]
+        data = envelope.unverified(wire.Upload, ask(world, victim, Step.MASK, request)).vectors[0]
         uploads.append(ring.unpack(data, 5, 40))
     difference = ring.to_signed(ring.reduce(uploads[1] - uploads[0], 40), 40)
     assert difference.tolist() == ([1000] * 5 if weakened else [0] * 5)

@@ -1,8 +1,12 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
+from protocols import wire
 from protocols.drive import ClientDriver, MemoryStore, Traffic
 from protocols.errors import FaultyServer, Refused, TooFewClients
+from protocols.member import MAX_SESSION_STEP
 from protocols.states import Settled
 from protocols.wire import Step
 
@@ -80,7 +84,70 @@ def test_the_round_counter_only_grows_whatever_the_session(recorded):
         world.answer(world.ids[0], Step.ANNOUNCE, world.signed(world.plan))
     world.change_plan(round=2)
     world.answer(world.ids[0], Step.ANNOUNCE, world.signed(world.plan))
-    assert world.drivers[world.ids[0]]._store.last_round(world.identities[world.ids[0]].public) == 2
+    member = world.drivers[world.ids[0]].member
+    store = world.drivers[world.ids[0]]._store
+    assert store.last_session(member.identity.public, member.server_key, world.plan.run) == 2
+
+
+def test_a_plan_of_another_run_is_refused_and_counts_for_nothing(recorded):
+    """Two names for one federation would be two ledgers, each signed by everybody."""
+    world, _ = recorded
+    world.change_plan(round=2, run=bytes(16))
+    with pytest.raises(Refused, match="has not joined"):
+        world.answer(world.ids[0], Step.ANNOUNCE, world.signed(world.plan))
+
+
+def test_a_huge_session_number_does_not_use_up_the_others(recorded):
+    world, _ = recorded
+    run, me = world.plan.run, world.ids[0]
+    for number in (2**48, 1 + MAX_SESSION_STEP + 1):
+        world.change_plan(round=number)
+        with pytest.raises(Refused, match=f"is more than {MAX_SESSION_STEP} after round 1"):
+            world.answer(me, Step.ANNOUNCE, world.signed(world.plan))
+    world.change_plan(round=1 + MAX_SESSION_STEP, run=run)
+    world.answer(me, Step.ANNOUNCE, world.signed(world.plan))
+
+
+def test_a_refused_plan_moves_no_number(recorded):
+    world, _ = recorded
+    me = world.ids[0]
+
+    def refuse(plan):
+        raise Refused("the owner says no")
+
+    world.change_plan(round=9)
+    with pytest.raises(Refused, match="says no"):
+        world.drivers[me].handle(Step.ANNOUNCE, world.signed(world.plan), dict, refuse)
+    world.change_plan(round=2)
+    world.answer(me, Step.ANNOUNCE, world.signed(world.plan))
+
+
+@pytest.mark.parametrize("last", [Step.ANNOUNCE, Step.SHARE, Step.MASK, Step.AGREE])
+def test_no_step_of_a_closed_session_is_answered(recorded, make_world, last):
+    """Whichever step it had reached. A refund is safe only because of this."""
+    _, seen = recorded
+    world = make_world()
+    me = world.ids[0]
+    steps = list(Step)
+    for step in steps[: steps.index(last) + 1]:
+        world.answer(me, step, seen[me, step][0])
+    session = wire.session_of(world.plan)
+    world.drivers[me]._store.close(world.identities[me].public, session)
+    for step in steps[steps.index(last) + 1 :]:
+        with pytest.raises(FaultyServer, match="closed"):
+            world.answer(me, step, seen[me, step][0])
+
+
+def test_a_session_does_not_go_on_under_another_roster(recorded, make_world):
+    _, seen = recorded
+    world = make_world()
+    me = world.ids[0]
+    world.answer(me, Step.ANNOUNCE, seen[me, Step.ANNOUNCE][0])
+    driver = world.drivers[me]
+    roster = dataclasses.replace(world.roster, version=world.roster.version + 1)
+    driver.member = dataclasses.replace(driver.member, roster=roster)
+    with pytest.raises(FaultyServer, match="another roster"):
+        world.answer(me, Step.SHARE, seen[me, Step.SHARE][0])
 
 
 def test_the_owners_own_last_round_counts_as_well(make_world):
@@ -129,34 +196,27 @@ def test_after_a_restart_a_driver_goes_on_from_its_store(recorded, make_world):
     result, _ = world.run(Restarting())
     for name, total in world.plain_sum(world.ids).items():
         assert np.array_equal(result.totals[name], total)
-    assert all(world.drivers[i].settled is not None for i in world.ids)
+    session = wire.session_of(world.plan)
+    assert all(world.drivers[i].outcome(session) is not None for i in world.ids)
 
 
 def test_settled_is_known_after_unmask_and_not_before(make_world, make_link):
     world = make_world()
-    me, gone = world.ids[0], world.ids[5]
+    me, gone, session = world.ids[0], world.ids[5], wire.session_of(world.plan)
     seen = []
 
     def tamper(step, who, up, data):
         if who == me:
-            seen.append((step, up, world.drivers[me].settled))
+            seen.append((step, up, world.drivers[me].outcome(session)))
         return data
 
     world.run(make_link(world, {Step.MASK: {gone}}, tamper))
     assert all(settled is None for step, up, settled in seen if (step, up) != (Step.UNMASK, True))
-    settled = world.drivers[me].settled
+    settled = world.drivers[me].outcome(session)
     assert isinstance(settled, Settled)
     assert settled.survivors == world.ids[:5]
     assert settled.dropped == (gone,)
-    assert world.drivers[gone].settled is None
-
-
-def test_settled_is_given_again_when_the_answer_is_repeated(recorded):
-    world, seen = recorded
-    me = world.ids[0]
-    world.drivers[me].settled = None
-    world.answer(me, Step.UNMASK, seen[me, Step.UNMASK][0])
-    assert world.drivers[me].settled.survivors == world.ids
+    assert world.drivers[gone].outcome(session) is None
 
 
 def test_traffic_counts_bytes_and_clients_per_step(make_world, make_link):
@@ -176,8 +236,8 @@ def test_traffic_counts_bytes_and_clients_per_step(make_world, make_link):
     assert sum(traffic.down.values()) == sum(map(len, link.wire_down))
 
 
-def test_after_a_bad_answer_nothing_more_of_that_client_counts_in_the_step(make_world):
-    """Not even a right one: whoever garbles first could choose what to be judged by."""
+def test_after_a_signed_wrong_answer_nothing_more_of_that_client_counts_in_the_step(make_world):
+    """Not even a right one: whoever signs a wrong one first could choose what to be judged by."""
     world = make_world()
     culprit = world.ids[0]
 
@@ -185,8 +245,8 @@ def test_after_a_bad_answer_nothing_more_of_that_client_counts_in_the_step(make_
         def exchange(self, step, outgoing):
             for client in outgoing:
                 answer = world.answer(client, step, outgoing[client])
-                if client == culprit and step is Step.MASK:
-                    yield client, b"garbage"
+                if client == culprit and step is Step.SHARE:
+                    yield client, world.sealed_bytes(client, step, b"garbage")
                 yield client, answer
 
     recovered, _ = world.run(Twice())
@@ -204,41 +264,47 @@ def test_answers_of_strangers_are_not_counted(make_world):
                 yield client, world.answer(client, step, outgoing[client])
 
     recovered, traffic = world.run(Strangers())
-    assert set(recovered.blamed) == {999}
+    assert recovered.blamed == {}
     assert traffic.answered[Step.MASK] == 6
 
 
 def test_an_ended_session_says_who_was_blamed(make_world, make_link):
     world = make_world()
     bad = set(world.ids[:3])
-    link = make_link(world, tamper=lambda s, who, up, data: b"x" if up and who in bad else data)
+    signed = {who: world.sealed_bytes(who, Step.ANNOUNCE, b"x") for who in bad}
+    link = make_link(world, tamper=lambda s, who, up, data: signed[who] if up and who in bad else data)
     with pytest.raises(TooFewClients) as caught:
         world.run(link)
     assert set(caught.value.blamed) == bad
 
 
-def test_the_store_swaps_only_what_it_expects():
-    store = MemoryStore()
-    assert store.last_round(b"i") == -1
-    store.advance(b"i", 0)
-    with pytest.raises(ValueError, match="only grows"):
-        store.advance(b"i", 0)
-    store.put(b"i", b"s", Step.SHARE, b"d", b"state", b"reply")
-    assert store.reply(b"i", b"s", Step.SHARE) == (b"d", b"reply")
-    assert store.state(b"i", b"s") == b"state"
-    with pytest.raises(ValueError, match="already answered"):
-        store.put(b"i", b"s", Step.SHARE, b"d", b"state", b"reply")
-    assert store.reply(b"j", b"s", Step.SHARE) is None
+def test_the_store_swaps_only_what_it_expects(make_world):
+    store, plan = MemoryStore(), make_world().plan
+    session = wire.session_of(plan)
+    assert store.last_session(b"i", b"server", plan.run) == -1
+    store.accept(b"i", b"server", plan)
+    with pytest.raises(ValueError, match="only grow"):
+        store.accept(b"i", b"server", plan)
+    assert store.last_session(b"i", b"server", plan.run) == plan.round
+    assert store.last_session(b"i", b"another server", plan.run) == -1
+    store.put(b"i", session, Step.SHARE, b"d", b"state", b"reply")
+    assert store.reply(b"i", session, Step.SHARE) == (b"d", b"reply")
+    assert store.state(b"i", session) == b"state"
+    for step in (Step.SHARE, Step.AGREE, Step.UNMASK):  # answered before; a vector must have left first
+        with pytest.raises(ValueError, match="already answered"):
+            store.put(b"i", session, step, b"d", b"state", b"reply")
+    assert store.reply(b"j", session, Step.SHARE) is None
+    assert store.status(b"j", session) is None
 
 
-def test_the_next_round_forgets_what_was_settled(recorded):
+def test_a_session_has_the_outcome_of_no_other(recorded):
     """Else a ledger could settle a round on the survivors of the one before."""
     world, _ = recorded
-    me = world.ids[0]
-    assert world.drivers[me].settled is not None
+    me, before = world.ids[0], wire.session_of(world.plan)
     world.change_plan(round=2)
     world.answer(me, Step.ANNOUNCE, world.signed(world.plan))
-    assert world.drivers[me].settled is None
+    assert world.drivers[me].outcome(before).survivors == world.ids
+    assert world.drivers[me].outcome(wire.session_of(world.plan)) is None
 
 
 def test_a_request_that_is_refused_costs_no_contribution(recorded, make_world):

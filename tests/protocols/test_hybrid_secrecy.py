@@ -2,7 +2,7 @@
 
 import pytest
 
-from protocols import client, hybrid, keys, leaves, wire
+from protocols import client, envelope, hybrid, keys, leaves, wire
 from protocols.errors import Malformed
 from protocols.hybrid import KeyPair
 from protocols.wire import Step
@@ -44,7 +44,7 @@ def test_breaking_x25519_opens_recorded_boxes_of_classical_sessions_only(post_qu
 
 def as_deal(data):
     try:
-        return wire.decode(wire.Deal, data, 1 << 20)
+        return envelope.unverified(wire.Deal, data)
     except Malformed:
         return None
 
@@ -74,7 +74,8 @@ def test_every_hybrid_message_is_within_its_limit_and_the_limit_is_near(make_hyb
     world.run(link)
     assert world.plan.key_bytes == hybrid.PUBLIC_BYTES
     for kind in (wire.Announcement, wire.Deal):
-        sizes = [len(data) for data in link.wire_up if is_a(kind, data)]
+        bodies = [bytes(envelope.split(data, len(data))[0]) for data in link.wire_up]
+        sizes = [len(body) for body in bodies if is_a(kind, body)]
         assert len(sizes) == 9
         assert max(sizes) <= wire.limit(kind, world.plan) <= 2 * max(sizes)
     for kind in (wire.Announcements, wire.Deliveries):

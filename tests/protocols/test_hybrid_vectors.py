@@ -111,3 +111,20 @@ def test_a_whole_hybrid_session_of_the_server_agrees(session, member_of):
     for name, total in session["totals"].items():
         columns = zip(*(session["values"][str(i)][name] for i in session["survivors"]), strict=True)
         assert total == [(sum(column) + 2**19) % 2**20 - 2**19 for column in columns]
+
+
+def test_the_complaint_about_a_pad_that_does_not_open_is_the_slow_implementations(session, vectors, member_of, replay):
+    case = vectors["hybrid"]["complaint"]
+    member, state = member_of(case["client"]), None
+    for step, request in (
+        ("announce", session["requests"]["announce"][str(case["client"])]),
+        ("share", case["announcements"]),
+        ("mask", case["request"]),
+    ):
+        state, answer = replay.act(session, member, state, step, of_hex(request))
+    assert answer == of_hex(case["answer"])
+    assert state == client.Stopped(state.session, session_ids(session)[0])
+
+
+def session_ids(session):
+    return sorted(map(int, session["identities"]))

@@ -2,7 +2,8 @@
 directions, at any step; clients restart from their stores.
 
 Whatever happens, the server ends with the exact sum over the survivors that the clients signed, or with a typed
-error; only those whose answers were garbled are blamed; and all clients that open anything opened the same outcome.
+error; nobody is blamed for what happened to its messages on the way; and all clients that open anything opened the
+same outcome.
 """
 
 import msgspec
@@ -11,9 +12,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from protocols import wire
+from protocols import envelope, wire
 from protocols.drive import ClientDriver, MemoryStore
-from protocols.errors import FaultyClient, ProtocolError, TooFewClients
+from protocols.errors import FaultyClientOrServer, Ignored, ProtocolError, TooFewClients
 from protocols.params import Adversary
 from protocols.server import Recovered, open_session
 from protocols.wire import Step
@@ -31,7 +32,7 @@ class Sessions(RuleBasedStateMachine):
 
     def open(self):
         self.state = open_session(self.world.server, self.world.plan, self.world.roster, self.world.verify)
-        self.accused, self.ended = set(), False
+        self.ended = False
 
     def running(self):
         return not self.ended
@@ -60,10 +61,8 @@ class Sessions(RuleBasedStateMachine):
     def hand_in(self, client, answer):
         try:
             self.state.receive(client, answer)
-        except FaultyClient as error:
-            self.accused.add(error.client)
-            named = error.client
-            assert named == client
+        except (Ignored, FaultyClientOrServer):
+            return  # FaultyClient ends the test: every client here is honest, whatever becomes of its messages
 
     @precondition(running)
     @rule(place=CLIENT, times=st.integers(1, 3))
@@ -94,7 +93,6 @@ class Sessions(RuleBasedStateMachine):
         for name, rows in vars(old._store).items():
             setattr(store, name, dict(rows))
         self.world.drivers[client] = ClientDriver(old.member, store, old._entropy, old._context)
-        self.world.drivers[client].settled = old.settled
 
     @precondition(lambda self: self.asked)
     @rule(which=st.integers(0, 10**6), step=st.none() | st.sampled_from(Step), other=st.none() | CLIENT)
@@ -143,7 +141,7 @@ class Sessions(RuleBasedStateMachine):
             self.ended = True
             short = error.need - error.have
             assert short > 0
-        assert set(blamed) == self.accused
+        assert blamed == {}
         if isinstance(self.state, Recovered):
             self.ended = True
             self.check_end()
@@ -152,7 +150,7 @@ class Sessions(RuleBasedStateMachine):
         for name, total in self.world.plain_sum(self.state.survivors).items():
             assert np.array_equal(self.state.totals[name], total)
         session = wire.session_of(self.world.plan)
-        settled = [d.settled for d in self.world.drivers.values() if d.settled and d.settled.session == session]
+        settled = [each for driver in self.world.drivers.values() if (each := driver.outcome(session))]
         assert len(settled) >= self.world.plan.threshold
         for outcome in settled:
             assert outcome.survivors == self.state.survivors
@@ -207,7 +205,7 @@ class Observer:
                 answer = world.answer(world.ids[place], Step.AGREE, request)
             except ProtocolError:
                 continue
-            signed[side][world.ids[place]] = wire.decode(wire.Agreement, answer, 1000)
+            signed[side][world.ids[place]] = envelope.unverified(wire.Agreement, answer)
         opened = set()
         for side, agreements in enumerate(signed):
             quorum = wire.encode(wire.Quorum(whole.session, tuple(agreements.values())))

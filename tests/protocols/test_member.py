@@ -51,7 +51,7 @@ def test_bytes_that_are_no_plan_are_the_servers_fault(world, data):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"version": 2},
+        {"version": 3},
         {"roster_digest": bytes(32)},
         {"roster_version": 2},
         {"round": 0},

@@ -156,7 +156,7 @@ def test_fields_that_hold_secrets_are_never_in_a_dataclass_text():
     for module, kind, names in (
         (identity, "Identity", {"_secret"}),
         (keys, "Seal", {"_cipher"}),
-        (recovery, "Openings", {"_opened"}),
+        (recovery, "Opened", {"shares"}),
     ):
         for entry in dataclasses.fields(getattr(module, kind)):
             assert entry.repr is (entry.name not in names)

@@ -1,12 +1,15 @@
 """Whom the server blames, for what, and that everybody else's sum still comes out."""
 
+from contextlib import suppress
+
 import msgspec
 import numpy as np
 import pytest
 
-from protocols import keys, labels, merkle, shares, wire
+from protocols import envelope, keys, labels, wire
 from protocols.errors import FaultyClient, TooFewClients
-from protocols.states import Agreed, decode_state, encode_state
+from protocols.server import Recovered, open_session
+from protocols.states import Agreed, decode_state
 from protocols.wire import Step
 
 UP = dict(zip(Step, (wire.Announcement, wire.Deal, wire.Upload, wire.Agreement, wire.Opening), strict=True))
@@ -37,24 +40,123 @@ def assert_sum(world, recovered):
         lambda d: d * 2,
     ],
 )
-def test_a_garbled_answer_blames_its_client_and_costs_only_that_client(step, change, world, make_link):
-    culprit = world.ids[3]
-    recovered, _ = world.run(make_link(world, tamper=tampering(step, culprit, change)))
-    assert set(recovered.blamed) == {culprit}
-    assert (culprit in recovered.survivors) is (step in (Step.AGREE, Step.UNMASK))
+def test_an_answer_garbled_on_its_way_costs_that_client_and_blames_nobody(step, change, world, make_link):
+    """Whoever is on the way could have garbled it."""
+    victim = world.ids[3]
+    recovered, _ = world.run(make_link(world, tamper=tampering(step, victim, change)))
+    assert recovered.blamed == {}
+    assert (victim in recovered.survivors) is (step in (Step.AGREE, Step.UNMASK))
     assert_sum(world, recovered)
 
 
 @pytest.mark.parametrize("step", list(Step))
-def test_answering_with_anothers_message_blames_the_impostor(step, world, make_link):
-    """Under another name, or with another's signature under one's own: neither is accepted."""
+@pytest.mark.parametrize("kind", ["random", "huge", "another step", "another session", "another client"])
+def test_garbage_under_a_clients_name_neither_silences_nor_blames_it(step, kind, world, make_world):
+    """Issue: unsigned garbage "from X" silenced and blamed X. Here it comes before every right answer."""
+    victim, other = world.ids[3], world.ids[0]
+    elsewhere = make_world(n=8, max_dropout=0.25, round_number=2)
+
+    class Garbage:
+        def exchange(self, at, outgoing):
+            answers = {i: world.answer(i, at, outgoing[i]) for i in outgoing}
+            if at is step:
+                foreign = elsewhere.sealed_bytes(victim, at, b"body")
+                wrong_step = world.sealed_bytes(victim, next(s for s in Step if s is not at), b"body")
+                yield (
+                    victim,
+                    {
+                        "random": b"garbage",
+                        "huge": bytes(1 << 20),
+                        "another step": wrong_step,
+                        "another session": foreign,
+                        "another client": answers[other],
+                    }[kind],
+                )
+            yield from answers.items()
+
+    recovered, traffic = world.run(Garbage())
+    assert recovered.blamed == {}
+    assert recovered.survivors == world.ids
+    assert traffic.answered[step] == 8
+    assert_sum(world, recovered)
+
+
+@pytest.mark.parametrize("step", [step for step in Step if step is not Step.MASK])
+def test_a_signed_message_that_is_none_blames_its_client(step, world, make_link):
+    culprit = world.ids[3]
+    link = make_link(world, tamper=tampering(step, culprit, lambda _: world.sealed_bytes(culprit, step, b"body")))
+    recovered, _ = world.run(link)
+    assert set(recovered.blamed) == {culprit}
+    assert "malformed" in recovered.blamed[culprit]
+    assert_sum(world, recovered)
+
+
+@pytest.mark.parametrize("step", list(Step))
+def test_only_two_different_signed_answers_to_one_step_are_equivocation(step, world):
+    """The first one counts; a repetition of either changes nothing more."""
+    culprit, outcome = world.ids[3], {}
+
+    class Twice:
+        def exchange(self, at, outgoing):
+            for client in outgoing:
+                answer = world.answer(client, at, outgoing[client])
+                yield from [(client, answer)] * 3
+                if (client, at) == (culprit, step):
+                    outcome["before"] = dict(self.state.blamed)
+                    second = world.sealed_bytes(client, at, b"body")
+                    yield client, second if at is not Step.MASK else reuploaded(world, client, answer)
+
+    link = Twice()
+    recovered = run_watched(world, link)
+    assert outcome["before"] == {}
+    assert recovered.blamed == {culprit: "signed two different answers to one step"}
+    assert recovered.survivors == world.ids
+    assert_sum(world, recovered)
+
+
+def run_watched(world, link):
+    """`conduct`, with the server's state shown to the link."""
+    state = open_session(world.server, world.plan, world.roster, world.verify)
+    while not isinstance(state, Recovered):
+        link.state = state
+        for client, data in link.exchange(state.step, state.outgoing):
+            with suppress(FaultyClient):
+                state.receive(client, data)
+        state = state.close()
+    return state
+
+
+def reuploaded(world, client, answer):
+    """Another upload of the same size, signed by its client."""
+    upload = envelope.unverified(wire.Upload, answer)
+    return world.sealed(client, Step.MASK, msgspec.structs.replace(upload, signature=bytes(64)))
+
+
+@pytest.mark.parametrize("step", list(Step))
+def test_a_client_shown_another_view_on_the_way_is_dropped_and_not_blamed(step, world, make_link):
+    """What it signs within its message does not fit the server's view; whoever changed the request made it so."""
+    victim = world.ids[3]
+
+    def change(data):
+        kind = UP[step]
+        entry = msgspec.structs.replace(envelope.unverified(kind, data), signature=bytes(64))
+        return world.sealed(victim, step, entry)
+
+    recovered, _ = world.run(make_link(world, tamper=tampering(step, victim, change)))
+    assert recovered.blamed == {}
+    assert (victim in recovered.survivors) is (step in (Step.AGREE, Step.UNMASK))
+    assert_sum(world, recovered)
+
+
+@pytest.mark.parametrize("step", [step for step in Step if step is not Step.MASK])
+def test_signing_anothers_message_blames_the_impostor(step, world, make_link):
     culprit, seen = world.ids[3], {}
 
     def tamper(at, who, up, data):
         if up and at is step:
             seen[who] = data
             if who == culprit:
-                return seen[world.ids[0]]
+                return world.sealed(culprit, step, envelope.unverified(UP[step], seen[world.ids[0]]))
         return data
 
     recovered, _ = world.run(make_link(world, tamper=tamper))
@@ -69,10 +171,10 @@ def test_keys_of_small_order_are_refused_before_anyone_else_meets_them(name, wor
     session = wire.session_of(world.plan)
 
     def change(data):
-        bad = msgspec.structs.replace(wire.decode(wire.Announcement, data, 1000), **{name: bytes(32)})
+        bad = msgspec.structs.replace(envelope.unverified(wire.Announcement, data), **{name: bytes(32)})
         payload = wire.announcement_payload(session, bad)
         signature = world.identities[culprit].sign(labels.SIGN_ANNOUNCEMENT, payload)
-        return wire.encode(msgspec.structs.replace(bad, signature=signature))
+        return world.sealed(culprit, Step.ANNOUNCE, msgspec.structs.replace(bad, signature=signature))
 
     link = make_link(world, tamper=tampering(Step.ANNOUNCE, culprit, change))
     recovered, _ = world.run(link)
@@ -81,104 +183,47 @@ def test_keys_of_small_order_are_refused_before_anyone_else_meets_them(name, wor
     assert_sum(world, recovered)
 
 
-class Dealer:
-    """A client that deals what it likes, rightly signed. `change` maps (kind, position, share) to another share."""
-
-    def __init__(self, world, client, change=None, leaf=None, seed_commitment=None):
-        self.world, self.client = world, client
-        self.change = change or (lambda kind, position, share: share)
-        self.leaf = leaf or (lambda position, data: data)
-        self.seed_commitment = seed_commitment
-        self.announcements = None
-
-    def tamper(self, step, who, up, data):
-        if step is Step.SHARE and who == self.client:
-            if up:
-                return self.deal(data)
-            self.announcements = data
-        return data
-
-    def deal(self, data):
-        world, me = self.world, self.client
-        s1 = labels.digest(labels.HASH_ANNOUNCED, self.announcements)
-        right = wire.decode(wire.Deal, data, 1 << 20)
-        store, identity = world.drivers[me]._store, world.identities[me]
-
-        state = decode_state(store.state(identity.public, wire.session_of(world.plan)))
-        leaves = []
-        for position, (peer, old) in enumerate(zip(state.peers, right.leaves, strict=True)):
-            leaf = wire.decode(wire.Leaf, old, 1000)
-            seal = keys.Seal.between(peer.sealing, s1, me, peer.id, (leaf.seed_commitment, leaf.key_commitment))
-            parts = {
-                keys.SEED: seal.open(keys.SEED, leaf.seed_box, leaf.seed_commitment),
-                keys.MASK_KEY: seal.open(keys.MASK_KEY, leaf.key_box, leaf.key_commitment),
-            }
-            parts = {kind: self.change(kind, position, part) for kind, part in parts.items()}
-            hashes = tuple(keys.share_commitment(s1, me, peer.id, kind, part) for kind, part in parts.items())
-            seal = keys.Seal.between(peer.sealing, s1, me, peer.id, hashes)
-            boxes = [seal.close(kind, part) for kind, part in parts.items()]
-            new = wire.encode(wire.Leaf(peer.id, hashes[0], boxes[0], hashes[1], boxes[1]))
-            leaves.append(self.leaf(position, new))
-        root = merkle.root([merkle.leaf_hash(leaf) for leaf in leaves])
-        commitment = self.seed_commitment or right.seed_commitment
-        entry = wire.SignedRoot(me, root, commitment, bytes(64))
-        signature = identity.sign(labels.SIGN_DEAL, wire.root_payload(s1, entry))
-        # It must believe its own deal, or it would call the server a liar.
-        own = msgspec.structs.replace(entry, signature=signature)
-        store._states[identity.public, wire.session_of(world.plan)] = self.believing(state, own)
-        return wire.encode(wire.Deal(me, commitment, tuple(leaves), signature))
-
-    @staticmethod
-    def believing(state, own):
-
-        return encode_state(msgspec.structs.replace(state, own=own))
-
-
-def other_share(share):
-    """Not one more: X25519 clamps the lowest bits, so a mask secret larger by one is the same key."""
-    return ((shares.parse(share) + 2**64) % shares.PRIME).to_bytes(33, "little")
-
-
 @pytest.mark.parametrize("kind", [keys.SEED, keys.MASK_KEY])
-def test_a_dealer_of_inconsistent_shares_ends_the_session_and_is_blamed(kind, world, make_link):
+def test_a_dealer_of_inconsistent_shares_ends_the_session_and_is_blamed(liars, kind, world, make_link):
     """A seed share counts if the dealer survives, a mask key share if it drops."""
     culprit = world.ids[2]
-    dealer = Dealer(world, culprit, lambda k, position, share: other_share(share) if k == kind else share)
+    dealer = liars.Dealer(world, culprit, lambda k, position, share: liars.other_share(share) if k == kind else share)
     lost = {Step.MASK: {culprit}} if kind == keys.MASK_KEY else {}
     with pytest.raises(FaultyClient, match=r"another secret|inconsistent") as caught:
         world.run(make_link(world, lost, tamper=dealer.tamper))
     assert caught.value.client == culprit
 
 
-def test_shares_of_the_kind_that_is_not_opened_do_no_harm(world, make_link):
-    dealer = Dealer(world, world.ids[2], lambda k, p, share: other_share(share) if k == keys.MASK_KEY else share)
+def test_shares_of_the_kind_that_is_not_opened_do_no_harm(liars, world, make_link):
+    dealer = liars.Dealer(
+        world, world.ids[2], lambda k, p, share: liars.other_share(share) if k == keys.MASK_KEY else share
+    )
     recovered, _ = world.run(make_link(world, tamper=dealer.tamper))
     assert recovered.blamed == {}
     assert_sum(world, recovered)
 
 
-def test_a_dealer_that_commits_to_another_seed_is_blamed(world, make_link):
-    dealer = Dealer(world, world.ids[2], seed_commitment=bytes(32))
+def test_a_dealer_that_commits_to_another_seed_is_blamed(liars, world, make_link):
+    dealer = liars.Dealer(world, world.ids[2], seed_commitment=bytes(32))
     with pytest.raises(FaultyClient, match="another secret") as caught:
         world.run(make_link(world, tamper=dealer.tamper))
     assert caught.value.client == world.ids[2]
 
 
-def broken_leaf(data):
-    leaf = wire.decode(wire.Leaf, data, 1000)
-    return wire.encode(msgspec.structs.replace(leaf, seed_box=bytes(49)))
-
-
-def test_a_dealer_whose_leaves_do_not_open_for_most_is_blamed(world, make_link):
-    dealer = Dealer(world, world.ids[2], leaf=lambda position, data: broken_leaf(data) if position > 2 else data)
+def test_a_dealer_whose_leaves_do_not_open_for_most_is_blamed(liars, world, make_link):
+    dealer = liars.Dealer(
+        world, world.ids[2], leaf=lambda position, data: liars.broken_leaf(data) if position > 2 else data
+    )
     with pytest.raises(FaultyClient, match="do not open") as caught:
         world.run(make_link(world, tamper=dealer.tamper))
     assert caught.value.client == world.ids[2]
 
 
-def test_leaves_that_do_not_open_for_a_few_do_no_harm(world, make_link):
+def test_leaves_that_do_not_open_for_a_few_do_no_harm(liars, world, make_link):
     """Three of eight complain, five shares are enough: nobody is blamed, and nothing is lost."""
-    dealer = Dealer(world, world.ids[2], leaf=lambda position, data: broken_leaf(data) if position < 3 else data)
+    dealer = liars.Dealer(
+        world, world.ids[2], leaf=lambda position, data: liars.broken_leaf(data) if position < 3 else data
+    )
     recovered, _ = world.run(make_link(world, tamper=dealer.tamper))
     assert recovered.blamed == {}
     assert len(recovered.survivors) == 8
@@ -186,46 +231,23 @@ def test_leaves_that_do_not_open_for_a_few_do_no_harm(world, make_link):
 
 
 @pytest.mark.parametrize("bad", [keys.SEED, keys.MASK_KEY])
-def test_a_holder_of_what_is_no_field_element_cannot_be_framed_with_it(bad, world, make_link):
+def test_a_holder_of_what_is_no_field_element_cannot_be_framed_with_it(liars, bad, world, make_link):
     """The dealer commits to it; whoever opened it would be blamed. An honest holder has nothing to open instead."""
     culprit, framed = world.ids[2], 5
     lost = {Step.MASK: {culprit}} if bad == keys.MASK_KEY else {}
-    dealer = Dealer(world, culprit, lambda k, at, share: b"\xff" * 33 if (k, at) == (bad, framed) else share)
+    dealer = liars.Dealer(world, culprit, lambda k, at, share: b"\xff" * 33 if (k, at) == (bad, framed) else share)
     recovered, _ = world.run(make_link(world, lost, tamper=dealer.tamper))
     assert recovered.blamed == {}
     assert_sum(world, recovered)
 
 
-def test_c_false_complaints_blame_nobody(world, make_link):
+def test_c_false_complaints_blame_nobody(liars, world, make_link):
     """With exactly t holders left, one liar can end the session but frame no dealer."""
     liar, gone = world.ids[0], set(world.ids[5:])
-    link = make_link(world, {Step.UNMASK: gone}, tamper=reopened(world, liar, lambda share: b""))
+    link = make_link(world, {Step.UNMASK: gone}, tamper=liars.reopened(world, liar, lambda share: b""))
     with pytest.raises(TooFewClients) as caught:
         world.run(link)
     assert (caught.value.have, caught.value.need, caught.value.blamed) == (4, 5, {})
-
-
-def reopened(world, holder, change, dealers=lambda entries: entries):
-    """Changes a holder's opening and signs it again."""
-    seen = {}
-
-    def tamper(step, who, up, data):
-        if step is Step.AGREE and not up:
-            seen["uploads"] = wire.decode(wire.Uploads, data, 1 << 20)
-        if (step, who, up) != (Step.UNMASK, holder, True):
-            return data
-        opening = wire.decode(wire.Opening, data, 1 << 20)
-        opened = tuple(wire.OpenedShare(e.dealer, change(e.share)) for e in dealers(opening.shares))
-        outcome = agreed_outcome(world, holder)
-        signature = world.identities[holder].sign(labels.SIGN_OPENING, wire.opening_payload(outcome, holder, opened))
-        return wire.encode(wire.Opening(holder, opened, signature))
-
-    return tamper
-
-
-def agreed_outcome(world, holder):
-    """What the holder agreed to, from its own earlier state."""
-    return world.outcomes[holder]
 
 
 @pytest.fixture(autouse=True)
@@ -248,24 +270,26 @@ def outcomes(world):
 
 
 @pytest.mark.parametrize("change", [lambda share: bytes(33), lambda share: b"\xff" * 33, lambda share: b"\x01"])
-def test_wrong_openings_blame_their_holder_and_are_skipped(change, world, make_link):
+def test_wrong_openings_blame_their_holder_and_are_skipped(liars, change, world, make_link):
     culprit = world.ids[0]
-    recovered, _ = world.run(make_link(world, {Step.MASK: {world.ids[4]}}, tamper=reopened(world, culprit, change)))
+    recovered, _ = world.run(
+        make_link(world, {Step.MASK: {world.ids[4]}}, tamper=liars.reopened(world, culprit, change))
+    )
     assert set(recovered.blamed) == {culprit}
     assert "do not match their commitments" in recovered.blamed[culprit]
     assert_sum(world, recovered)
 
 
 @pytest.mark.parametrize("dealers", [lambda e: e[1:], lambda e: (*e, e[-1]), lambda e: e[::-1], lambda e: ()])
-def test_openings_of_other_dealers_than_called_for_blame_their_holder(dealers, world, make_link):
+def test_openings_of_other_dealers_than_called_for_blame_their_holder(liars, dealers, world, make_link):
     culprit = world.ids[0]
-    tamper = reopened(world, culprit, lambda share: share, dealers)
+    tamper = liars.reopened(world, culprit, lambda share: share, dealers)
     recovered, _ = world.run(make_link(world, tamper=tamper))
     assert recovered.blamed == {culprit: "did not open exactly one share per dealer"}
     assert_sum(world, recovered)
 
 
-def test_with_t_right_openings_c_wrong_ones_are_survived_and_below_t_nothing_comes_out(world, make_link):
-    wrong = reopened(world, world.ids[0], lambda share: bytes(33))
+def test_with_t_right_openings_c_wrong_ones_are_survived_and_below_t_nothing_comes_out(liars, world, make_link):
+    wrong = liars.reopened(world, world.ids[0], lambda share: bytes(33))
     recovered, _ = world.run(make_link(world, {Step.UNMASK: set(world.ids[6:])}, tamper=wrong))
     assert_sum(world, recovered)

@@ -113,3 +113,18 @@ def test_the_smallest_shards_that_work_are_named_first(cohort, count, corrupt, d
     with pytest.raises(Infeasible) as caught:
         shards.derive(Adversary.LYING_SERVER, cohort, cohort, count, corrupt, dropout)
     assert caught.value.nearest == f"shard_size = {size}"
+
+
+@given(n=st.integers(4, 60), parts=st.lists(st.integers(1, 3), min_size=1, max_size=3), number=st.integers(0, 2**40))
+def test_sets_of_refined_shards_are_disjoint_or_nested_and_none_is_lost(n, parts, number):
+    """Two that overlap would show, in their difference, a set that nobody agreed to."""
+    cohort = tuple(range(n))
+    levels, seen = [(cohort,)], [cohort]
+    for count in parts:
+        if min(map(len, levels[-1])) < count:
+            break
+        levels.append(shards.refine(levels[-1], count, bytes(32), number))
+        assert sorted(client for shard in levels[-1] for client in shard) == list(cohort)
+        for own, other in ((set(shard), set(each)) for shard in levels[-1] for each in seen):
+            assert own.isdisjoint(other) or own <= other or own >= other
+        seen += levels[-1]

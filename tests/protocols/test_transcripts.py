@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from protocols import client, labels, wire
+from protocols import client, envelope, labels, wire
 from protocols.errors import FaultyClient
 from protocols.identity import Identity, verify_signature
 from protocols.member import Limits, Member
@@ -55,6 +55,7 @@ class Session:
             min_survivors=case["plan"]["floor"],
             last_round=template.round - 1,
             today=0,
+            run=template.run,
         )
         self.members = {i: Member(i, self.identities[i], self.roster, self.server.public, limits, verify) for i in ids}
         self.plan = msgspec.structs.replace(
@@ -83,11 +84,13 @@ class Session:
 
     def lie(self, i, state, answer):
         """Another first share, rightly signed."""
-        opening = wire.decode(wire.Opening, answer, 1 << 20)
+        opening = envelope.unverified(wire.Opening, answer)
         opened = (wire.OpenedShare(opening.shares[0].dealer, bytes(33)), *opening.shares[1:])
         payload = wire.opening_payload(state.outcome, i, opened)
         signature = self.identities[i].sign(labels.SIGN_OPENING, payload)
-        return wire.encode(wire.Opening(i, opened, signature))
+        return envelope.sign(
+            self.identities[i], wire.session_of(self.plan), i, Step.UNMASK, wire.Opening(i, opened, signature)
+        )
 
 
 def run(session, case):

@@ -3,11 +3,12 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from protocols import labels, ring, wire
+from protocols import envelope, labels, ring, wire
 from protocols.identity import Identity, verify_signature
 from protocols.upload import Outgoing
+from protocols.wire import Step
 
-S2 = bytes(range(32))
+SESSION, S2 = bytes(32), bytes(range(32))
 IDENTITY = Identity.from_seed(b"u" * 32)
 
 
@@ -15,7 +16,7 @@ def packed(client, vectors, bits):
     outgoing = Outgoing(client, [len(vector) for vector in vectors], bits)
     for vector in vectors:
         outgoing.pack(lambda piece, space, _, vector=vector: np.copyto(space, vector[piece]))
-    return outgoing.signed(S2, IDENTITY)
+    return outgoing.signed(SESSION, S2, IDENTITY)
 
 
 @pytest.mark.parametrize("client", [0, 127, 128, 255, 256, 2**16, 2**32 - 1])
@@ -26,7 +27,7 @@ def test_an_upload_packed_in_place_is_the_message_that_the_codec_gives(client, l
     vectors = [rng.integers(0, 2**bits, length).astype(ring.lanes(bits)) for length in lengths]
     own, data = packed(client, vectors, bits)
     apart = tuple(ring.pack(vector, bits) for vector in vectors)
-    assert data == wire.encode(wire.Upload(client, apart, own.signature))
+    assert data == envelope.sign(IDENTITY, SESSION, client, Step.MASK, wire.Upload(client, apart, own.signature))
     assert own.digest == labels.digest(labels.HASH_UPLOAD, *apart)
     verify_signature(IDENTITY.public, labels.SIGN_UPLOAD, wire.upload_payload(S2, own), own.signature)
 
@@ -35,7 +36,8 @@ def test_an_upload_packed_in_place_is_the_message_that_the_codec_gives(client, l
 def test_the_heads_of_byte_strings_change_where_the_codecs_do(length):
     vectors = [np.arange(length).astype("<u4"), np.ones(1, "<u4")]
     own, data = packed(1, vectors, 8)
-    assert data == wire.encode(wire.Upload(1, tuple(ring.pack(v & 255, 8) for v in vectors), own.signature))
+    upload = wire.Upload(1, tuple(ring.pack(v & 255, 8) for v in vectors), own.signature)
+    assert data == envelope.sign(IDENTITY, SESSION, 1, Step.MASK, upload)
 
 
 def test_an_upload_exists_once_while_it_is_made():
@@ -52,7 +54,7 @@ def test_an_upload_without_all_its_vectors_is_not_signed():
     outgoing = Outgoing(1, [2, 2], 20)
     outgoing.pack(lambda piece, space, _: space.fill(0))
     with pytest.raises(ValueError, match="1 of 2 vectors"):
-        outgoing.signed(S2, IDENTITY)
+        outgoing.signed(SESSION, S2, IDENTITY)
 
 
 def test_packing_needs_space_of_the_right_size():

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from protocols import client, keys, labels, masks, merkle, params, ring, shards, shares, wire
+from protocols import client, culprits, keys, labels, masks, merkle, params, ring, shards, shares, transcript, wire
 from protocols.errors import FaultyClient, FaultyClientOrServer, FaultyServer, ProtocolError, Refused
 from protocols.graph import Graph
 from protocols.identity import Identity
@@ -32,6 +32,32 @@ def test_the_stored_answers_are_those_of_the_slow_implementation(name, vector_ma
 
 def test_every_stored_file_is_made_by_the_slow_implementation(vector_maker):
     assert {path.name for path in FOLDER.iterdir()} == set(vector_maker.MAKERS)
+
+
+@pytest.mark.parametrize("name", ["session", "hybrid"])
+def test_the_slow_sessions_transcript_gives_its_sum(name, vectors):
+    session = vectors["session"] if name == "session" else vectors["hybrid"]["session"]
+    authority = Identity.from_seed(of_hex(session["authority"]))
+    roster = open_roster(of_hex(session["roster"]), authority.public, 3)
+    request = next(iter(session["requests"]["announce"].values()))
+    plan = wire.decode(wire.SignedPlan, of_hex(request), wire.MAX_PLAN).plan
+    data = of_hex(session["transcript"])
+    read = transcript.decode(data, plan)
+    assert wire.encode(read) == data
+    result = transcript.recompute(plan, roster, read.entries)
+    assert {key: total.tolist() for key, total in result.totals.items()} == session["totals"]
+    assert (list(result.survivors), list(result.dropped)) == (session["survivors"], session["dropped"])
+    assert (result.blamed, result.disputes) == ({}, ())
+
+
+def test_shards_of_shards_and_the_named_match(vectors):
+    case = vectors["primitives"]["shards of shards"]
+    first = shards.partition(tuple(case["cohort"]), 2, of_hex(case["roster_digest"]), case["round"])
+    refined = shards.refine(first, 2, of_hex(case["roster_digest"]), case["round"])
+    assert [list(shard) for shard in refined] == case["out"]
+    for case in vectors["primitives"]["named"]:
+        groups = [frozenset(group) for group in case["groups"]]
+        assert sorted(culprits.named(groups, case["colluders"])) == case["out"]
 
 
 def test_encoding_hashing_and_derivation_agree(vectors):

@@ -1,11 +1,13 @@
 import inspect
+import re
+from pathlib import Path
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocols import roster, wire
+from protocols import envelope, roster, wire
 from protocols.errors import Malformed
 from protocols.wire import Step
 
@@ -29,7 +31,8 @@ def recorded(vectors):
     )
     session = vectors["session"]
     found = [(down[s], bytes.fromhex(m)) for s in Step for m in session["requests"][s.value].values()]
-    return found + [(up[s], bytes.fromhex(m)) for s in Step for m in session["answers"][s.value].values()]
+    sent = [(up[s], bytes.fromhex(m)) for s in Step for m in session["answers"][s.value].values()]
+    return found + [(kind, wire.encode(envelope.unverified(kind, data))) for kind, data in sent]
 
 
 @given(st.sampled_from(MESSAGES), st.binary(max_size=300))
@@ -81,7 +84,7 @@ def test_real_messages_stay_within_their_limits(make_world):
     up = dict(zip(Step, (wire.Announcement, wire.Deal, wire.Upload, wire.Agreement, wire.Opening), strict=True))
     down = dict(zip(list(Step)[1:], (wire.Announcements, wire.Deliveries, wire.Uploads, wire.Quorum), strict=True))
     for step, request, answer in seen:
-        assert len(answer) <= wire.limit(up[step], world.plan)
+        assert len(answer) <= wire.limit(up[step], world.plan) + envelope.OVERHEAD
         if step in down:
             assert len(request) <= wire.limit(down[step], world.plan)
 
@@ -111,6 +114,32 @@ def test_limits_leave_room_for_the_largest_ids(n, make_world):
     ]
     for message in largest:
         assert len(wire.encode(message)) <= wire.limit(type(message), plan)
+
+
+@pytest.mark.parametrize("post_quantum", [False, True])
+@pytest.mark.parametrize("n", [5, 9, 300])
+def test_the_sizes_that_the_specification_states_are_those_of_the_code(n, post_quantum, make_world):
+    """A client written from the text alone must refuse the same bytes."""
+    plan = make_world(n=9, post_quantum=post_quantum).change_plan(cohort=tuple(range(n)), neighbours=n - 1)
+    text = (Path(wire.__file__).parent / "SPEC.md").read_text()
+    stated = text[text.index("**5.1 Sizes.**") : text.index("An envelope may add")].replace("\n", " ")
+    names = {"n": n, "h": n, "K": plan.key_bytes, "g": 2490 if post_quantum else 190, "b": n.bit_length()}
+    kinds = {kind.__struct_config__.tag: kind for kind in MESSAGES}
+    seen = set()
+    for part in stated.split(";"):
+        tags = re.findall(r"`([a-z ]+)`", part)
+        formula = part.rpartition("`")[2].strip(" .").replace("^", "**")
+        formula = re.sub(r"(?<=[\dnhb])(?: )?(?=[Knhb(])", "*", formula.replace(" (", "("))
+        size = eval(formula.replace(" b ", "*b "), {}, names)  # noqa: S307  # our own document's arithmetic
+        for tag in tags:
+            assert size == known_limit(kinds.get(tag), plan), (tag, formula)
+            seen.add(tag)
+    assert len(seen) == 14
+
+
+def known_limit(kind, plan):
+    fixed = {wire.SignedPlan: wire.MAX_PLAN, None: roster.MAX_BYTES}
+    return fixed[kind] if kind in fixed else wire.limit(kind, plan)
 
 
 def test_a_message_above_its_limit_is_refused_before_it_is_read():
@@ -155,7 +184,7 @@ def test_the_session_changes_with_every_field_of_the_plan(make_world):
     world = make_world()
     plan, seen = world.plan, {wire.session_of(world.plan)}
     changes = {
-        "version": 2,
+        "version": 3,
         "run": bytes(16),
         "round": 2,
         "roster_digest": bytes(32),

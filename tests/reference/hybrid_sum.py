@@ -96,9 +96,13 @@ class HybridClient(ref.Client):
         self.pads = {}
         for _, dealer, leaf, _ in deliveries:
             if dealer < self.id:
-                fields = ref.unmsgpack(leaf, dealer)
-                ref.check(fields[0] == self.leaf_tag and len(fields) == 10, dealer)
-                self.pads[dealer] = open_pad(self.mask_pair.kem, self.s1, dealer, self.id, fields[7:])
+                try:
+                    fields = ref.unmsgpack(leaf, dealer)
+                    ref.check(fields[0] == self.leaf_tag and len(fields) == 10, dealer)
+                    self.pads[dealer] = open_pad(self.mask_pair.kem, self.s1, dealer, self.id, fields[7:])
+                except ref.Fault:
+                    return dealer
+        return None
 
     def pair(self, j):
         curve = ref.exchange(self.mask_pair.curve, self.announced[j][2][:32], j)

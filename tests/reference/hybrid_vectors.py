@@ -44,14 +44,14 @@ def session_class(hybrid, base, bytes_of):
                 self.seeds[id],
                 self.roster,
                 ref.public(self.server),
-                (*self.limits, 20_000),
+                (*self.limits, 20_000, bytes_of("run", 16)),
                 encapsulation=lambda id, n: bytes_of(f"encapsulation {id} {n}"),
             )
 
         def sum(self, one):
             pads = {}
             for data in self.answers["share"].values():
-                _, dealer, _, leaves, _ = ref.unmsgpack(data, "client")
+                _, dealer, _, leaves, _ = ref.content_of(data)
                 for leaf in leaves:
                     fields = ref.unmsgpack(leaf, "client")
                     pads[dealer, fields[1]] = fields[7:]
@@ -62,3 +62,23 @@ def session_class(hybrid, base, bytes_of):
             )  # fmt: skip
 
     return HybridSession
+
+
+def complaint(kind, values):
+    """The first client seals the second one a pad that does not open; the second one's answer in the mask step."""
+    done = kind()
+    dealer, holder = (done.clients[id] for id in done.ids[:2])
+    right = dealer.to_seal
+
+    def to_seal(to):
+        sealing, extra = right(to)
+        return sealing, [*extra[:3], bytes([extra[3][0] ^ 1]) + extra[3][1:]] if to == holder.id else extra
+
+    dealer.to_seal = to_seal
+    requests = done.deal()
+    return {
+        "client": holder.id,
+        "announcements": done.requests["share"][holder.id],
+        "request": requests[holder.id],
+        "answer": holder.mask(requests[holder.id], values[holder.id]),
+    }

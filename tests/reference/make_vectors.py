@@ -124,6 +124,26 @@ def primitives():
             }
             for n, s, at in ((40, 3, 0), (40, 3, 1), (39, 4, 2**40), (7, 7, 5), (5, 1, 0))
         ],
+        "shards of shards": {
+            "cohort": cohort,
+            "roster_digest": s1,
+            "round": 5,
+            "out": [part for shard in ref.shards(cohort, 2, s1, 5) for part in ref.shards(shard, 2, s1, 5)],
+        },
+        "named": [
+            {"groups": groups, "colluders": c, "out": ref.named(groups, c)}
+            for groups, c in (
+                ([[1, 2], [1, 3]], 1),
+                ([[1, 2], [1, 3]], 2),
+                ([[1, 2], [1, 3], [1, 4]], 2),
+                ([[7], [1, 2, 3, 4], [2, 3], [3, 9]], 2),
+                ([[7], [1, 2, 3, 4], [2, 3], [3, 9]], 3),
+                ([[1], [2]], 1),
+                ([[1, 2, 3], [1, 4, 5], [1, 6, 7]], 2),
+                ([[1, 2, 3], [1, 4, 5], [1, 6, 7]], 3),
+                ([], 2),
+            )
+        ],
         "parameters": [
             {
                 "lying": lying,
@@ -168,7 +188,7 @@ class Session:
         self.context = {"model": bytes_of("model"), "adapter": bytes_of("adapter")}
         self.plan = [
             self.tag,
-            1,
+            2,
             bytes_of("run", 16),
             12,
             self.roster["digest"],
@@ -189,12 +209,15 @@ class Session:
         self.requests, self.answers = {}, {}
 
     def client(self, id, today=20_000):
-        return ref.Client(id, self.seeds[id], self.roster, ref.public(self.server), (*self.limits, today))
+        return ref.Client(
+            id, self.seeds[id], self.roster, ref.public(self.server), (*self.limits, today, bytes_of("run", 16))
+        )
 
     def signed_plan(self, plan):
         return ref.msgpack(["signed plan", plan, ref.sign(self.server, "sign plan", ref.msgpack(plan))])
 
-    def run(self):
+    def deal(self):
+        """The first two steps; what the server then sends to each."""
         clients, plan, answers = self.clients, self.plan, self.answers
         self.step(
             "announce",
@@ -205,7 +228,12 @@ class Session:
         session = clients[self.ids[0]].session
         message = ref.relay_announcements(session, answers["announce"])
         self.step("share", self.ids, lambda id: message, lambda c, m: c.share(m, bytes_of(f"share {c.id}")))
-        deliveries = ref.relay_deals(session, answers["share"], dict.fromkeys(self.ids, self.ids))
+        return ref.relay_deals(session, answers["share"], dict.fromkeys(self.ids, self.ids))
+
+    def run(self):
+        clients, plan, answers = self.clients, self.plan, self.answers
+        deliveries = self.deal()
+        session = clients[self.ids[0]].session
         self.step("mask", self.ids, deliveries.get, lambda c, m: c.mask(m, VALUES[c.id]))
         survivors = sorted(answers["mask"])
         uploads = ref.relay_uploads(session, answers["mask"])
@@ -254,6 +282,7 @@ def session(kind=Session):
         "outcome": one.outcome,
         "requests": done.requests,
         "answers": done.answers,
+        "transcript": ref.transcript(done.answers),
         "totals": done.totals,
         "survivors": one.survivors,
         "dropped": [done.lost["mask"]],
@@ -295,8 +324,10 @@ def errors():
     right = done.requests
     case("plan with a trailing byte", "announce", right["announce"][1] + b"\0")
     case("plan under another key", "announce", changed("announce", lambda v: v[1].__setitem__(3, 13)))
-    case("old round", "announce", plan_with(3, 11))
-    case("protocol version 2", "announce", plan_with(1, 2))
+    case("old session number", "announce", plan_with(3, 11))
+    case("session number too far ahead", "announce", plan_with(3, 11 + 1025))
+    case("another run", "announce", plan_with(2, bytes(16)))
+    case("protocol version 1", "announce", plan_with(1, 1))
     case("another roster version", "announce", plan_with(5, 4))
     case(
         "another model",
@@ -420,6 +451,7 @@ def hybrid_document():
             **session(kind),
             "encapsulation": {id: [bytes_of(f"encapsulation {id} {n}") for n in range(1, 11)] for id in kind.ids},
         },
+        "complaint": hybrid_vectors.complaint(kind, VALUES),
     }
 
 

@@ -9,7 +9,7 @@ import hashlib
 import hmac
 from fractions import Fraction
 from functools import cache
-from itertools import pairwise
+from itertools import combinations, pairwise
 from math import ceil, comb, floor
 
 from cryptography.exceptions import InvalidSignature
@@ -41,7 +41,7 @@ def check(condition, who):
 
 
 def encode(label, *parts):
-    out = b"fgrpo-aggregation/1"
+    out = b"fgrpo-aggregation/2"
     for part in (label, *parts):
         if isinstance(part, int):
             part = part.to_bytes(8, "big")
@@ -188,7 +188,7 @@ def parameters(lying, roster, n, gamma, delta):
 
 
 def sparse(n, c, d):
-    for k in range(2, n - 1, 2):
+    for k in range(2, min(n - 1, 1001), 2):
         for t in range(2, k + 1):
             if n * upper_tail(n - 1, c, k, t) > Fraction(1, 2**41):
                 continue
@@ -222,6 +222,21 @@ def shards(cohort, s, roster_digest, round_number):
     tags = {i: int.from_bytes(data[8 * at : 8 * at + 8], "little") for at, i in enumerate(cohort)}
     line, n = sorted(cohort, key=lambda i: tags[i]), len(cohort)
     return [sorted(line[i * n // s : (i + 1) * n // s]) for i in range(s)]
+
+
+# --- section 7: who is named ---
+
+
+def named(groups, c):
+    """By trying every set of at most c clients."""
+    everybody = sorted({client for group in groups for client in group})
+    sets = [
+        set(chosen)
+        for count in range(c + 1)
+        for chosen in combinations(everybody, count)
+        if all(set(group) & set(chosen) for group in groups)
+    ]
+    return [client for client in everybody if sets and all(client in chosen for chosen in sets)]
 
 
 # --- section 5: messages ---
@@ -311,6 +326,13 @@ def _read_list(data, at, count):
 read_once = cache(unmsgpack)  # what a server sends to all is read once; nobody changes it
 
 
+def content_of(data):
+    """The message in a client's envelope."""
+    tag, body, signature = unmsgpack(data, "client")
+    check(tag == "signed" and len(signature) == 64, "client")
+    return unmsgpack(body, "client")
+
+
 def message(data, tag, session, who="server"):
     value = read_once(data, who)
     check(isinstance(value, list) and value[0] == tag, who)
@@ -346,6 +368,7 @@ def next_roster(kept, data, server_key):
     """What a client that keeps `kept` makes of a roster that the server shows."""
     _, body, signature, handovers = message(data, "signed roster", None)
     key = kept["authority"]
+    check(len(handovers) <= 64, "server")
     for _, old, new, signed in handovers:
         if old == key:
             verify(old, "sign handover", old + new, signed, "server")
@@ -353,7 +376,7 @@ def next_roster(kept, data, server_key):
     verify(key, "sign roster", body, signature, "server")
     roster = known_roster(body)
     ids, keys = list(roster["keys"]), list(roster["keys"].values())
-    check(key == roster["authority"] and unmsgpack(body, "server")[1] == 1, "server")
+    check(key == roster["authority"] and unmsgpack(body, "server")[1] == 2, "server")
     check(ascending(ids) and ascending(roster["revoked"]) and ascending(roster["retired"]), "server")
     check(len(set(keys)) == len(ids) and len(set(roster["names"].values())) == len(ids), "server")
     check(not set(ids) & set(roster["revoked"]) and key not in keys, "server")
@@ -380,7 +403,7 @@ def expired(last_day, today):
 
 
 class Client:
-    """One client's five steps; `limits` is (last round, least cohort, least floor, today)."""
+    """One client's five steps; `limits` is (last session, least cohort, least floor, today, run)."""
 
     tag = "plan"
     key_size = 32
@@ -392,16 +415,17 @@ class Client:
         _, plan, signature = message(data, "signed plan", None)
         verify(self.server_key, "sign plan", msgpack(plan), signature, "server")
         check(plan[0] == self.tag, "refused")
-        _, version, _, number, digest, roster_version, cohort, named, _, vectors, bits = plan[:11]
+        _, version, own_run, number, digest, roster_version, cohort, named, _, vectors, bits = plan[:11]
         c, quorum, t, floor_, k = plan[12:]
-        check(version == 1, "refused")
+        check(version == 2, "refused")
         check(ascending(cohort) and vectors, "server")
         check((digest, roster_version) == (self.roster["digest"], self.roster["version"]), "refused")
         check(set(cohort) <= set(self.roster["keys"]) and self.id in cohort, "server")
-        last, least_cohort, least_floor, today = self.limits
+        last, least_cohort, least_floor, today, run = self.limits
         check(not expired(self.roster["last_day"], today), "refused")
         check(not any(expired(self.roster["last_days"][id], today) for id in cohort), "refused")
-        check(number > last and len(cohort) >= least_cohort and floor_ >= least_floor, "refused")
+        check(own_run == run and last < number <= last + 1024, "refused")
+        check(len(cohort) >= least_cohort and floor_ >= least_floor, "refused")
         check(dict(named) == context, "refused")
         self.cohort, self.vectors, self.bits = cohort, vectors, bits
         self.c, self.quorum, self.t, self.floor, self.k = c, quorum, t, floor_, k
@@ -417,7 +441,13 @@ class Client:
             seal_key,
             sign(self.seed, "sign announcement", payload),
         ]
-        return msgpack(self.own)
+        return self.signed(1, msgpack(self.own))
+
+    def signed(self, step, body, content=None):
+        """A message in its envelope; `content` is what the signature covers instead of the message."""
+        digest = digest_of("hash message", body if content is None else content)
+        payload = self.session + self.id.to_bytes(8, "big") + step.to_bytes(8, "big") + digest
+        return msgpack(["signed", body, sign(self.seed, "sign message", payload)])
 
     def public(self, secret):
         return x25519_base(secret)
@@ -450,7 +480,7 @@ class Client:
         payload = self.s1 + self.id.to_bytes(8, "big") + root + commitment
         signature = sign(self.seed, "sign deal", payload)
         self.own = ["root", self.id, root, commitment, signature]
-        return msgpack(["deal", self.id, commitment, leaves, signature])
+        return self.signed(2, msgpack(["deal", self.id, commitment, leaves, signature]))
 
     def sealed_with(self, j):
         return exchange(self.seal_secret, self.announced[j][3], j)
@@ -466,7 +496,7 @@ class Client:
         return exchange(self.mask_secret, self.announced[j][2], j)
 
     def receive(self, deliveries):
-        """Nothing besides the shares in a classical session."""
+        """Nothing besides the shares in a classical session. The dealer to accuse, if any."""
 
     leaf_tag = "leaf"
 
@@ -494,8 +524,10 @@ class Client:
                 verify(self.roster["keys"][id], "sign deal", payload, signature, "server")
         check([delivery[1] for delivery in deliveries] == dealers, "server")
         self.held = {j: self._held(j, leaf, path, roots) for _, j, leaf, path in deliveries}
-        self.receive(deliveries)
         self.s2 = digest_of("hash dealt", self.s1, roots_bytes)
+        accused = self.receive(deliveries)
+        if accused is not None:
+            return self.signed(3, msgpack(["complaint", self.id, accused, self.s2]))
         packed = []
         for name, length in self.vectors:
             total = [value % 2**self.bits for value in values[name]]
@@ -510,7 +542,7 @@ class Client:
         digest = digest_of("hash upload", *packed)
         signature = sign(self.seed, "sign upload", self.s2 + self.id.to_bytes(8, "big") + digest)
         self.own = ["upload digest", self.id, digest, signature]
-        return msgpack(["upload", self.id, packed, signature])
+        return self.signed(3, msgpack(["upload", self.id, packed, signature]), msgpack(self.own))
 
     def _held(self, dealer, leaf, path, roots):
         theirs = holders(self.cohort, self.k, self.s1, list(self.announced), dealer)
@@ -543,9 +575,9 @@ class Client:
             verify(self.roster["keys"][id], "sign upload", payload, signature, "either")
         dropped = [j for j in self.sharers if j not in self.survivors]
         alive = b"".join(upload[1].to_bytes(8, "big") + upload[2] for upload in uploads)
-        self.outcome = digest_of("hash list", 1, self.s2, alive, b"".join(j.to_bytes(8, "big") for j in dropped))
+        self.outcome = digest_of("hash list", 2, self.s2, alive, b"".join(j.to_bytes(8, "big") for j in dropped))
         payload = self.outcome + self.id.to_bytes(8, "big")
-        return msgpack(["agreement", self.id, sign(self.seed, "sign agreement", payload)])
+        return self.signed(4, msgpack(["agreement", self.id, sign(self.seed, "sign agreement", payload)]))
 
     def unmask(self, data):
         _, _, agreements = message(data, "quorum", self.session)
@@ -559,7 +591,7 @@ class Client:
             verify(self.roster["keys"][id], "sign agreement", payload, signature, "either")
         opened = [["opened", j, self.held[j][0 if j in self.survivors else 1]] for j in sorted(self.held)]
         payload = self.outcome + self.id.to_bytes(8, "big") + digest_of("hash opening", msgpack(opened))
-        return msgpack(["opening", self.id, opened, sign(self.seed, "sign opening", payload)])
+        return self.signed(5, msgpack(["opening", self.id, opened, sign(self.seed, "sign opening", payload)]))
 
 
 def climb(node, index, size, path):
@@ -583,7 +615,7 @@ def climb(node, index, size, path):
 
 def signed_roster(authority_seed, version, members, revoked=(), retired=(), last_day=None, handovers=()):
     """(bytes, what a client knows of it); members are [id, name, public key, last day]."""
-    body = msgpack(["roster", 1, version, public(authority_seed), members, revoked, retired, last_day])
+    body = msgpack(["roster", 2, version, public(authority_seed), members, revoked, retired, last_day])
     signed = msgpack(["signed roster", body, sign(authority_seed, "sign roster", body), handovers])
     return signed, known_roster(body)
 
@@ -594,13 +626,13 @@ def handover(old_seed, new):
 
 
 def relay_announcements(session, answers):
-    entries = [unmsgpack(answers[id], "client") for id in sorted(answers)]
+    entries = [content_of(answers[id]) for id in sorted(answers)]
     return msgpack(["announcements", session, entries])
 
 
 def relay_deals(session, answers, client_holders):
     """Each sharer's message; `client_holders` maps dealers to their holders."""
-    deals = {id: unmsgpack(answers[id], "client") for id in sorted(answers)}
+    deals = {id: content_of(answers[id]) for id in sorted(answers)}
     roots, inbox = [], {id: [] for id in deals}
     for dealer, (_, _, commitment, leaves, signature) in deals.items():
         hashes = [leaf_hash(leaf) for leaf in leaves]
@@ -615,14 +647,20 @@ def relay_deals(session, answers, client_holders):
 def relay_uploads(session, answers):
     entries = []
     for id in sorted(answers):
-        _, _, vectors, signature = unmsgpack(answers[id], "client")
+        _, _, vectors, signature = content_of(answers[id])
         entries.append(["upload digest", id, digest_of("hash upload", *vectors), signature])
     return msgpack(["uploads", session, entries])
 
 
 def relay_agreements(session, answers, quorum):
-    entries = [unmsgpack(answers[id], "client") for id in sorted(answers)[:quorum]]
+    entries = [content_of(answers[id]) for id in sorted(answers)[:quorum]]
     return msgpack(["quorum", session, entries])
+
+
+def transcript(answers):
+    """A session's answers by step and client, in that order, as bytes for others (section 7)."""
+    entries = [["entry", step, id, data] for step, given in answers.items() for id, data in given.items()]
+    return msgpack(["transcript", entries])
 
 
 def classical_pair(secret, dropped, j, announced):
@@ -634,7 +672,7 @@ def total(plan, s2, uploads, openings, announced, near, pair=classical_pair):
     cohort, vectors, bits, t = plan[6], plan[9], plan[10], plan[14]
     opened = {}
     for holder in sorted(openings):
-        for _, dealer, part in unmsgpack(openings[holder], "client")[2]:
+        for _, dealer, part in content_of(openings[holder])[2]:
             opened.setdefault(dealer, []).append((cohort.index(holder) + 1, part))
     secrets = {}
     for dealer, parts in opened.items():
@@ -642,7 +680,7 @@ def total(plan, s2, uploads, openings, announced, near, pair=classical_pair):
         secrets[dealer] = rebuild(points, shares)
     sums = {}
     for at, (name, length) in enumerate(vectors):
-        columns = [unpack(unmsgpack(data, "client")[2][at], length, bits) for data in uploads.values()]
+        columns = [unpack(content_of(data)[2][at], length, bits) for data in uploads.values()]
         result = [sum(column) for column in zip(*columns, strict=True)]
         for dealer, secret in secrets.items():
             if dealer in uploads:

@@ -43,7 +43,7 @@ class Transcript:
         self.plan[11] = "lying_server" if case["lying"] else "honest_but_curious"
         self.plan[12:17] = [c, quorum, t, floor, k]
         server = ref.public(bytes_of("server"))
-        limits = (self.plan[3] - 1, n, floor, 0)
+        limits = (self.plan[3] - 1, n, floor, 0, self.plan[2])
         self.clients = {id: ref.Client(id, self.seeds[id], roster, server, limits) for id in self.ids}
         self.down, self.up = {}, {}
 
@@ -85,10 +85,12 @@ class Transcript:
         ref, right = self.ref, client.unmask(message)
         if client.id != self.case.get("wrong"):
             return right
-        _, _, entries, _ = ref.unmsgpack(right, "test")
+        _, _, entries, _ = ref.content_of(right)
         entries[0][2] = bytes(33)
         payload = client.outcome + client.id.to_bytes(8, "big") + ref.digest_of("hash opening", ref.msgpack(entries))
-        return ref.msgpack(["opening", client.id, entries, ref.sign(client.seed, "sign opening", payload)])
+        return client.signed(
+            5, ref.msgpack(["opening", client.id, entries, ref.sign(client.seed, "sign opening", payload)])
+        )
 
     def document(self, near):
         ref, case = self.ref, self.case

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from fgrpo_secure.cli import contributed
 from fgrpo_secure.evidence import attacks
-from fgrpo_secure.run_directory import RunDirectory
+from fgrpo_secure.storage.run_directory import RunDirectory
 from threat_model import registry
 from threat_model.attack import Attack, Weakening
 from threat_model.command import attack as command

@@ -19,7 +19,7 @@ def test_weakening_one_run_changes_nothing_of_the_next() -> None:
 
 def test_weakening_what_an_attack_never_uses_is_an_error() -> None:
     with pytest.raises(AttackBroke, match="the attack never used"):
-        driver.run_apart(ATTACK, FAMILY, (Weakening("fgrpo_secure.plain", "x", "y", "z"),))
+        driver.run_apart(ATTACK, FAMILY, (Weakening("fgrpo_secure.server.plain", "x", "y", "z"),))
 
 
 def test_a_weakening_that_does_not_fit_breaks_the_run() -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from fgrpo_secure.grpo import rollouts
+from fgrpo_secure.learning.grpo import rollouts
 from threat_model import membership
 from threat_model.learners import Learners, cosines, rows_of
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fgrpo_secure import config_file, round_settings
-from fgrpo_secure.owner_store import OwnerStore
+from fgrpo_secure.client.store import OwnerStore
+from fgrpo_secure.config import files as config_file
+from fgrpo_secure.plan import round_settings
 from protocols.errors import Malformed
 from protocols.states import Shared, decode_state
 from protocols.wire import Step
@@ -98,7 +99,7 @@ ATTACKS = (
         "a client's secrets are readable by its owner alone",
         (
             Weakening(
-                "fgrpo_secure.owner_store",
+                "fgrpo_secure.client.store",
                 "        path.chmod(0o600)",
                 "        path.chmod(0o644)",
                 "the store's permissions",
@@ -112,7 +113,7 @@ ATTACKS = (
         "a failure that depends on the data cannot be told from an ordinary round",
         (
             Weakening(
-                "fgrpo_secure.client_round",
+                "fgrpo_secure.client.round",
                 "    except UnusableRound as reason:\n",
                 "    except ZeroDivisionError as reason:\n",
                 "unusable data contributes zero and the full noise share",

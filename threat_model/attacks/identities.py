@@ -50,10 +50,10 @@ def sybil_cohort() -> Outcome:
     except ProtocolError as refusal:
         return Outcome(False, f"the victim kept its roster: {refusal}")
     at.roster = accepted
-    at.seat(victim)
+    at.join(victim)
     numbers = params.derive(Adversary.LYING_SERVER, len(accepted), 6, 0.1, 0.17)
     plan = world.plan_for(accepted, (victim, *sybils), numbers, dict(at.plan.context))
-    at.seat(victim, min_survivors=plan.floor)
+    at.join(victim, min_survivors=plan.floor)
     return _play(LoneVictim(at, victim, plan, sybils))
 
 
@@ -69,7 +69,7 @@ def revoked_identities() -> Outcome:
         at.roster = accept_roster(known, before, at.server.public)
     except ProtocolError as refusal:
         return Outcome(False, f"the victim kept its roster: {refusal}")
-    at.seat(victim)
+    at.join(victim)
     return _play(LoneVictim(at, victim, at.plan, stolen))
 
 

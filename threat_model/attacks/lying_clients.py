@@ -10,10 +10,10 @@ import numpy as np
 
 from fgrpo_secure.privacy import encode
 from fgrpo_secure.privacy.encode import FloatArray, IntArray, Lattice, SumOutOfBounds
-from protocols import ring, wire
+from protocols import envelope, ring, wire
 from protocols.errors import ProtocolError
 from protocols.wire import Step
-from threat_model import views, world
+from threat_model import world
 from threat_model.attack import Attack, Outcome, Weakening
 from threat_model.world import Wire, World
 
@@ -54,11 +54,12 @@ def changed_on_the_way() -> Outcome:
     def tamper(step: Step, client: int, up: bool, message: bytes) -> bytes:
         if (step, client, up) != (Step.MASK, changed, True):
             return message
-        upload = wire.decode(wire.Upload, message, views.LIMIT)
+        upload = envelope.unverified(wire.Upload, message)
         _, length = at.plan.vectors[0]
         values = ring.unpack(upload.vectors[0], length, at.plan.ring_bits) + np.uint64(added)
         packed = bytes(ring.pack(ring.reduce(values, at.plan.ring_bits), at.plan.ring_bits))
-        return wire.encode(msgspec.structs.replace(upload, vectors=(packed, *upload.vectors[1:])))
+        body = wire.encode(msgspec.structs.replace(upload, vectors=(packed, *upload.vectors[1:])))
+        return wire.encode(wire.Signed(body, message[-64:]))
 
     truth = np.sum([at.values[client]["update"] for client in at.ids], axis=0)
     try:
@@ -66,7 +67,7 @@ def changed_on_the_way() -> Outcome:
     except ProtocolError as failure:
         return Outcome(False, str(failure))
     if changed not in recovered.survivors:
-        return Outcome(False, f"left out: client {changed} {recovered.blamed[changed]}")
+        return Outcome(False, f"client {changed} is left out, and nobody is blamed")
     right = bool(np.array_equal(recovered.totals["update"] - truth, np.full(len(truth), added)))
     return Outcome(right, f"the sum moved by {added} in every coordinate")
 
@@ -153,6 +154,12 @@ ATTACKS = (
         "network",
         "a sum contains what clients uploaded, and nothing else",
         (
+            Weakening(
+                "protocols.collect",
+                "            session.verify(session.roster.public(client), labels.SIGN_MESSAGE, payload, signature)\n",
+                "            pass\n",
+                "the server checks the signature of the envelope",
+            ),
             Weakening(
                 "protocols.collect",
                 "            self.verify(self.roster.public(client), label, payload, signature)\n",

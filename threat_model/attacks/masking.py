@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols import keys, labels, masks, ring, wire
+from protocols import envelope, keys, labels, masks, ring, wire
 from protocols.errors import ProtocolError
 from protocols.params import Adversary
 from protocols.states import Announced, Shared
@@ -83,10 +83,11 @@ def small_order() -> Outcome:
 
     def tamper(step: Step, client: int, up: bool, message: bytes) -> bytes:
         if (step, client, up) == (Step.ANNOUNCE, liar, True):
-            own = msgspec.structs.replace(wire.decode(Announcement, message, views.LIMIT), mask_key=bytes(32))
+            own = msgspec.structs.replace(envelope.unverified(Announcement, message), mask_key=bytes(32))
             payload = wire.announcement_payload(wire.session_of(at.plan), own)
             signature = at.identities[liar].sign(labels.SIGN_ANNOUNCEMENT, payload)
-            return wire.encode(msgspec.structs.replace(own, signature=signature))
+            lie = msgspec.structs.replace(own, signature=signature)
+            return envelope.sign(at.identities[liar], wire.session_of(at.plan), liar, step, lie)
         if (step, client, up) == (Step.MASK, victim, False):
             state = views.states_of(at, victim)
             kept.update({victim: state} if isinstance(state, Shared) else {})
@@ -135,7 +136,7 @@ def classical_keys() -> Outcome:
 
 def _seed_from_deal(at: World, view: views.ServerView, seal_secret: bytes, victim: int) -> bytes:
     """The seed, out of the boxes that the victim sealed, for whoever has its sealing secret."""
-    deal = wire.decode(Deal, view.answers[Step.SHARE][victim], views.LIMIT)
+    deal = envelope.unverified(Deal, view.answers[Step.SHARE][victim])
     found = HeldShares()
     for leaf in (wire.decode(wire.Leaf, data, views.LIMIT) for data in deal.leaves):
         shared = keys.agree(seal_secret, view.announced[leaf.holder].seal_key)

@@ -9,9 +9,10 @@ from dataclasses import replace
 import numpy as np
 
 from fgrpo_secure.entropy import SeededEntropy
-from fgrpo_secure.privacy import clip, encode, noise, planner
+from fgrpo_secure.plan import cost as planner
+from fgrpo_secure.plan.cost import PrivacyPlan
+from fgrpo_secure.privacy import clip, encode, noise
 from fgrpo_secure.privacy.encode import FloatArray, Score
-from fgrpo_secure.privacy.planner import PrivacyPlan
 from protocols.params import Adversary
 from threat_model import membership
 from threat_model.attack import Attack, Outcome, Weakening
@@ -48,19 +49,21 @@ def reward_gains() -> Outcome:
 
 def _plan(learners: Learners) -> PrivacyPlan:
     return planner.plan(
-        rounds=ROUNDS,
-        clients=MEMBERS,
-        clients_per_round=MEMBERS,
-        rounds_per_client=ROUNDS,
-        dimension=learners.dimension,
-        unit="client",
-        delta=1e-5,
-        clip_norm=1.0,
-        adversary=Adversary.LYING_SERVER,
-        max_corrupt=0.05,
-        max_dropout=0.0,
-        mean_weight=1.0,
-        epsilon=EPSILON,
+        planner.PlanRequest(
+            rounds=ROUNDS,
+            clients=MEMBERS,
+            clients_per_round=MEMBERS,
+            rounds_per_client=ROUNDS,
+            dimension=learners.dimension,
+            unit="client",
+            delta=1e-5,
+            clip_norm=1.0,
+            adversary=Adversary.LYING_SERVER,
+            max_corrupt=0.05,
+            max_dropout=0.0,
+            mean_weight=1.0,
+            epsilon=EPSILON,
+        )
     )
 
 

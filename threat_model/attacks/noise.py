@@ -7,7 +7,8 @@ contribution but the victim's, and its colluders' noise.
 import numpy as np
 
 from fgrpo_secure.entropy import SeededEntropy
-from fgrpo_secure.privacy import clip, encode, noise, planner
+from fgrpo_secure.plan import cost as planner
+from fgrpo_secure.privacy import clip, encode, noise
 from fgrpo_secure.privacy.clip import Update
 from fgrpo_secure.privacy.encode import Score
 from protocols.params import Adversary
@@ -27,19 +28,21 @@ def _setting(max_corrupt: float) -> Setting:
     """A federation in which every client takes part in every round."""
     return setting(
         planner.plan(
-            rounds=ROUNDS,
-            clients=CLIENTS,
-            clients_per_round=CLIENTS,
-            rounds_per_client=ROUNDS,
-            dimension=1_024,
-            unit="client",
-            delta=1e-5,
-            clip_norm=1.0,
-            adversary=Adversary.LYING_SERVER,
-            max_corrupt=max_corrupt,
-            max_dropout=0.0,
-            mean_weight=1.0,
-            epsilon=EPSILON,
+            planner.PlanRequest(
+                rounds=ROUNDS,
+                clients=CLIENTS,
+                clients_per_round=CLIENTS,
+                rounds_per_client=ROUNDS,
+                dimension=1_024,
+                unit="client",
+                delta=1e-5,
+                clip_norm=1.0,
+                adversary=Adversary.LYING_SERVER,
+                max_corrupt=max_corrupt,
+                max_dropout=0.0,
+                mean_weight=1.0,
+                epsilon=EPSILON,
+            )
         )
     )
 

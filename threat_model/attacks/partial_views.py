@@ -2,7 +2,7 @@
 
 import msgspec
 
-from protocols import keys, labels, shards, wire
+from protocols import envelope, keys, labels, shards, wire
 from protocols.errors import ProtocolError
 from protocols.params import Adversary
 from protocols.states import Shared
@@ -61,7 +61,7 @@ def hidden_dealers() -> Outcome:
         return Outcome(False, f"nothing of use was opened: {refusals[-1]}")
     mask_key = view.announced[victim].mask_key
     pairs = {lost: keys.agree(key, mask_key), colluder: keys.agree(known.mask_secret, mask_key)}
-    upload = wire.decode(wire.Upload, uploads[victim], views.LIMIT)
+    upload = envelope.unverified(wire.Upload, uploads[victim])
     return Outcome(views.reads(at, victim, views.unmasked(at.plan, upload, seed, pairs, s2)), READ)
 
 
@@ -99,12 +99,12 @@ def _opened(
 ) -> tuple[bytes | None, bytes | None]:
     """The victim's seed and the lost client's mask secret, as far as the other clients open them."""
     entries = []
-    for client, upload in ((client, wire.decode(wire.Upload, data, views.LIMIT)) for client, data in uploads.items()):
+    for client, upload in ((client, envelope.unverified(wire.Upload, data)) for client, data in uploads.items()):
         if client != lost:
             entries.append(wire.UploadDigest(client, wire.upload_digest(upload.vectors), upload.signature))
     asked = [client for client in at.ids if client not in (victim, lost)]
     agreements = _answers(at, asked, Step.AGREE, wire.encode(wire.Uploads(session, tuple(entries))), refusals)
-    signed = tuple(wire.decode(wire.Agreement, answer, views.LIMIT) for answer in agreements)
+    signed = tuple(envelope.unverified(wire.Agreement, answer) for answer in agreements)
     quorum = wire.encode(wire.Quorum(session, signed[: at.plan.quorum]))
     openings = _answers(at, asked, Step.UNMASK, quorum, refusals)
     found: list[HeldShares] = [views.opened(at.plan, openings, dealer) for dealer in (victim, lost)]

@@ -9,7 +9,8 @@ from functools import cache
 import numpy as np
 
 from fgrpo_secure.entropy import SeededEntropy
-from fgrpo_secure.privacy import clip, encode, noise, planner
+from fgrpo_secure.plan import cost as planner
+from fgrpo_secure.privacy import clip, encode, noise
 from fgrpo_secure.privacy.encode import FloatArray, IntArray, Lattice, Score
 from protocols import ring
 from protocols.params import Adversary
@@ -86,19 +87,21 @@ def from_a_sum() -> Outcome:
     learners = Learners.build()
     others = [learners.update([row]).values for row in rows_of("sub", COHORT - 1)]
     planned = planner.plan(
-        rounds=ROUNDS,
-        clients=COHORT,
-        clients_per_round=COHORT,
-        rounds_per_client=ROUNDS,
-        dimension=table.shape[1],
-        unit="client",
-        delta=1e-5,
-        clip_norm=1.0,
-        adversary=Adversary.LYING_SERVER,
-        max_corrupt=0.1,
-        max_dropout=0.0,
-        mean_weight=1.0,
-        epsilon=EPSILON,
+        planner.PlanRequest(
+            rounds=ROUNDS,
+            clients=COHORT,
+            clients_per_round=COHORT,
+            rounds_per_client=ROUNDS,
+            dimension=table.shape[1],
+            unit="client",
+            delta=1e-5,
+            clip_norm=1.0,
+            adversary=Adversary.LYING_SERVER,
+            max_corrupt=0.1,
+            max_dropout=0.0,
+            mean_weight=1.0,
+            epsilon=EPSILON,
+        )
     )
     lattice, seen = planned.lattice, []
     for victim in range(VICTIMS):

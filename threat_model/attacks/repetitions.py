@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fgrpo_secure.owner_store import OwnerStore
-from protocols import ring, wire
+from fgrpo_secure.client.store import OwnerStore
+from protocols import envelope, ring, wire
 from protocols.drive import ClientDriver
 from protocols.errors import ProtocolError
 from protocols.member import Member
@@ -47,7 +47,7 @@ def repeated_upload() -> Outcome:
 
 def _first_vector(plan: RoundPlan, upload: bytes) -> NDArray[np.int64]:
     _, length = plan.vectors[0]
-    packed = wire.decode(wire.Upload, upload, views.LIMIT).vectors[0]
+    packed = envelope.unverified(wire.Upload, upload).vectors[0]
     return ring.unpack(packed, length, plan.ring_bits).astype(np.int64)
 
 
@@ -56,12 +56,12 @@ def _signed(values: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def repeated_round() -> Outcome:
-    """Conducts one round twice, the second time in another run and without the victim, and subtracts the sums."""
+    """Conducts one session number twice, the second time without the victim, and subtracts the sums."""
     at = world.build()
     victim = at.ids[2]
     everyone, _ = at.run()
     others = tuple(client for client in at.ids if client != victim)
-    at.change_plan(run=bytes(16), cohort=others, neighbours=len(others) - 1)
+    at.change_plan(cohort=others, neighbours=len(others) - 1)
     for client in others:
         at.drivers[client].member = _tolerant(at, client)
     link = world.Wire(at)
@@ -107,7 +107,10 @@ def _restart(at: World, client: int, path: Path, times: int) -> OwnerStore:
     store, draws = OwnerStore(path), count()
     source = SEED.child("restarted", client, times)
     at.drivers[client] = ClientDriver(
-        at.drivers[client].member, store, lambda size: source.bytes(size, next(draws)), lambda: at.context[client]
+        at.drivers[client].member,
+        store.sessions,
+        lambda size: source.bytes(size, next(draws)),
+        lambda: at.context[client],
     )
     return store
 
@@ -164,7 +167,7 @@ def share_reflection() -> Outcome:
     at = world.build(adversary=Adversary.HONEST_BUT_CURIOUS)
     victim, lost = at.ids[2], (at.ids[0], at.ids[1])
     view = views.watch(at, Step.MASK)
-    deal = wire.decode(Deal, view.answers[Step.SHARE][victim], views.LIMIT)
+    deal = envelope.unverified(Deal, view.answers[Step.SHARE][victim])
     message = wire.decode(Deliveries, view.requests[Step.MASK][victim], views.LIMIT)
     reflected = tuple(
         msgspec.structs.replace(entry, leaf=deal.leaves[at.ids.index(entry.dealer)]) if entry.dealer in lost else entry
@@ -175,10 +178,9 @@ def share_reflection() -> Outcome:
         openings = _opened_without(at, view, lost)
     except ProtocolError as refusal:
         return Outcome(False, f"the victim stopped: {refusal}")
-    own = wire.decode(wire.Opening, openings[victim], views.LIMIT)
     points: dict[int, int] = {}
     for dealer in lost:
-        found = views.opened(at.plan, [wire.encode(own)], dealer).points
+        found = views.opened(at.plan, [openings[victim]], dealer).points
         points |= {at.ids.index(dealer) + 1: share for share in found.values()}
     secret = HeldShares(points).secret(at.plan.threshold)
     seed = views.opened(at.plan, openings.values(), victim).secret(at.plan.threshold)
@@ -199,7 +201,7 @@ def _opened_without(at: World, view: views.ServerView, lost: tuple[int, ...]) ->
         for client in left
     )
     message = wire.encode(wire.Uploads(view.session, entries))
-    signed = [wire.decode(wire.Agreement, at.ask(client, Step.AGREE, message), views.LIMIT) for client in left]
+    signed = [envelope.unverified(wire.Agreement, at.ask(client, Step.AGREE, message)) for client in left]
     quorum = wire.encode(wire.Quorum(view.session, tuple(signed[: at.plan.quorum])))
     return {client: at.ask(client, Step.UNMASK, quorum) for client in left}
 
@@ -219,7 +221,7 @@ ATTACKS = (
     Attack(
         "repeated-round",
         LYING_SERVER,
-        "a client contributes to a round number once, in whatever run",
+        "a client contributes to a session number of a run once",
         (
             Weakening(
                 "protocols.member",
@@ -229,7 +231,7 @@ ATTACKS = (
             ),
             Weakening(
                 "protocols.drive",
-                "        if round_number <= self.last_round(identity):\n",
+                "        if plan.round <= self.last_session(identity, server, plan.run):\n",
                 "        if False:\n",
                 "the round counter only grows",
             ),
@@ -242,16 +244,10 @@ ATTACKS = (
         "a client that was started again knows which rounds it began",
         (
             Weakening(
-                "fgrpo_secure.owner_store",
-                "        return -1 if row is None else int(row[0])",
+                "fgrpo_secure.client.session_records",
+                "        return -1 if last is None else int(last)",
                 "        return -1",
-                "the round counter is read from the disk",
-            ),
-            Weakening(
-                "fgrpo_secure.owner_store",
-                '            "WHERE excluded.last > round.last",\n',
-                '            "",\n',
-                "the round counter on the disk only grows",
+                "the session numbers of a run are read from the disk",
             ),
         ),
         restarted_round,

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from fgrpo_secure import config_file, round_settings
-from fgrpo_secure.client_policy import ClientPolicy
+from fgrpo_secure.config import files as config_file
+from fgrpo_secure.ledger.store import Ledgers
+from fgrpo_secure.plan import round_settings
+from fgrpo_secure.plan.terms import ClientPolicy
 from fgrpo_secure.privacy import clip, encode, noise
 from fgrpo_secure.privacy.accounting import BudgetExceeded
 from fgrpo_secure.privacy.clip import Update
 from fgrpo_secure.privacy.encode import FloatArray, IntArray, Lattice, Score
-from fgrpo_secure.privacy.ledger import Ledgers
 from fgrpo_secure.privacy.noise import NoisePlan
 from protocols.errors import Refused
 from protocols.params import Adversary
@@ -181,7 +182,7 @@ ATTACKS = (
         "a round costs a client no more than its own policy admits",
         (
             Weakening(
-                "fgrpo_secure.client_policy",
+                "fgrpo_secure.plan.terms",
                 "        if charge > (self.max_charge or 0):\n",
                 "        if False:\n",
                 "the largest charge of one round",
@@ -197,7 +198,7 @@ ATTACKS = (
         "a client adds its own noise, whatever the plan says about the server's",
         (
             Weakening(
-                "fgrpo_secure.client_policy",
+                "fgrpo_secure.plan.terms",
                 "        if settings.aggregation != self.aggregation:",
                 "        if False:",
                 "the owner's own kind of aggregation",

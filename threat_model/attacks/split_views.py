@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from protocols import labels, params, wire
+from protocols import envelope, labels, params, wire
 from protocols.errors import ProtocolError
 from protocols.params import Adversary
 from protocols.wire import Step
@@ -49,7 +49,7 @@ class SplitView:
     def agree(self, group: Sequence[int], told: int) -> list[wire.Agreement]:
         """The group's signatures on list number `told`."""
         answers = self._ask_all(group, Step.AGREE, wire.encode(self.lists[told]))
-        return [wire.decode(wire.Agreement, answer, views.LIMIT) for answer in answers]
+        return [envelope.unverified(wire.Agreement, answer) for answer in answers]
 
     def open(self, group: Sequence[int], told: int, agreements: Sequence[wire.Agreement]) -> None:
         """Shows the group a quorum message of these signatures and keeps the shares that it opens."""
@@ -172,8 +172,9 @@ FORGETFUL = (
     ),
     Weakening(
         "protocols.drive",
-        "        if (identity, session, step) in self._replies:\n"
-        '            raise ValueError("the step is already answered")\n'
+        "        if (identity, session, step) in self._replies or "
+        "self._status.get((identity, session)) != BEFORE[step]:\n"
+        '            raise ValueError("the step is already answered, or the session does not stand there")\n'
         "        self._replies[identity, session, step] = (request_digest, reply)",
         "        self._replies[identity, session, step] = (state, reply)",
         ANSWERS_ONCE,

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fgrpo_secure import config_file, entropy
+from fgrpo_secure import entropy
 from fgrpo_secure.cli.errors import one_sentence
-from fgrpo_secure.config_file import ConfigError
+from fgrpo_secure.config import files as config_file
+from fgrpo_secure.config.files import ConfigError
 from fgrpo_secure.evidence import audits
 from fgrpo_secure.evidence.audits import Audit
-from fgrpo_secure.run_directory import RunDirectory
+from fgrpo_secure.storage.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from threat_model.audit.setting import Setting
@@ -70,6 +71,33 @@ def audit_canaries(
         _finish(found, audited, out, as_json)
 
 
+@app.command("data")
+def audit_data(
+    config: Source,
+    overrides: Overrides = None,
+    most: Annotated[
+        int, typer.Option("--units", min=1, help="Units of each client that are taken away, one after the other.")
+    ] = 16,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take each unit of your own data away and see what else changes. Figures are yours; --out keeps the verdict."""
+    from fgrpo_secure.learning import adapters, models
+    from threat_model.audit import data, setting  # see above
+
+    with one_sentence():
+        loaded = config_file.load(config, overrides or [])
+        policy = adapters.attach(models.load(loaded.model), loaded.adapter, loaded.run.seed)
+        try:
+            audited = setting.of_config(loaded)
+        except setting.NothingToAudit as problem:
+            raise ConfigError(f"{config} cannot be audited: {problem}") from None
+        found = data.audit(loaded, policy, audited, most)
+        if out is not None:
+            _keep(data.publishable(found, loaded.clients_total), audited, out)
+        _say(found, as_json)
+
+
 def _setting(config: str, overrides: list[str] | None) -> "Setting":
     from threat_model.audit import setting  # see above
 
@@ -81,11 +109,19 @@ def _setting(config: str, overrides: list[str] | None) -> "Setting":
 
 def _finish(found: Audit, audited: "Setting", out: Path | None, as_json: bool) -> None:
     if out is not None:
-        directory = RunDirectory(out)
-        directory.require()
-        if _setting(str(directory.config), None) != audited:
-            raise ConfigError(f"{out} is a run with another claim than what was audited; audit {directory.config}")
-        audits.keep(directory, found)
+        _keep(found, audited, out)
+    _say(found, as_json)
+
+
+def _keep(found: Audit, audited: "Setting", out: Path) -> None:
+    directory = RunDirectory(out)
+    directory.require()
+    if _setting(str(directory.config), None) != audited:
+        raise ConfigError(f"{out} is a run with another claim than what was audited; audit {directory.config}")
+    audits.keep(directory, found)
+
+
+def _say(found: Audit, as_json: bool) -> None:
     typer.echo(json.dumps(found.facts(), indent=2, allow_nan=False) if as_json else "\n".join(lines(found)))
     if not found.passed:
         raise typer.Exit(1)
@@ -103,9 +139,12 @@ def lines(found: Audit) -> list[str]:
     return [
         f"{found.audit} audit of epsilon {found.claimed_epsilon:.4g} at delta {found.delta:g} for each {found.unit}",
         f"view: {found.view}",
-        f"{found.trials:,} trials; all bounds together are wrong with chance {found.alpha:g} if assumptions hold",
+        f"{found.trials:,} units taken away, one after the other"
+        if found.audit == "data"
+        else f"{found.trials:,} trials; all bounds together are wrong with chance {found.alpha:g} if assumptions hold",
         *bounds,
         *estimates,
+        *(["  FAILED: taking a unit away changed something about another"] if found.interference else []),
         f"  one {found.unit} moved the sum by {found.sensitivity:.2f} of {found.sensitivity_bound} steps",
         *(f"assumes: {each}" for each in found.shared),
         verdict,

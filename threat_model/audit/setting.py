@@ -7,12 +7,13 @@ contributions, which only helps it, so they are left out.
 
 from dataclasses import dataclass
 
-from fgrpo_secure.adapters import attach
-from fgrpo_secure.config import Config
-from fgrpo_secure.models import load
+from fgrpo_secure.config.schema import Config
+from fgrpo_secure.learning.adapters import attach
+from fgrpo_secure.learning.models import load
+from fgrpo_secure.plan import adapter_shape
+from fgrpo_secure.plan.cost import PrivacyPlan
+from fgrpo_secure.plan.run_plan import plan
 from fgrpo_secure.privacy.encode import Lattice
-from fgrpo_secure.privacy.planner import PrivacyPlan
-from fgrpo_secure.run_plan import plan
 
 SERVER_VIEW = (
     "the server and its colluders ({colluders} of the clients), when rounds end with the fewest survivors, {floor}"
@@ -87,4 +88,4 @@ def setting(privacy: PrivacyPlan) -> Setting:
 
 def of_config(config: Config) -> Setting:
     """The setting of a configuration: its model is loaded for the adapter's dimension, nothing is trained."""
-    return setting(plan(config, attach(load(config.model), config.adapter, config.run.seed)))
+    return setting(plan(config, adapter_shape.of(attach(load(config.model), config.adapter, config.run.seed))))

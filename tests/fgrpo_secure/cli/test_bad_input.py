@@ -22,23 +22,22 @@ FIRST = '[[client]]\nname = "add"\ntask = "add"\n'
         ("federation.round=3", r"federation.round is not a known key; did you mean 'rounds'\?"),
         ("federated.rounds=3", r"federated is not a known key; did you mean 'federation'\?"),
         ("privacy.zzz=3", r"privacy.zzz is not a known key; allowed are unit, epsilon"),
-        ("federation.rounds=many", r"federation.rounds: .*integer.*'many'"),
-        ("federation.rounds=0", r"federation.rounds: .*greater than or equal to 1.*0"),
-        ("federation.rounds=1.5", r"federation.rounds: .*integer"),
-        ("weighting.rule=best", r"weighting.rule: .*'softmax', 'linear' or 'uniform'.*'best'"),
-        ("weighting.min_weight=0", r"weighting.min_weight: .*greater than or equal to 0.000000001"),
-        ("weighting.gain_clip=nan", r"weighting.gain_clip: .*finite"),
-        ("server.learning_rate=inf", r"server.learning_rate: .*finite"),
-        ("privacy.epsilon=-1", r"privacy.epsilon.*greater than or equal to"),
-        ("privacy.noise_multiplier=1.0", "exactly one of 'epsilon' and 'noise_multiplier'"),
-        ("privacy.clip_norm=1e300", r"privacy.clip_norm: .*less than or equal to"),
-        ("engine.faults.sleep=0.1", r"engine.faults.sleep"),
-        ("engine.faults.mask=1.0", r"engine.faults.mask: .*less than 1"),
-        ("run.name=../elsewhere", r"run.name: .*pattern"),
+        ("federation.rounds=many", r"federation.rounds must be an integer.*'many'"),
+        ("federation.rounds=0", r"federation.rounds must be an integer at least 1 .*, not 0"),
+        ("federation.rounds=1.5", r"federation.rounds must be an integer"),
+        ("weighting.rule=best", r"weighting.rule must be .*\"linear\" or \"uniform\", not 'best'"),
+        ("weighting.min_weight=0", r"weighting.min_weight must be a number at least 1e-09 and below 1, not 0"),
+        ("weighting.gain_clip=nan", r"weighting.gain_clip must be a number above 0, not nan"),
+        ("server.learning_rate=inf", r"server.learning_rate must be a number above 0, not inf"),
+        ("privacy.epsilon=-1", r"privacy.epsilon must be a number at least"),
+        ("privacy.clip_norm=1e300", r"privacy.clip_norm must be .* at most"),
+        ("engine.faults.sleep=0.1", r"--set: engine.faults.sleep must be .*by step: announce"),
+        ("engine.faults.mask=1.0", r"engine.faults.mask must be .*below 1"),
+        ("run.name=../elsewhere", r"run.name must be letters, digits"),
         ("grpo=5", "not of the form section.key=value"),
         ("grpo.epsilon", "not of the form section.key=value"),
         ("client.nobody.count=3", "names no client; write client.NAME.key=value"),
-        ("client.add.count=0", r"client.0.count: .*greater than or equal to 1"),
+        ("client.add.count=0", r"client.add.count must be an integer at least 1"),
         ("federation.clients=9", r"federation.clients is 9, but the \[\[client\]\] tables make 8 clients"),
         ("federation.clients_per_round=9", "clients_per_round is 9; there are only 8 clients"),
         ("federation.clients_per_round=6", "schedule = 'blocks'"),
@@ -54,15 +53,15 @@ def test_a_setting_that_cannot_be_is_named_with_what_is_allowed(refused, config,
     [
         ("[run\n", "not valid TOML"),
         ("", "client is missing"),
-        ("client = 5\n", "client: "),
-        ("client = []\n", "client: "),
-        ("client = [5]\n", "client.0: "),
-        ("run = 5\n" + FIRST, "run: "),
+        ("client = 5\n", r"\[client\] must be given, as \[\[client\]\] tables"),
+        ("client = []\n", "client is missing: "),
+        ("client = [5]\n", "client.number 1 must be a table, not 5"),
+        ("run = 5\n" + FIRST, r"line 1: \[run\] must be a table, not 5"),
         (FIRST + FIRST, "two .* same name"),
         ('[[client]]\nname = "a"\n', "needs exactly one of 'task' and 'data'"),
         ('[[client]]\nname = "a"\ntask = "add"\ndata = "x"\n', "needs exactly one of 'task' and 'data'"),
         ('[[client]]\nname = "a"\ndata = "x.jsonl"\n', "needs a 'reward'"),
-        ('[[client]]\nname = "a/b"\ntask = "add"\n', "client.0.name"),
+        ('[[client]]\nname = "a/b"\ntask = "add"\n', r"client.number 1.name must be letters, digits"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_named_with_the_reason(refused, tmp_path, text, said):
@@ -101,7 +100,7 @@ def test_an_unknown_preset_is_refused_with_the_names_of_all(refused):
             r"participations.*nearest feasible: rounds = 4",
         ),
         (["client.add.task=poetry"], r"task 'poetry'; allowed are .*add"),
-        (["client.add.reward=generous"], r"reward 'generous'; allowed are exact.*'module:function'"),
+        (["client.add.reward=generous"], r"reward 'generous'; allowed are contains, exact.*'module:function'"),
         (["client.add.reward=nowhere:reward"], r"reward 'nowhere:reward': module 'nowhere' cannot be imported"),
         (["client.add.reward=math:nothing"], r"module 'math' has no 'nothing'"),
         (["adapter.targets=['attention']"], r"adapter.targets names 'attention', but the model has no module"),
@@ -148,6 +147,53 @@ def test_data_that_cannot_be_used_is_named_by_file_and_line_and_never_quoted(ref
     sentence = refused("run", config((FIRST, table)), "--out", "out")
     assert re.search(said, sentence)
     assert "PLANTED" not in sentence
+    assert refused("plan", config((FIRST, table))) == sentence
+
+
+REFUSED_BY_BOTH = [
+    ("client.add.task=poetry", "task 'poetry'"),
+    ("client.add.reward=generous", "reward 'generous'"),
+    ("client.add.reward=nowhere:reward", "cannot be imported"),
+    ("client.add.reward=rw:asks", "asks for 'nothing', which no row has"),
+    ("client.add.reward=rw:missing", "has no 'missing'"),
+    ("client.add.reward=rw:number", "is not callable"),
+    ("client.add.reward_weights=[1, 2]", "client 'add' has 2 reward_weights for 1 rewards"),
+    ("evaluation.data=nowhere.jsonl", "no data file nowhere.jsonl"),
+    ("evaluation.reward=rw:missing", "has no 'missing'"),
+    ("evaluation.reward=rw:asks", "evaluation: reward .* asks for 'nothing'"),
+    ("model.path=./nowhere", "does not exist"),
+    ("model.path=empty", "has no config.json"),
+    ("grpo.max_completion_length=60", "do not fit the model's context of 64"),
+    ("adapter.targets=['attention']", "the model has no module"),
+]
+
+
+@pytest.mark.parametrize(("override", "said"), REFUSED_BY_BOTH)
+def test_a_plan_refuses_what_a_run_refuses_in_the_same_words(refused, config, tmp_path, override, said):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "rw.py").write_text(
+        "def asks(completions, nothing, **_):\n    return [1.0 for _ in completions]\nnumber = 3\n"
+    )
+    sentence = refused("plan", config(), "--set", override.replace("rw:", f"{tmp_path}/rw.py:"))
+    assert re.search(said, sentence)
+    assert refused("run", config(), "--out", "out", "--set", override.replace("rw:", f"{tmp_path}/rw.py:")) == sentence
+
+
+def test_a_hub_id_that_cannot_be_had_is_refused_at_once(refused, config, monkeypatch):
+    def unreachable(*_, **__):
+        raise ConnectionError("PLANTED")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", unreachable)
+    for command in ("plan", "run"):
+        sentence = refused(command, config(), "--set", "model.path=someone/some-model")
+        assert "'someone/some-model' is no folder here, and the hub cannot be reached" in sentence
+
+
+def test_a_plan_counts_rows_and_says_what_only_the_model_can_tell(fgrpo, config, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "2+1=", "answer": "3"}\n{"prompt": "1+1=", "answer": "2"}\n')
+    table = '[[client]]\nname = "add"\ndata = "rows.jsonl"\nreward = "exact"\n'
+    facts = json.loads(fgrpo("plan", config((FIRST, table)), "--json").stdout)
+    assert (facts["inputs.rows"], facts["inputs.not_checked"]) == ({"add": 2}, [])
 
 
 def test_a_missing_data_file_is_named(refused, config):
@@ -158,7 +204,7 @@ def test_a_missing_data_file_is_named(refused, config):
 @pytest.fixture
 def model_folder(tmp_path):
     """A copy of the shipped model, to take things from."""
-    with resources.as_file(resources.files("fgrpo_secure.tasks") / "base_model") as shipped:
+    with resources.as_file(resources.files("fgrpo_secure.learning.tasks") / "base_model") as shipped:
         shutil.copytree(shipped, tmp_path / "model")
     return tmp_path / "model"
 
@@ -202,6 +248,11 @@ def test_a_directory_that_holds_a_run_is_left_as_it_is(refused, config, old_run)
     sentence = refused("run", config(), "--out", old_run)
     assert "holds a run already" in sentence
     assert f"--resume {old_run}" in sentence
+
+
+def test_a_folder_that_holds_no_run_is_not_said_to_hold_a_wrong_one(refused, tmp_path):
+    sentence = refused("verify", tmp_path)
+    assert sentence.endswith("holds no run: none of config.toml, opening.json, manifest.json, summary.json is in it")
 
 
 def test_clients_of_an_earlier_run_are_left_as_they_are(refused, config, tmp_path):
@@ -253,7 +304,7 @@ def test_the_real_command_says_one_sentence_and_exits_with_2(config, tmp_path):
     config()
     done = shell("run", "small.toml", "--set", "federation.round=3", folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "fgrpo: small.toml: federation.round is not a known key; did you mean 'rounds'?\n"
+    assert done.stderr == "fgrpo: small.toml, --set: federation.round is not a known key; did you mean 'rounds'?\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["small.toml"]
 
 

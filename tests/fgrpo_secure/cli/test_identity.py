@@ -4,7 +4,7 @@ import stat
 
 import pytest
 
-from fgrpo_secure import identity_file
+from fgrpo_secure.storage import identity_file
 from protocols.roster import read_enrolment_line
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fgrpo_secure import identity_file
+from fgrpo_secure.storage import identity_file
+from fgrpo_secure.storage.run_directory import RunDirectory
 from protocols.roster import Roster, open_roster, renew, sign_roster
 
 PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "rosters.md"
@@ -68,8 +69,10 @@ def test_neither_a_stranger_nor_a_member_nor_the_server_signs(refused, lines, tm
     assert "not signed by this authority" in refused("roster", "revoke", "r.bin", "0", "--authority", "c2.identity")
     assert "authority" in refused("roster", "sign", "r.bin", "--hand-over-to", "c0.identity", *BY)
     assert "itself" in refused("roster", "sign", "r.bin", "--hand-over-to", "a.identity", *BY)
-    (tmp_path / "server.key").write_bytes(identity_file.read_seed(tmp_path / "a.identity"))
+    RunDirectory(Path()).private.mkdir()
+    RunDirectory(Path()).server_key.write_bytes(identity_file.read_seed(tmp_path / "a.identity"))
     assert "server" in refused("roster", "revoke", "r.bin", "0", *BY)
+    (tmp_path / "server.key").write_bytes(identity_file.read_seed(tmp_path / "a.identity"))
     assert "server" in refused("roster", "revoke", "r.bin", "0", "--authority", "server.key")
 
 

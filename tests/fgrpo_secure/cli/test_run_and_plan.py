@@ -13,11 +13,13 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from fgrpo_secure import adapters, client_round, config_file, models
 from fgrpo_secure.cli import app
 from fgrpo_secure.cli.demo import story
-from fgrpo_secure.config import Adapter, Model
-from fgrpo_secure.privacy.ledger import Ledgers
+from fgrpo_secure.client.participant import Participant
+from fgrpo_secure.config import files as config_file
+from fgrpo_secure.config.schema import Adapter, Model
+from fgrpo_secure.learning import adapters, models
+from fgrpo_secure.ledger.store import Ledgers
 
 PLAN_KEYS = {
     "privacy.epsilon_server", "privacy.epsilon_release", "privacy.delta", "privacy.noise_multiplier",
@@ -31,7 +33,7 @@ SUMMARY_KEYS = {
     "pass_rate.greedy_initial", "pass_rate.greedy_final", "privacy.unit", "privacy.epsilon_server",
     "privacy.epsilon_release", "privacy.delta", "weighting.rule", "aggregation.adversary",
     "aggregation.neighbours", "aggregation.threshold", "aggregation.ring_bits", "bytes.up_per_client_per_round",
-    "dropouts", "seconds.total", "seconds.rollouts", "seconds.training", "seconds.aggregation",
+    "dropouts", "seconds.total", "seconds.aggregation",
 }  # fmt: skip
 PRIVATE = {"privacy.epsilon_server", "privacy.epsilon_release", "privacy.delta", "privacy.noise_multiplier"}
 
@@ -65,10 +67,12 @@ def read(path):
 def test_a_run_leaves_all_its_files_and_its_clients_beside_it(finished):
     folder, made = finished
     names = {path.name for path in (folder / "private").iterdir()}
-    assert names >= {"config.toml", "metrics.jsonl", "summary.json", "adapter", "ledger.sqlite", "checkpoints"}
+    assert names >= {"config.toml", "metrics.jsonl", "summary.json", "adapter", "ledger.sqlite", "opening.json"}
     assert not [name for name in names if name.startswith(".writing")]
     assert (folder / "private.owners").stat().st_mode & 0o077 == 0
-    assert (folder / "private" / "server.key").stat().st_mode & 0o077 == 0
+    assert (folder / "private.server").stat().st_mode & 0o077 == 0
+    assert (folder / "private.server" / "server.key").stat().st_mode & 0o077 == 0
+    assert not names & {"server.key", "sessions", "checkpoints"}
     said = made["private"].stdout.splitlines()
     assert said[-1] == f"{folder / 'private'}: adapter/, summary.json, metrics.jsonl, ledger.sqlite"
 
@@ -126,28 +130,29 @@ def test_the_adapter_is_one_that_peft_loads_and_that_changes_the_model(finished)
 @pytest.mark.slow
 def test_resuming_a_finished_run_repeats_no_round_and_spends_nothing(finished):
     folder, _ = finished
-    before = {name: (folder / "private" / name).read_bytes() for name in ("metrics.jsonl", "sessions")}
+    before = {name: (folder / name).read_bytes() for name in ("private/metrics.jsonl", "private.server/sessions")}
     ledgers = Ledgers(folder / "private" / "ledger.sqlite")
     spent = ledgers.last_row("server").filter.spent
     summary = read(folder / "private" / "summary.json")
     assert call("run", "--resume", folder / "private").exit_code == 0
     assert ledgers.last_row("server").filter.spent == spent
     ledgers.close()
-    assert {name: (folder / "private" / name).read_bytes() for name in before} == before
-    assert read(folder / "private" / "summary.json") == summary
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    again = read(folder / "private" / "summary.json")
+    assert {**again, "seconds.total": 0} == {**summary, "seconds.total": 0}  # it was examined once more
 
 
 @pytest.mark.slow
 def test_a_run_that_its_budget_ends_exits_with_1_and_keeps_what_it_has(fgrpo, config, tmp_path, monkeypatch):
-    original, lies = client_round.contribute, [1]
+    original, lies = Participant._contribution, [1]
 
-    def lie_once(policy, owner, *rest):
-        made = original(policy, owner, *rest)
-        if owner.id == 3 and lies:
+    def lie_once(participant, plan):
+        made = original(participant, plan)
+        if participant._owner.id == 3 and lies:
             made.vector.values[0] += lies.pop() * 1500
         return made
 
-    monkeypatch.setattr(client_round, "contribute", lie_once)
+    monkeypatch.setattr(Participant, "_contribution", lie_once)
     outcome = fgrpo("run", config(), "--out", "out")
     assert outcome.exit_code == 1
     assert outcome.stderr.splitlines()[-1] == "fgrpo: the run stopped after round 1: budget spent"
@@ -186,13 +191,32 @@ def test_every_preset_has_a_plan_with_every_promised_key_that_can_learn(fgrpo, p
         assert facts["privacy.delta"] == 1e-5
 
 
-def test_a_plan_names_the_same_figures_to_people_as_to_scripts(fgrpo, config):
+@pytest.mark.parametrize("width", [60, 100])
+def test_a_plan_tells_people_in_words_what_scripts_get_as_figures(fgrpo, config, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
     facts = json.loads(fgrpo("plan", config(), "--json").stdout)
-    lines = dict(line.split(maxsplit=1) for line in fgrpo("plan", config()).stdout.splitlines())
-    assert lines.keys() == facts.keys()
-    facts["advice"] = [each["change"] for each in facts["advice"]]  # what to override is for scripts alone
-    for key, value in facts.items():
-        assert lines[key].strip() == ("-" if value is None or value == [] else str(value))
+    table = fgrpo("plan", config()).stdout
+    assert max(map(len, table.splitlines())) <= width
+    words = " ".join(table.split())
+    for said in (
+        f"epsilon {facts['privacy.epsilon_release']:.3g} at delta {facts['privacy.delta']:g} for each client",
+        f"noise multiplier {facts['privacy.noise_multiplier']:.3g}",
+        f"{facts['adapter.dimension']:,} numbers a round",
+        f"sends {facts['bytes.up_per_client_per_round'] / 1000:.3g} kB",
+        f"a sum needs {facts['aggregation.minimum_survivors']} clients",
+    ):
+        assert said in words
+    for change in facts["advice"]:
+        assert f"--set {change['set'][0]}" in words
+
+
+def test_a_plan_without_privacy_says_that_there_is_none_and_a_plain_one_who_sees_what(fgrpo, config):
+    words = " ".join(fgrpo("plan", config(), "--set", "privacy.unit=none").stdout.split())
+    assert "no differential privacy" in words
+    plain = [part for change in PLAIN for part in ("--set", change)]
+    words = " ".join(fgrpo("plan", config(), *plain).stdout.split())
+    assert "the server sees every client's update" in words
+    assert "readers of the model alone" in words
 
 
 def test_a_plan_makes_no_files(fgrpo, config, tmp_path):
@@ -214,6 +238,7 @@ def test_a_run_costs_the_bytes_that_its_plan_said(finished):
             assert summary[key] == facts[key]
 
 
+PLAIN = ("aggregation.mode=plain", "aggregation.adversary=none", "aggregation.max_corrupt=0")
 NUMBERS = [
     "0",
     "-1",
@@ -259,7 +284,8 @@ def test_no_number_anywhere_in_a_configuration_breaks_the_planner(key, value, ad
 def test_the_demo_ends_with_plain_lines_made_from_the_two_summaries(finished):
     folder, _ = finished
     private, twin = (read(folder / name / "summary.json") for name in ("private", "twin"))
-    lines = story(private, twin, Path("runs/demo"))
+    rounds = read(folder / "private.simulation.json")["rounds"]
+    lines = story(private, twin, rounds, Path("runs/demo"))
     heads = [line.split(maxsplit=1)[0] if line[:1].strip() else "" for line in lines]
     assert heads == ["", "Learned", "Protected", "Cost", "Not", "Next", ""]
     text = "\n".join(lines)

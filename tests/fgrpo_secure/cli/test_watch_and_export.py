@@ -1,16 +1,18 @@
 """A live view and exports of a run, from its metrics alone."""
 
+import fcntl
 import importlib.util
 import json
+import os
 import sys
 
 import pytest
 from typer.testing import CliRunner
 
-from fgrpo_secure import export
 from fgrpo_secure.cli import app
 from fgrpo_secure.cli.watch import sparkline
-from fgrpo_secure.run_directory import RunDirectory
+from fgrpo_secure.report import export
+from fgrpo_secure.storage.run_directory import RunDirectory
 
 run = CliRunner()
 LINE = {
@@ -22,7 +24,7 @@ LINE = {
     "mean_weight": 0.7,
     "epsilon_spent": 1.25,
     "bytes_up_per_client": 10_000,
-    "seconds": 2.5,
+    "seconds_server": 2.5,
     "pass_rate": 0.25,
 }
 
@@ -41,7 +43,24 @@ def measured(directory, *lines):
     directory.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def test_a_run_is_watched_from_before_its_first_round_to_its_end(directory):
+@pytest.fixture
+def conducted(directory):
+    """As a process that conducts the run holds it."""
+    folder = os.open(directory.root, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    yield
+    os.close(folder)
+
+
+def test_watching_a_run_whose_process_has_ended_says_how_to_go_on(directory):
+    measured(directory, LINE)
+    outcome = run.invoke(app, ["watch", str(directory.root), "--interval", "0.1"])
+    assert outcome.exit_code == 1
+    assert "seen: ended before its last round, round 1 of 4" in outcome.stdout
+    assert f"go on with: fgrpo run --resume {directory.root}" in outcome.stderr
+
+
+def test_a_run_is_watched_from_before_its_first_round_to_its_end(directory, conducted):
     before = run.invoke(app, ["watch", str(directory.root), "--once"])
     assert "seen: before its first round, round 0 of 4" in before.stdout
     measured(directory, LINE, {**LINE, "round": 2, "epsilon_spent": 1.75, "pass_rate": 0.5})

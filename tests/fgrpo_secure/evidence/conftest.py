@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fgrpo_secure import config_file, training
-from fgrpo_secure.run_directory import RunDirectory
+from fgrpo_secure.config import files as config_file
+from fgrpo_secure.run import training
+from fgrpo_secure.storage.run_directory import RunDirectory
 
 TABLE = {
     "run": {"name": "evidence"},
@@ -58,5 +59,6 @@ def registry_schema():
 @pytest.fixture
 def copied(finished, tmp_path):
     """A copy to tamper with."""
-    shutil.copytree(finished.root, tmp_path / "run")
+    for folder in (finished.root, finished.private):
+        shutil.copytree(folder, tmp_path / folder.name)
     return RunDirectory(tmp_path / "run")

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from fgrpo_secure import config_file
+from fgrpo_secure.config import files as config_file
 from fgrpo_secure.evidence import exposure, statement
 from protocols import wire
 
@@ -35,7 +35,7 @@ def test_what_a_quantum_computer_could_do_follows_the_option():
     clients = [{"name": "a", "task": "add", "count": 6}]
     for post_quantum, line in ((False, statement.CLASSICAL), (True, statement.SIGNATURES)):
         table = {"client": clients, "aggregation": {"post_quantum": post_quantum}}
-        assert line in statement.not_protected(config_file.parse(table, "here"), private=True)
+        assert line in statement.not_protected(config_file.parse(table, "here"), True, ())
 
 
 def test_every_answer_of_a_client_is_one_of_these_messages():

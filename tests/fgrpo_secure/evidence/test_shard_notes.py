@@ -1,14 +1,20 @@
 """A run of several shards a round verifies, and only with a quorum's signatures in each shard."""
 
+import json
 import shutil
 
 import pytest
 
-from fgrpo_secure import config_file, enrolment, schedule, training
-from fgrpo_secure.evidence import manifest, notes, signed_file, witness
-from fgrpo_secure.evidence.signed_file import BadFile
+from fgrpo_secure.config import files as config_file
+from fgrpo_secure.evidence import basis, history, manifest
 from fgrpo_secure.evidence.verify import Mismatch, Trust, verify
-from fgrpo_secure.run_directory import RunDirectory
+from fgrpo_secure.ledger import cosigning as witness
+from fgrpo_secure.ledger import note_file as notes
+from fgrpo_secure.plan import schedule
+from fgrpo_secure.run import training
+from fgrpo_secure.storage import rosters, signed_file
+from fgrpo_secure.storage.run_directory import RunDirectory
+from fgrpo_secure.storage.signed_file import BadFile
 from protocols.identity import Identity
 
 pytestmark = pytest.mark.slow  # two rounds of 24 clients
@@ -34,9 +40,7 @@ def sharded(tmp_path_factory, silent):
 
 
 def parts_of(directory, training_round):
-    return schedule.partition(
-        config_file.load(str(directory.config)), enrolment.roster(directory).digest, training_round
-    )
+    return schedule.partition(config_file.load(str(directory.config)), rosters.roster(directory).digest, training_round)
 
 
 def without(note, clients):
@@ -49,57 +53,69 @@ def without(note, clients):
 
 
 def test_a_run_of_three_shards_verifies_with_the_signatures_of_all_its_clients(sharded):
-    assert len(list(verify(sharded, Trust()))) == 8
+    assert len(list(verify(sharded, Trust()))) == 11
     found = sorted(sharded.notes.glob("*.note"))
-    assert len(found) == 2
-    for training_round, path in enumerate(found):
+    assert len(found) == 3  # one for each round, one for the ledger's last entry
+    for path in found:
         signed = set(notes.signers(path.read_text()))
         assert signed == {"server", *(witness.client_name(client) for client in range(24))}
+    for training_round in range(2):
         assert [len(part) for part in parts_of(sharded, training_round)] == [8, 8, 8]
 
 
 @pytest.mark.parametrize(("lacking", "fails"), [(2, False), (3, True)])
 def test_a_shard_without_its_quorums_signatures_is_found_however_many_others_signed(sharded, tmp_path, lacking, fails):
-    shutil.copytree(sharded.root, tmp_path / "run")
+    for folder in (sharded.root, sharded.private):
+        shutil.copytree(folder, tmp_path / folder.name)
     copied = RunDirectory(tmp_path / "run")
     assert signed_file.read(copied.statement)["assumptions"]["quorum"] == 6
     first = min(copied.notes.glob("*.note"))
     first.write_text(without(first.read_text(), parts_of(sharded, 0)[1][:lacking]))
     manifest.write(copied, Identity.from_seed(copied.server_key.read_bytes()))
-    if not fails:
-        assert len(list(verify(copied, Trust()))) == 8
+    if not fails:  # enough for the quorum, but not what the statement counts
+        with pytest.raises(Mismatch, match=r"ledger.signed_by_at_least = 24; what was signed and configured gives 22"):
+            list(verify(copied, Trust()))
         return
-    with pytest.raises(Mismatch, match="not the signatures of a quorum of 6 in each shard") as mismatch:
+    with pytest.raises(
+        Mismatch, match=r"has the signatures of 5 clients of session .*; the quorum is 6; missing"
+    ) as found:
         list(verify(copied, Trust()))
-    assert mismatch.value.check == "witnesses"
+    assert found.value.check == "witnesses"
+    named = {witness.client_name(client) for client in parts_of(sharded, 0)[1][:lacking]}
+    assert all(name in str(found.value) for name in named)
 
 
-PARTS = ((0, 1, 2), (3, 4, 5), (6, 7, 8))
-OPENED = {"kind": "intent", "session": "aa", "facts": {"shards": "bb cc"}}
-SETTLED = {"kind": "settled", "session": "aa", "facts": {"training_round": 4, "survivors": "aa:3 cc:2"}}
+def test_a_session_that_failed_owes_no_signatures_and_one_that_ended_does():
+    required = {"aa": ((0, 1, 2), 2), "cc": ((6, 7, 8), 2)}
+    notes._check_quorums("a note", {0, 1, 7, 8}, required)
+    for clients in ((0, 1, 2, 3, 4, 5), (0, 7, 8, 3, 4), (0, 1, 2, 8)):
+        with pytest.raises(BadFile, match="the quorum is 2; missing: client-"):
+            notes._check_quorums("a note", set(clients), required)
 
 
-def signed_by(clients, opened=OPENED, settled=SETTLED):
-    names = {witness.client_name(client) for client in clients}
-    notes._check_shards(
-        "a note", [opened, settled], names, 2, lambda training_round: [PARTS] * (training_round in (0, 4))
-    )
-
-
-def test_a_shard_that_failed_owes_no_signatures_and_one_that_ended_does():
-    signed_by({0, 1, 7, 8})
-    for clients in ({0, 1, 2, 3, 4, 5}, {0, 7, 8, 3, 4}, {0, 1, 2, 8}):
-        with pytest.raises(BadFile, match="each shard"):
-            signed_by(clients)
-
-
-def test_a_ledger_that_hides_the_shards_of_a_round_is_refused():
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda entry: entry["facts"].pop("shards", None), "configuration and rosters give|never charged"),
+        (lambda entry: entry["facts"].update(training_round=1), "another round of training"),
+        (lambda entry: entry["facts"].update(survivors=" ".join(entry["facts"]["survivors"].split()[:1])), "survivors"),
+    ],
+)
+def test_a_ledger_that_hides_shards_or_survivors_of_a_round_or_moves_it_is_refused(sharded, change, reason):
     """One session's entry would do with the signatures of one shard."""
-    alone = {"kind": "intent", "session": "aa", "facts": {}}
-    with pytest.raises(BadFile, match="each shard"):
-        signed_by(range(9), alone, {**SETTLED, "facts": {}})
+    known = basis.read(sharded, rosters.pins(sharded).authority)
+    entries = [json.loads(json.dumps(entry)) for entry in known.history.entries]
+    for entry in entries[1:3]:
+        if "survivors" in entry["facts"] or "shards" in entry["facts"]:
+            try:
+                change(entry)
+            except KeyError:
+                continue
+    server = bytes.fromhex(known.opening.server)
 
+    def check():
+        with basis.opened_ledger(sharded) as ledger:
+            known.planner.check(history.read(entries, ledger.plans(), known.history.root, server))
 
-def test_a_round_that_no_roster_of_the_run_splits_like_this_is_refused():
-    with pytest.raises(BadFile, match="each shard"):
-        signed_by(range(9), settled={**SETTLED, "facts": {**SETTLED["facts"], "training_round": 5}})
+    with pytest.raises(BadFile, match=reason):
+        check()

@@ -5,11 +5,12 @@ from fractions import Fraction
 
 import pytest
 
-from fgrpo_secure import config_file, training
-from fgrpo_secure.evidence import spent
+from fgrpo_secure.config import files as config_file
 from fgrpo_secure.evidence.verify import Trust, verify
-from fgrpo_secure.privacy.ledger import Ledgers
-from fgrpo_secure.run_directory import RunDirectory
+from fgrpo_secure.ledger import privacy_spent as spent
+from fgrpo_secure.ledger.store import Ledgers
+from fgrpo_secure.run import training
+from fgrpo_secure.storage.run_directory import RunDirectory
 
 ROUNDS, CLIENTS = 2, 6
 CASES = {
@@ -54,7 +55,7 @@ def run(request, tmp_path_factory, silent):
 def test_the_run_verifies_and_no_unit_spent_more_than_its_budget(run):
     _, directory, stated = run
     checks = dict(verify(directory, Trust()))
-    assert "claims" in checks
+    assert "statement" in checks
     claim, summary = stated["claims"]["server"], json.loads(directory.summary.read_text())
     assert summary["rounds"] == ROUNDS
     assert 0 < claim["epsilon_spent"] <= claim["epsilon"] * (1 + 1e-9) <= 8.0 * (1 + 1e-9)
@@ -69,7 +70,7 @@ def test_the_statement_says_how_units_take_part(run):
     assert mechanism["turns"] == ROUNDS // (private.max_rounds_per_unit or ROUNDS)
     assert mechanism["rounds_per_unit"] == (private.max_rounds_per_unit or ROUNDS)
     assert (mechanism["sampling"] or {"rate": None})["rate"] == private.sampling_rate
-    assert ("secret coins" in stated["composition"]) == (private.sampling_rate is not None)
+    assert ("secret Poisson sampling" in stated["composition"]) == (private.sampling_rate is not None)
     assert ("each client" in mechanism["name"]) == (private.mode == "local")
     assert stated["assumptions"]["honest_noise"].startswith("none") == (private.mode == "local")
     assert mechanism["releases_per_round"] == (config.federation.local_steps if private.mode == "local" else 1)
@@ -87,7 +88,8 @@ def test_every_clients_own_ledgers_agree_with_the_servers(run):
         for owner in Ledgers.read(path).owners():
             found[path, owner] = Ledgers.read(path).existing(owner)
     assert len(found) == CLIENTS * turns
-    assert {ledger.budget() for ledger in found.values()} == {server.budget() / turns}
+    planned = server.budget() / turns  # of owners' own files: their epsilon, of which the planned rounds leave a little
+    assert all(planned <= ledger.budget() < planned * Fraction(101, 100) for ledger in found.values())
     assert max(ledger.spent() for ledger in found.values()) == spent.most(server)
     assert sum((ledger.spent() for ledger in found.values()), Fraction(0)) == CLIENTS * server.spent()
 
@@ -95,7 +97,8 @@ def test_every_clients_own_ledgers_agree_with_the_servers(run):
 @pytest.mark.slow
 def test_a_run_in_which_clients_take_turns_finishes_and_verifies(tmp_path, silent):
     """The server pays for all eight rounds, a client for the six that it is in: once the server stopped after those."""
-    config = configuration(CASES["subject"]).model_dump()
+    config = configuration(CASES["subject"]).model_dump(exclude_none=True)
+    config["grpo"].pop("max_grad_norm", None)
     config["privacy"] |= {"unit": "client", "clip_norm": 1.0}
     config["federation"] |= {"rounds": 8, "schedule": "blocks", "clients_per_round": 6}
     config["client"] = [{"name": "site", "task": "add", "count": 8}]
@@ -103,11 +106,11 @@ def test_a_run_in_which_clients_take_turns_finishes_and_verifies(tmp_path, silen
     training.start(config_file.parse(config, "here"), directory, silent)
     stated = json.loads(directory.statement.read_text())
     assert (stated["run"]["rounds"], stated["run"]["stopped"], stated["mechanism"]["budgets"]) == (8, None, 2)
-    assert "claims" in dict(verify(directory, Trust()))
+    assert "statement" in dict(verify(directory, Trust()))
     server = Ledgers.read(directory.ledger).existing("server")
     (path,) = directory.owners.rglob("ledgers.sqlite")
     store = Ledgers.read(path)
     owners = [store.existing(name) for name in store.owners()]
-    assert {ledger.budget() * 2 for ledger in owners} == {server.budget()}
+    assert all(server.budget() <= ledger.budget() * 2 < server.budget() * Fraction(101, 100) for ledger in owners)
     assert all(ledger.spent() <= ledger.budget() for ledger in owners)
     assert sum((ledger.spent() for ledger in owners), Fraction(0)) == 6 * server.spent()

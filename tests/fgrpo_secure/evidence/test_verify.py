@@ -5,19 +5,23 @@ import random
 import shutil
 import sqlite3
 from fractions import Fraction
+from itertools import islice
 
 import jsonschema
 import pytest
 import yaml
 from typer.testing import CliRunner
 
-from fgrpo_secure import enrolment
 from fgrpo_secure.cli import app
-from fgrpo_secure.evidence import manifest, notes, signed_file, spent, statement, witness
+from fgrpo_secure.client.store import OwnerStore
+from fgrpo_secure.evidence import manifest, statement
 from fgrpo_secure.evidence.verify import Mismatch, Trust, verify
-from fgrpo_secure.owner_store import OwnerStore
-from fgrpo_secure.privacy import checkpoint_note, ledger_entry
-from fgrpo_secure.privacy.ledger import Ledger, Ledgers
+from fgrpo_secure.ledger import checkpoint_note
+from fgrpo_secure.ledger import cosigning as witness
+from fgrpo_secure.ledger import entries as ledger_entry
+from fgrpo_secure.ledger import note_file as notes
+from fgrpo_secure.ledger.store import Ledger, Ledgers
+from fgrpo_secure.storage import identity_file, owners_folder, rosters, signed_file
 from protocols.identity import Identity
 
 run = CliRunner()
@@ -38,13 +42,17 @@ def resign(directory, change=None):
 
 
 def refused(directory, check, reason, trust=None):
+    """`check` is the one that finds it, or those of which one does."""
     with pytest.raises(Mismatch, match=reason) as mismatch:
         checks(directory, trust)
-    assert mismatch.value.check == check
+    assert mismatch.value.check in ((check,) if isinstance(check, str) else check)
 
 
 def rewritten(directory, entries):
-    """A ledger with other entries in the place of the run's."""
+    """A ledger with other entries in the place of the run's, and the same plans."""
+    store = Ledgers.read(directory.ledger)
+    plans = store.plans()
+    store.close()
     directory.ledger.unlink()
     store = Ledgers(directory.ledger)
     before, intents = None, {}
@@ -52,6 +60,9 @@ def rewritten(directory, entries):
         fields = {**entry, "position": 0 if before is None else before.position + 1}
         before = ledger_entry.replay("server", before, intents, ledger_entry.canonical(fields))
         store.append(before)
+    charged = {entry["session"] for entry in entries if entry["kind"] == "intent"}
+    for session in sorted(charged & plans.keys()):
+        store.keep_plan(bytes.fromhex(session), plans[session])
     store.close()
 
 
@@ -60,26 +71,22 @@ def entries_of(directory):
 
 
 def restate(directory):
-    """Make the statement agree with a rewritten ledger."""
+    """Make the statement agree with a rewritten ledger, as far as a statement of it can be computed."""
 
     def change(stated):
         ledger = Ledgers.read(directory.ledger).existing("server")
-        stated["ledger"] = {"size": ledger.size(), "root": ledger.root().hex()}
-        stated["rounds"] = statement.releases(ledger)
-        terms = spent.Terms.read(stated["mechanism"])
-        for claim in stated["claims"].values():
-            claim["epsilon_spent"] = spent.epsilon(ledger, terms, claim["delta"])
+        stated["ledger"] |= {"size": ledger.size(), "root": ledger.root().hex()}
 
     resign(directory, change)
 
 
 def test_a_finished_run_verifies_from_its_files_alone(finished):
-    names = ["files", "statement", "roster", "ledger", "witnesses", "checkpoints kept elsewhere", "claims", "settings"]
-    assert checks(finished) == names
+    names = ["secrets", "files", "rosters", "identity", "ledger", "plans", "witnesses", "checkpoints kept elsewhere"]
+    assert checks(finished) == [*names, "adapter", "statement", "documents"]
 
 
-def test_it_verifies_elsewhere_without_the_servers_key_and_leaves_nothing_behind(copied):
-    copied.server_key.unlink()
+def test_it_verifies_elsewhere_without_the_servers_folder_and_leaves_nothing_behind(copied):
+    shutil.rmtree(copied.private)
     before = sorted(path.name for path in copied.root.rglob("*"))
     checks(copied)
     assert sorted(path.name for path in copied.root.rglob("*")) == before
@@ -87,15 +94,15 @@ def test_it_verifies_elsewhere_without_the_servers_key_and_leaves_nothing_behind
 
 def test_the_keys_that_an_auditor_knows_are_the_ones_that_count(finished):
     server = Identity.from_seed(finished.server_key.read_bytes()).public
-    authority = enrolment.pins(finished).authority
-    assert len(checks(finished, Trust(authority, server))) == 8
+    authority = rosters.pins(finished).authority
+    assert len(checks(finished, Trust(authority, server))) == 11
     refused(finished, "files", "is signed by", Trust(authority, bytes(32)))
-    refused(finished, "roster", "signature", Trust(bytes(range(32)), server))
+    refused(finished, "rosters", "signature", Trust(bytes(range(32)), server))
 
 
 def test_every_client_that_finished_signed_every_checkpoint(finished):
     found = sorted(finished.notes.glob("*.note"))
-    assert len(found) == 2
+    assert len(found) == 3
     for path in found:
         assert sorted(notes.signers(path.read_text())) == sorted(
             ["server", *(witness.client_name(i) for i in range(6))]
@@ -113,9 +120,17 @@ def test_a_thousand_flipped_bytes_are_all_noticed(copied):
         data[place] ^= 1 << chance.randrange(8)
         original, _ = path.read_bytes(), path.write_bytes(data)
         with pytest.raises(Mismatch):
-            next(iter(verify(copied, Trust())))
+            list(islice(verify(copied, Trust()), 2))
         path.write_bytes(original)
     checks(copied)
+
+
+def test_a_secret_key_in_what_was_handed_over_is_named(copied, tmp_path):
+    shutil.copy(copied.server_key, copied.root / "notes" / "x.note")
+    refused(copied, "secrets", r"notes/x.note holds a secret key: whoever was handed this directory can sign")
+    identity_file.write(copied.root / "mine.identity", "me", bytes(32))
+    (copied.root / "notes" / "x.note").unlink()
+    refused(copied, "secrets", "mine.identity holds a secret key")
 
 
 @pytest.mark.parametrize("name", ["config.toml", "adapter/adapter_model.safetensors", "summary.json", "ledger.sqlite"])
@@ -123,9 +138,9 @@ def test_a_missing_or_added_file_is_named(copied, name):
     (copied.root / name).unlink()
     refused(copied, "files", f"{name} is missing")
     shutil.copy(copied.roster, copied.root / name)
+    refused(copied, "files", f"{name} is not the file that the run left")
     (copied.root / "extra.txt").write_text("x")
-    with pytest.raises(Mismatch, match=f"{name} is not the file|extra.txt was added"):
-        checks(copied)
+    refused(copied, "secrets", "holds a file that no run leaves: 'extra.txt'")
 
 
 def test_a_swapped_adapter_is_found(copied):
@@ -140,7 +155,7 @@ def test_an_edited_statement_is_found(copied):
     refused(copied, "files", "privacy_statement.json is not the file")
     identity = Identity.from_seed(bytes(32))
     manifest.write(copied, identity)
-    refused(copied, "files", "not the key that signed")
+    refused(copied, "identity", "opening.json names another server")
 
 
 def test_a_statement_with_another_space_is_found_even_if_the_manifest_is_signed_again(copied):
@@ -149,37 +164,38 @@ def test_a_statement_with_another_space_is_found_even_if_the_manifest_is_signed_
     refused(copied, "statement", "not in its one byte form")
 
 
-SAMPLING = {"rate": 0.1, "noise_multiplier": 40.0, "releases": 2}
+@pytest.mark.parametrize("part", ["key", "value"])
+def test_a_signature_in_capital_letters_is_another_file(copied, part):
+    content = json.loads(copied.manifest.read_text())
+    content["signature"][part] = content["signature"][part].upper()
+    copied.manifest.write_text(json.dumps(content, sort_keys=True, indent=2) + "\n")
+    refused(copied, "files", "manifest.json is not in its one byte form")
 
 
 @pytest.mark.parametrize(
-    ("change", "check", "reason"),
+    ("change", "reason"),
     [
-        (lambda s: s["claims"]["server"].update(epsilon_spent=0.01), "claims", "the ledger amounts to epsilon"),
-        (lambda s: s["claims"]["server"].update(epsilon=0.01), "claims", "was spent"),
-        (lambda s: s["claims"].update(release={**s["claims"]["release"], "epsilon_spent": 0.0}), "claims", "amounts"),
-        (lambda s: s["rounds"].pop(), "claims", "rounds are not the ledger's"),
-        (lambda s: s["rounds"][0].update(noise_multiplier=99.0), "claims", "rounds are not the ledger's"),
-        (lambda s: s["mechanism"].update(turns=2), "claims", "other turns, or at another rate"),
-        (lambda s: s["mechanism"].update(sampling=SAMPLING), "claims", "other turns, or at another rate"),
-        (lambda s: s["ledger"].update(size=1), "ledger", "the statement differs"),
-        (lambda s: s["origins"].update(roster_digest="00" * 32), "roster", "not the roster that the statement names"),
-        (lambda s: s["origins"].update(ledger="fgrpo-secure/ledger/other"), "witnesses", "is about"),
-        (lambda s: s["run"].update(rounds=1), "settings", "summary.json has rounds = 2, the statement 1"),
-        (lambda s: s.update(unit="none"), "settings", "config.toml is of another run"),
-        (lambda s: s.update(extra=1), "statement", "extra"),
-        (lambda s: s["assumptions"].update(quorum=7), "witnesses", "the signatures of 6 clients; the quorum is 7"),
+        (lambda s: s["claims"]["server"].update(epsilon_spent=0.01), "says claims.server.epsilon_spent = 0.01"),
+        (lambda s: s["claims"]["server"].update(mu=5.0), "says claims.server.mu"),
+        (lambda s: s["rounds"].pop(), "has 1 of rounds; what was signed gives 2"),
+        (lambda s: s["mechanism"].update(turns=2), "says mechanism.turns = 2; what was signed and configured gives 1"),
+        (lambda s: s["run"].update(adapter_digest="00" * 32), "says run.adapter_digest"),
+        (lambda s: s.update(not_protected=s["not_protected"][1:]), "of not_protected; what was signed gives"),
+        (lambda s: s.update(unit="none"), "says unit = .none"),
+        (lambda s: s.update(extra=1), "extra"),
+        (lambda s: s["assumptions"].update(quorum=7), "says assumptions.quorum = 7; .* gives 4"),
+        (lambda s: s["asserted"].update(operator=["somebody else"]), "says asserted.operator.0"),
     ],
 )
-def test_a_statement_that_its_server_signs_again_must_still_be_true(copied, change, check, reason):
+def test_a_statement_that_its_server_signs_again_must_still_follow(copied, change, reason):
     resign(copied, change)
-    refused(copied, check, reason)
+    refused(copied, "statement", reason)
 
 
 def test_a_registry_record_that_says_something_else_is_found(copied):
     copied.registry.write_text(copied.registry.read_text().replace("status: Draft", "status: Approved"))
     resign(copied)
-    refused(copied, "settings", "is not the statement's record")
+    refused(copied, "documents", "is not the statement's record")
 
 
 # ------------------------------------------------------------------------------------------------ a server that cheats
@@ -192,7 +208,11 @@ def test_any_byte_of_any_entry_is_covered_by_the_clients_signatures(copied):
             continue
         rewritten(copied, [*entries[:place], {**entry, "facts": {"x": 1}}, *entries[place + 1 :]])
         restate(copied)
-        refused(copied, "witnesses", "another history")
+        refused(
+            copied,
+            ("ledger", "plans", "witnesses", "adapter"),
+            "another history|last entry|price|does not|count|plan|breaks",
+        )
 
 
 def test_entries_dropped_reordered_or_inserted_are_found_by_the_clients_signatures(copied):
@@ -200,13 +220,21 @@ def test_entries_dropped_reordered_or_inserted_are_found_by_the_clients_signatur
     first, second = rest[:2], rest[2:]
     rewritten(copied, [budget, *second, *first])
     restate(copied)
-    refused(copied, "witnesses", "another history")
+    refused(
+        copied,
+        ("ledger", "plans", "witnesses", "adapter"),
+        "another history|last entry|price|does not|count|plan|breaks",
+    )
     rewritten(copied, [budget, *second])
     restate(copied)
-    refused(copied, "witnesses", "another history|was cut")
+    refused(copied, ("ledger", "plans", "witnesses"), "another history|was cut")
     rewritten(copied, [budget, budget, *first, *second])
     restate(copied)
-    refused(copied, "witnesses", "another history")
+    refused(
+        copied,
+        ("ledger", "plans", "witnesses", "adapter"),
+        "another history|last entry|price|does not|count|plan|breaks",
+    )
 
 
 def test_a_ledger_rolled_back_is_found(copied):
@@ -220,7 +248,7 @@ def test_a_ledger_that_grew_without_witnesses_is_found(copied):
         last = note
     last.unlink()
     resign(copied)
-    refused(copied, "witnesses", "no clients signed for the session settled")
+    refused(copied, "witnesses", "no clients signed for entry 5, the last that they had to sign for")
 
 
 def test_a_rewritten_row_is_found_even_if_everything_is_signed_again(copied):
@@ -230,7 +258,7 @@ def test_a_rewritten_row_is_found_even_if_everything_is_signed_again(copied):
     rows.commit()
     rows.close()
     resign(copied)
-    refused(copied, "ledger", "breaks at entry 2")
+    refused(copied, "ledger", "other tables|breaks at entry 2")
 
 
 def test_a_forked_ledger_shown_to_one_client_is_found_by_what_that_client_kept(finished, tmp_path):
@@ -245,13 +273,13 @@ def test_a_forked_ledger_shown_to_one_client_is_found_by_what_that_client_kept(f
 
 
 def test_what_the_clients_kept_is_of_this_ledger(finished, tmp_path):
-    store = OwnerStore(enrolment.owner_store(finished, 0))
+    store = OwnerStore(owners_folder.store(finished.owners, 0))
     kept = tmp_path / "client-0.note"
     (text,) = store.notes(Identity.from_seed(store.identity_seed(0)).public)
     kept.write_text(text)
     store.close()
     assert "client-0" in notes.signers(text)
-    assert len(checks(finished, Trust(witnessed=(kept,)))) == 8
+    assert len(checks(finished, Trust(witnessed=(kept,)))) == 11
 
 
 def test_a_note_signed_by_the_wrong_key_or_a_stranger_or_twice_is_found(copied):
@@ -269,7 +297,10 @@ def test_a_note_signed_by_the_wrong_key_or_a_stranger_or_twice_is_found(copied):
     )
     forged = checkpoint_note.signature_line(checkpoint, stranger)
     cases = [
-        ([line if " client-2 " not in line else forged for line in lines], "no valid signature of client-2"),
+        (
+            [line if " client-2 " not in line else forged for line in lines],
+            "client-2's line is no testimony",
+        ),
         ([*lines, checkpoint_note.signature_line(checkpoint, nobody)], "roster"),
         ([*lines, lines[-1]], "the same twice"),
         ([*lines, "nonsense\n"], "no signature"),
@@ -289,7 +320,7 @@ def test_the_statement_has_its_published_form_and_the_schema_refuses_others(fini
     signed = json.loads(finished.statement.read_text())
     jsonschema.Draft202012Validator.check_schema(statement.schema())
     jsonschema.validate(signed, statement.schema())
-    for change in ({"unit": "person"}, {"extra": 1}, {"rounds": [{}]}, {"server_saw": []}):
+    for change in ({"unit": "person"}, {"extra": 1}, {"rounds": [{}]}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({**signed, **change}, statement.schema())
 
@@ -312,7 +343,7 @@ def test_the_registry_record_is_valid_against_the_registrys_rules(finished, regi
 
 def test_the_command_says_each_check_and_exits_with_one_at_the_first_mismatch(finished, copied):
     done = run.invoke(app, ["verify", str(finished.root)])
-    assert (done.exit_code, done.stdout.count("ok    ")) == (0, 8)
+    assert (done.exit_code, done.stdout.count("ok    ")) == (0, 11)
     copied.summary.write_text("{}")
     failed = run.invoke(app, ["verify", str(copied.root)])
     assert failed.exit_code == 1
@@ -338,5 +369,5 @@ def test_a_run_cut_short_or_empty_says_what_is_missing(copied, tmp_path):
     refused(copied, "files", "manifest.json is missing")
     (tmp_path / "empty").mkdir()
     failed = run.invoke(app, ["verify", str(tmp_path / "empty")])
-    assert failed.exit_code == 1
-    assert "manifest.json is missing" in failed.stderr
+    assert failed.exit_code == 2
+    assert "holds no run: none of" in failed.stderr

@@ -9,7 +9,8 @@ import pytest
 from dp_accounting.pld import PLDAccountant  # type: ignore[import-untyped]  # as above
 from dp_accounting.rdp import RdpAccountant  # type: ignore[import-untyped]  # as above
 
-from fgrpo_secure import adapters, config_file, models, run_plan
+from fgrpo_secure.config import files as config_file
+from fgrpo_secure.plan import adapter_shape, run_plan
 from fgrpo_secure.privacy import crosscheck
 from fgrpo_secure.privacy.accounting import epsilon_of, round_mu_squared
 from fgrpo_secure.privacy.crosscheck import Noise
@@ -150,7 +151,7 @@ def test_each_kind_of_claim_is_compared_by_what_can_state_it(tmp_path, more, com
     path = tmp_path / "units.toml"
     path.write_text(BASE + more)
     config = config_file.load(str(path))
-    privacy = run_plan.plan(config, adapters.attach(models.load(config.model), config.adapter, 0))
+    privacy = run_plan.plan(config, adapter_shape.read(config.model.path, config.adapter))
     facts = run_plan.crosscheck(privacy)
     assert (facts["privacy.crosscheck.pld"] is not None) == compared
     assert (facts["privacy.crosscheck.zcdp"] is not None) == integers

@@ -9,14 +9,7 @@ import pytest
 from scipy import stats  # type: ignore[import-untyped]  # scipy ships no types
 
 from fgrpo_secure.privacy import discrete_gaussian, keystream
-from fgrpo_secure.privacy.discrete_gaussian import (
-    CELL_BITS,
-    TABLE_DISTANCE,
-    largest_sample,
-    pick,
-    sample,
-    table,
-)
+from fgrpo_secure.privacy.discrete_gaussian import CELL_BITS, TABLE_DISTANCE, largest_sample, pick, sample, table
 from fgrpo_secure.privacy.keystream import Keystream
 
 KEY = bytes(range(32))

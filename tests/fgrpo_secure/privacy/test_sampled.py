@@ -8,10 +8,10 @@ import pytest
 from opacus.accountants import PRVAccountant
 from scipy import integrate, stats
 
-from fgrpo_secure.evidence.spent import amounts_to
-from fgrpo_secure.privacy import discrete_gaussian, planner, sampled
+from fgrpo_secure.plan import cost as planner
+from fgrpo_secure.plan.cost import InfeasiblePlan, Units
+from fgrpo_secure.privacy import discrete_gaussian, sampled
 from fgrpo_secure.privacy.accounting import epsilon_of
-from fgrpo_secure.privacy.planner import InfeasiblePlan, Units
 from fgrpo_secure.privacy.sampled import Sampling
 from protocols.params import Adversary
 
@@ -33,7 +33,7 @@ COMMON = {
 
 def planned(units, **changes):
     asked = {"epsilon": 8.0} if "noise_multiplier" not in changes else {}
-    return planner.plan(**{**COMMON, **asked, **changes}, units=units)
+    return planner.plan(planner.PlanRequest(**{**COMMON, **asked, **changes}, units=units))
 
 
 def delta_once(rate, multiplier, epsilon):
@@ -95,9 +95,10 @@ def test_a_sampled_ledger_counts_releases_and_reports_what_those_cost():
     charge = plan.round_charge
     assert 12 * charge == plan.claim.budget
     for done in (1, 5, 12):
-        spent = amounts_to(done * charge, plan.claim.budget, plan.claim.sampling, 1e-5)
-        assert spent == plan.claim.sampling.epsilon(1e-5, done)
-    assert amounts_to(Fraction(0), plan.claim.budget, plan.claim.sampling, 1e-5) == 0.0
+        spent = plan.claim.odometer.read(done * charge)
+        assert plan.claim.sampling.epsilon(1e-5, done) <= spent <= plan.claim.epsilon
+    assert spent == plan.claim.epsilon, "all releases: what was planned"
+    assert plan.claim.odometer.read(Fraction(0)) == 0.0
 
 
 def test_without_sampling_a_unit_pays_for_the_rounds_it_takes_part_in_and_no_others():
@@ -145,7 +146,7 @@ def test_units_are_for_units_inside_a_client_only():
     with pytest.raises(ValueError, match="for them only"):
         planned(Units(32, 12), unit="client")
     with pytest.raises(ValueError, match="for them only"):
-        planner.plan(**COMMON, epsilon=8.0)
+        planner.plan(planner.PlanRequest(**COMMON, epsilon=8.0))
     with pytest.raises(ValueError, match="at least 1"):
         planned(Units(0, 12))
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from fgrpo_secure import config_file, training
-from fgrpo_secure.run_directory import RunDirectory
+from fgrpo_secure.config import files as config_file
+from fgrpo_secure.run import training
+from fgrpo_secure.storage.run_directory import RunDirectory
 
 TABLE = {
     "adapter": {"rank": 1},

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from fgrpo_secure.entropy import SeededEntropy
-from fgrpo_secure.privacy import clip, discrete_gaussian, encode, noise, planner
+from fgrpo_secure.plan import cost as planner
+from fgrpo_secure.plan.cost import Units
+from fgrpo_secure.privacy import clip, discrete_gaussian, encode, noise
 from fgrpo_secure.privacy.clip import ClippedUpdate
-from fgrpo_secure.privacy.planner import Units
 from protocols.params import Adversary
 from threat_model.audit import canaries
 from threat_model.audit.setting import NothingToAudit, setting
@@ -22,11 +23,11 @@ UNITS = {
 
 
 def audited(unit="client", epsilon=8.0, dimension=1_024, **inner):
-    made = planner.plan(
+    made = planner.plan(planner.PlanRequest(
         rounds=3, clients=8, clients_per_round=8, rounds_per_client=3, dimension=dimension, unit=unit, delta=1e-5,
         clip_norm=1.0, adversary=Adversary.LYING_SERVER, max_corrupt=0.05, max_dropout=0.1, mean_weight=1.0,
         epsilon=epsilon, units=UNITS[unit] and dataclasses.replace(UNITS[unit], **inner),
-    )  # fmt: skip
+    ))  # fmt: skip
     return setting(made)
 
 

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from fgrpo_secure import config_file
 from fgrpo_secure.cli import contributed
+from fgrpo_secure.config import files as config_file
 from fgrpo_secure.evidence import audits
 from fgrpo_secure.evidence.audits import Audit
 from fgrpo_secure.privacy import discrete_gaussian, noise
-from fgrpo_secure.run_directory import RunDirectory, RunDirectoryError
+from fgrpo_secure.storage.run_directory import RunDirectory, RunDirectoryError
 from threat_model.audit.command import app
 
 run = CliRunner()

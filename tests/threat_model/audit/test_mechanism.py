@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from fgrpo_secure.entropy import SeededEntropy
-from fgrpo_secure.privacy import clip, discrete_gaussian, encode, noise, planner, units
+from fgrpo_secure.plan import cost as planner
+from fgrpo_secure.plan.cost import Units
+from fgrpo_secure.privacy import clip, discrete_gaussian, encode, noise, units
 from fgrpo_secure.privacy.accounting import epsilon_of
 from fgrpo_secure.privacy.clip import ClippedUpdate, Update
 from fgrpo_secure.privacy.encode import EncodedVector
-from fgrpo_secure.privacy.planner import Units
 from protocols.params import Adversary
 from threat_model.audit import mechanism
 from threat_model.audit import units as inside
@@ -29,11 +30,11 @@ def audited(unit="client", rate=None, epsilon=4.0, dimension=1_024, rounds=3):
     inner = UNITS[unit]
     if rate is not None:
         inner = dataclasses.replace(inner, rate=rate)
-    made = planner.plan(
+    made = planner.plan(planner.PlanRequest(
         rounds=rounds, clients=8, clients_per_round=8, rounds_per_client=rounds, dimension=dimension, unit=unit,
         delta=1e-5, clip_norm=1.0, adversary=Adversary.LYING_SERVER, max_corrupt=0.05, max_dropout=0.1, mean_weight=1.0,
         epsilon=None if unit == "none" else epsilon, units=inner,
-    )  # fmt: skip
+    ))  # fmt: skip
     return setting(made)
 
 

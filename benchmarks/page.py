@@ -1,0 +1,258 @@
+"""The pages that show what was measured: their tables are rendered from result files, between marks.
+
+`<!-- learning:NAME -->` to `<!-- end -->` in a page is what the function of that name says about the files. A test
+renders every page again and finds it unchanged: no figure is typed by hand.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import claims
+import direction
+import record
+from claims import EPSILONS, HOSPITALS, HOSPITALS_BEFORE, SEEDS, STRESS, Lines, Row
+
+ROOT = Path(__file__).parent.parent
+EXPLANATION = ROOT / "docs/explanation"
+PAGES = (ROOT / "README.md", *(EXPLANATION / f"{name}.md" for name in ("learning", "weights", "measurements")))
+PLOTS = record.RESULTS / "learning.svg", record.RESULTS / "weights.svg"
+MARK = re.compile(r"(<!-- learning:(\w+) -->\n\n)(.*?)(\n*<!-- end -->)", re.DOTALL)
+FEW = 5  # seeds; with fewer a table says how many
+
+
+def write() -> None:
+    """Render every block of every page, and the plots."""
+    lines = claims.finished()
+    for path in PAGES:
+        path.write_text(rendered(path.read_text(), lines))
+    plot_epsilon(lines, PLOTS[0])
+    plot_weights(lines, PLOTS[1])
+
+
+def rendered(text: str, lines: Lines) -> str:
+    """A page's text with every block as the result files have it."""
+    return MARK.sub(lambda found: found[1] + BLOCKS[found[2]](lines).rstrip("\n") + "\n\n<!-- end -->", text)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def _text(values: dict[int, float]) -> str:
+    """A mean over seeds with its interval; how many seeds where they are fewer than a claim needs."""
+    if not values:
+        return "not measured"
+    found = record.interval(list(values.values()))
+    few = "" if len(values) >= FEW else f" ({len(values)} seed{'s'[: len(values) > 1]})"
+    return (record.text(found) if len(values) > 1 else f"{found['mean']:+.1f}") + few
+
+
+def _less(ours: dict[int, float], others: dict[int, float]) -> str:
+    return _text({seed: ours[seed] - others[seed] for seed in sorted(set(ours) & set(others))})
+
+
+def _settings(row: Row) -> str:
+    chosen = dict(each.split("=", 1) for each in row.settings)
+    prompts, step = chosen.get("grpo.prompts_per_step", "8"), chosen.get("server.learning_rate", "3")
+    return f"{prompts} prompts x 4, step {step}"
+
+
+def epsilon(lines: Lines) -> str:
+    """What each budget leaves to learn, and what a trusted server would make of it."""
+    rows = []
+    for row in EPSILONS:
+        ours, trusted = row.trials(), row.trials(server="plain")
+        less = "the same integers" if row.name == "none" else None
+        sampled, greedy = (claims.found(lines, ours, f"{figure}_gain") for figure in ("sampled", "greedy"))
+        beside = [
+            less or _less(gain, claims.found(lines, trusted, f"{figure}_gain"))
+            for gain, figure in ((sampled, "sampled"), (greedy, "greedy"))
+        ]
+        rows.append([row.name, _settings(row), _text(sampled), _text(greedy), *beside])
+    head = ("epsilon", "a client and round", "sampled", "greedy", "less a trusted server, sampled", "greedy")
+    return _table(head, rows)
+
+
+def weights(lines: Lines) -> str:
+    """The rule `history` less uniform weights, seed by seed."""
+    rows = []
+    for row in (*STRESS, *EPSILONS):
+        ours, others = row.trials(), row.trials("uniform")
+        name = row.name if row in STRESS else f"all right, epsilon {row.name}"
+        columns = [
+            _less(claims.found(lines, ours, figure), claims.found(lines, others, figure))
+            for figure in ("sampled_gain", "greedy_gain")
+        ]
+        worst = [
+            {trial.seed: min(task[0] for task in lines[trial]["tasks"].values()) for trial in chosen if trial in lines}
+            for chosen in (ours, others)
+        ]
+        uniform = _text(claims.found(lines, others, "sampled_gain"))
+        rows.append([name, uniform, *columns, _less(*worst), _kept(lines, row)])
+    head = ("clients", "uniform, sampled", "history less uniform, sampled", "greedy", "worst task", "last weights")
+    return _table(head, rows)
+
+
+def hospitals(lines: Lines) -> str:
+    """Eight hospitals with a guarantee for each patient, beside what the preset trained once."""
+    rows = []
+    for row, before in zip(HOSPITALS, HOSPITALS_BEFORE, strict=True):
+        step = dict(each.split("=", 1) for each in row.settings).get("server.learning_rate", "300")
+        ours, others = (
+            [claims.found(lines, each.trials(), figure) for figure in ("sampled_gain", "greedy_gain")]
+            for each in (row, before)
+        )
+        rows.append([row.name, step, *map(_text, ours), *map(_text, others)])
+    head = ("epsilon for each patient", "server step", "sampled", "greedy", "before: sampled", "greedy")
+    return _table(head, rows)
+
+
+def _kept(lines: Lines, row: Row) -> str:
+    """Mean weights of the last round by kind of client, over seeds."""
+    runs = [lines[trial]["weights"] for trial in row.trials() if trial in lines]
+    if not runs:
+        return "-"
+    return ", ".join(f"{kind} {sum(run[kind][-1] for run in runs) / len(runs):.2f}" for kind in runs[0])
+
+
+def exactness(_: Lines) -> str:
+    """The planner's formula beside what was measured."""
+    rows: dict[tuple[int, int], list[float]] = {}
+    for line in record.lines(claims.FILES["direction"]):
+        rows.setdefault((line["prompts"], line["completions"]), []).append(direction.seen(line))
+    return _table(
+        ("prompts x completions", "measured", "formula"),
+        (
+            [
+                f"{shape[0]} x {shape[1]}",
+                f"{sum(found) / len(found):.2f}",
+                f"{direction.forecast.exactness(*shape):.2f}",
+            ]
+            for shape, found in sorted(rows.items())
+        ),
+    )
+
+
+def forecast(lines: Lines) -> str:
+    """The planner's forecast of what noise leaves, beside the share of the gain without noise that was left."""
+    whole = claims.found(lines, EPSILONS[0].trials(), "sampled_gain")
+    rows = []
+    for row in EPSILONS[1:]:
+        gains = claims.found(lines, row.trials(), "sampled_gain")
+        if not gains or not whole:
+            continue
+        kept = sum(gains.values()) / len(gains) / (sum(whole.values()) / len(whole))
+        rows.append([row.name, _settings(row), f"{_forecast(row):.0%}", f"{kept:.0%}"])
+    return _table(("epsilon", "a client and round", "forecast", "measured"), rows)
+
+
+def _forecast(row: Row) -> float:
+    from fgrpo_secure.config import files as config_file
+    from fgrpo_secure.plan import adapter_shape, run_plan
+
+    config = config_file.load("quickstart", row.settings)
+    shape = adapter_shape.read(config.model.path, config.adapter)
+    if shape is None:
+        raise ValueError("the shipped model's files do not say its shape")
+    return direction.forecast.of(config, run_plan.plan(config, shape)).kept
+
+
+def readme(lines: Lines) -> str:
+    """The rows of the README: a guarantee for each of 256 clients, and for each of 256 patients."""
+    rows = (
+        (EPSILONS[1], "`quickstart`: 256 clients, 12 rounds", "epsilon 8 at delta 1e-5 for each client"),
+        (HOSPITALS[0], "`hospitals`: 8 clients with 32 patients each, 12 rounds", "the same for each patient"),
+    )
+    head = ("preset", "guarantee against the server, no amplification", "sampled, points", "greedy, points")
+    return _table(head, ([what, promised, *_reached(lines, row)] for row, what, promised in rows))
+
+
+def _reached(lines: Lines, row: Row) -> list[str]:
+    cells = []
+    for figure in ("sampled", "greedy"):
+        after = list(claims.found(lines, row.trials(), figure).values())
+        gain = _text(claims.found(lines, row.trials(), f"{figure}_gain"))
+        cells.append(f"{gain}, to {sum(after) / max(1, len(after)):.1f} %")
+    return cells
+
+
+def whole(_: Lines) -> str:
+    """One run of the whole system: the product's own words for what the simulated ones stand for."""
+    run = json.loads((record.RESULTS / "whole_run.json").read_text())
+    said = run["summary"]
+    before, after = ([said[f"pass_rate.{kind}{when}"] for kind in ("", "greedy_")] for when in ("initial", "final"))
+    return (
+        f"One whole run, with protocol, ledgers and processes (seed {run['seed']}, its own evaluation): sampled "
+        f"{before[0]:.1%} to {after[0]:.1%}, greedy {before[1]:.1%} to {after[1]:.1%}, epsilon "
+        f"{said['privacy.epsilon_spent']:.2f} spent; {run['processor_seconds']:.0f} s of processor time at a load of "
+        f"{run['load']:g} on two cores."
+    )
+
+
+def facts(lines: Lines) -> str:
+    """On what it was measured."""
+    return f"Seeds {SEEDS[0]} to {SEEDS[-1]}; {record.machines(lines.values())}."
+
+
+BLOCKS: dict[str, Callable[[Lines], str]] = {
+    "epsilon": epsilon,
+    "weights": weights,
+    "hospitals": hospitals,
+    "exactness": exactness,
+    "forecast": forecast,
+    "readme": readme,
+    "facts": facts,
+    "whole": whole,
+}
+
+
+def plot_epsilon(lines: Lines, path: Path) -> None:
+    """Gains over epsilon: the federation and a trusted server."""
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.4), sharex=True)
+    rows = EPSILONS[::-1]
+    for panel, name in zip(panels, ("sampled", "greedy"), strict=True):
+        for shift, server, label in ((-0.04, "secure", "secure aggregation"), (0.04, "plain", "trusted server")):
+            found = [claims.found(lines, row.trials(server=server), f"{name}_gain") for row in rows]
+            places = [place for place, values in enumerate(found) if len(values) > 1]
+            ranges = [record.interval(list(found[place].values())) for place in places]
+            reach = [each["high"] - each["mean"] for each in ranges]
+            where, middle = [place + shift for place in places], [each["mean"] for each in ranges]
+            panel.errorbar(where, middle, yerr=reach, marker="o", ms=3, lw=1, capsize=2, label=label)
+        panel.axhline(0, color="grey", lw=0.8)
+        panel.set_title(f"gain in pass rate, {name} (points)", fontsize=9)
+        panel.set_xticks(range(len(rows)), [row.name for row in rows])
+        panel.set_xlabel("epsilon against the server, delta 1e-5", fontsize=8)
+    panels[0].legend(fontsize=7)
+    _save(figure, path)
+
+
+def plot_weights(lines: Lines, path: Path) -> None:
+    """Mean weights over the rounds, by kind of client."""
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, len(STRESS), figsize=(9, 3.0), sharey=True)
+    for panel, row in zip(panels, STRESS, strict=True):
+        runs = [lines[trial]["weights"] for trial in row.trials() if trial in lines]
+        for kind in runs[0] if runs else ():
+            rounds = zip(*(run[kind] for run in runs), strict=True)
+            panel.plot([sum(each) / len(each) for each in rounds], label=kind, lw=1.2)
+        panel.set_title(row.name, fontsize=9)
+        panel.set_xlabel("round", fontsize=8)
+        panel.set_ylim(0.45, 1.02)
+    panels[0].set_ylabel("mean weight", fontsize=8)
+    panels[0].legend(fontsize=7)
+    _save(figure, path)
+
+
+def _save(figure: object, path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "fgrpo_secure"  # the same bytes for the same figures
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})

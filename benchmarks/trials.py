@@ -1,0 +1,196 @@
+"""Runs of the quickstart's problem that differ in a few settings: simulated, marked, and written down.
+
+A trial is simulated (`simulate`): the product's stages, all clients in one batch, integers added up without masks. It
+is marked on problems that neither training nor tuning met (`utility.held_out`), tasks counted equally. Trials of one
+seed have the same prompts and, in the first round, the same draws: differences are taken seed by seed.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import record
+import torch
+import utility
+from simulate import Simulation, Trained
+
+from fgrpo_secure.config import files as config_file
+from fgrpo_secure.config.schema import Client, Config
+from fgrpo_secure.learning.evaluation import Score, evaluate, overall
+from fgrpo_secure.learning.tasks.evaluation import evaluation_set
+from fgrpo_secure.learning.tasks.rewards import exact
+from fgrpo_secure.plan import round_settings
+
+PRESET = "quickstart"  # whose problems all trials are marked on: hospitals have the same
+NOISE = "pure_noise:reward"
+# shares of a task's clients whose rewards are broken: the sign is wrong, or they have nothing to do with the task
+BROKEN = {"none": (0.0, 0.0), "flip": (0.25, 0.0), "late": (0.25, 0.0), "noise": (0.0, 0.5), "mixed": (0.25, 0.25)}
+NOT_TRAINING = ("privacy.", "weighting.", "server.", "federation.rounds")  # what the first round's training ignores
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run: what differs from the preset, how many clients are broken, who adds the noise, and the seed."""
+
+    settings: tuple[str, ...] = ()
+    broken: str = "none"
+    server: str = "secure"
+    seed: int = 0
+    problems: str = "held out"  # or "public": those that presets show, for tuning
+    preset: str = "quickstart"
+
+    def config(self) -> Config:
+        """The preset with this trial's settings."""
+        chosen = config_file.load(self.preset, [f"run.seed={self.seed}", "run.entropy=seeded", *self.settings])
+        clients = [part for client in chosen.client for part in split(client, self.broken)]
+        return Config.model_validate(chosen.model_dump(exclude_unset=True) | {"client": clients})
+
+    def key(self) -> dict[str, Any]:
+        """How a line of a result file names it."""
+        return {
+            "settings": list(self.settings),
+            "broken": self.broken,
+            "server": self.server,
+            "seed": self.seed,
+            "problems": self.problems,
+            "preset": self.preset,
+        }
+
+
+def named(line: dict[str, Any]) -> Trial:
+    """The trial whose outcome a line is."""
+    preset = line.get("preset", "quickstart")
+    return Trial(tuple(line["settings"]), line["broken"], line["server"], line["seed"], line["problems"], preset)
+
+
+def split(client: Client, broken: str) -> list[dict[str, Any]]:
+    """A kind of clients as tables: those whose rewards are right, and those of each fault."""
+    table, (flipped, noisy) = client.model_dump(exclude_unset=True), BROKEN[broken]
+    wrong, random = round(client.count * flipped), round(client.count * noisy)
+    parts = [
+        table | {"count": client.count - wrong - random},
+        table | {"name": f"{client.name}-flipped", "reward_scale": -client.reward_scale, "count": wrong},
+        table | {"name": f"{client.name}-noise", "reward": NOISE, "count": random},
+    ]
+    return [part for part in parts if part["count"]]
+
+
+def run(trial: Trial) -> dict[str, Any]:
+    """The trial's line: figures in points, weights by kind of client and round, processor seconds."""
+    torch.set_num_threads(1)
+    started = time.process_time()
+    config = trial.config()
+    with tempfile.TemporaryDirectory() as folder:
+        simulation = Simulation.open(config, Path(folder), plain=trial.server == "plain")
+        if trial.broken != "late" and trial.preset == "quickstart":  # `_turn` makes the first round another one
+            simulation.known = first_round(trial.broken, _training(trial), trial.seed)
+        weights = []
+        for number in range(config.federation.rounds):
+            _turn(simulation, trial, number)
+            simulation.round(number)
+            weights.append(_by_kind(simulation))
+    marks = mark(simulation.policy, config, trial)
+    earlier = before(trial.seed, trial.problems)
+    after = overall(marks.values())
+    claim = simulation.privacy.claim
+    return {
+        **trial.key(),
+        **utility.figures(earlier, after),
+        "tasks": {
+            task: [round(100 * score.pass_rate, 2), round(100 * score.greedy, 2)] for task, score in marks.items()
+        },
+        "weights": {kind: [round(each[kind], 4) for each in weights] for kind in weights[0]},
+        "noise_multiplier": claim and claim.noise_multiplier,
+        "seconds": round(time.process_time() - started, 1),
+        **record.facts(),
+    }
+
+
+def _turn(simulation: Simulation, trial: Trial, number: int) -> None:
+    """Clients that break late have the right sign until half of the rounds are over."""
+    if trial.broken == "late" and number in (0, simulation.config.federation.rounds // 2):
+        simulation.owners = [
+            replace(own, reward_scale=-own.reward_scale) if "-flipped" in own.name else own for own in simulation.owners
+        ]
+
+
+def _training(trial: Trial) -> tuple[str, ...]:
+    return tuple(each for each in trial.settings if not each.startswith(NOT_TRAINING))
+
+
+@lru_cache(maxsize=2)
+def first_round(broken: str, settings: tuple[str, ...], seed: int) -> dict[int, Trained]:
+    """What everybody learns in the first round, whatever noise and weights will be."""
+    config = Trial(settings, broken, seed=seed).config()
+    with tempfile.TemporaryDirectory() as folder:
+        simulation = Simulation.open(config, Path(folder))
+        return {0: simulation.train(round_settings.for_round(config, 0, 0))}
+
+
+def _by_kind(simulation: Simulation) -> dict[str, float]:
+    """Mean weights of the last round, of clients whose rewards are right and of each kind of the others."""
+    found: dict[str, list[float]] = {}
+    for own, weight in zip(simulation.owners, simulation.weights, strict=True):
+        kind = next((fault for fault in ("flipped", "noise") if f"-{fault}" in own.name), "right")
+        found.setdefault(kind, []).append(weight)
+    return {kind: sum(values) / len(values) for kind, values in found.items()}
+
+
+def mark(policy: Any, config: Config, trial: Trial) -> dict[str, Score]:
+    """How a model does on the trial's problems, by task."""
+    generator = torch.Generator().manual_seed(trial.seed)
+    return {
+        task: evaluate(policy, rows, exact, config.grpo, utility.SAMPLES, generator)
+        for task, rows in rows_of(trial.problems).items()
+        if rows
+    }
+
+
+@lru_cache
+def rows_of(problems: str) -> dict[str, list[Any]]:
+    """The problems that results are measured on, or the public ones that settings may be chosen by; by task."""
+    if problems == "held out":
+        return utility.held_out(PRESET)
+    levels = {(client.task, client.difficulty) for client in config_file.load(PRESET).client if client.task}
+    return {f"{task}-{level}": evaluation_set(task, level, utility.TUNED_ON) for task, level in sorted(levels)}
+
+
+@lru_cache
+def before(seed: int, problems: str) -> Score:
+    """The model as it is shipped, marked with this seed's draws."""
+    trial = Trial(seed=seed, problems=problems)
+    with tempfile.TemporaryDirectory() as folder:
+        config = trial.config()
+        policy = Simulation.open(config, Path(folder)).policy
+    return overall(mark(policy, config, trial).values())
+
+
+def missing(path: Path, wanted: Iterable[Trial]) -> list[Trial]:
+    """Those of `wanted` that a result file does not hold."""
+    done = {named(line) for line in record.lines(path)}
+    return [trial for trial in dict.fromkeys(wanted) if trial not in done]
+
+
+def run_missing(path: Path, wanted: Iterable[Trial], processes: int, minutes: float) -> None:
+    """Run what the file lacks and append each when it is done; start none after `minutes`."""
+    limit, trials = time.monotonic() + minutes * 60, missing(path, wanted)
+    with ProcessPoolExecutor(processes) as pool:
+        waiting = iter(trials)
+        running = {pool.submit(run, trial) for _, trial in zip(range(processes), waiting, strict=False)}
+        while running:
+            future = next(as_completed(running))
+            running.discard(future)
+            record.append(path, future.result())
+            trial = next(waiting, None) if time.monotonic() < limit else None
+            if trial is not None:
+                running.add(pool.submit(run, trial))
+
+
+def gains(found: Sequence[dict[str, Any]], figure: str = "sampled_gain") -> dict[int, float]:
+    """A figure by seed."""
+    return {line["seed"]: line[figure] for line in found}

@@ -1,0 +1,61 @@
+"""`fgrpo client watch`: an owner's own rounds, from its folder alone."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fgrpo_secure.storage.client_folder import ClientFolder
+
+if TYPE_CHECKING:
+    from fgrpo_secure.client.own_view import RoundView
+
+SHOWN = 12  # newest rounds in the table
+COLUMNS = ("round", "reward", "low", "high", "differ", "tokens", "cut off", "entropy", "KL", "clipped", "norm / clip")
+
+
+def view(folder: ClientFolder) -> RenderableType:
+    """What the folder shows now: the newest rounds, what they warn of, and what the owner's data has cost."""
+    from fgrpo_secure.client import own_view  # the model's libraries take seconds to import
+
+    rounds = list(own_view.read(folder.log))
+    parts: list[RenderableType] = [Text(f"{folder.name}: {len(rounds)} rounds; for its owner alone")]
+    parts += [Text(said) for said in _epsilon(folder)]
+    parts.append(_table(rounds[-SHOWN:]))
+    parts += [Text(f"round {each.round}: {each.warning()}") for each in rounds[-SHOWN:] if each.warning()]
+    return Group(*parts)
+
+
+def _epsilon(folder: ClientFolder) -> list[str]:
+    """What was spent in all runs together, by the owner's own ledgers and policy."""
+    from fgrpo_secure.client import policy as owner_policy
+    from fgrpo_secure.ledger.store import Ledgers
+
+    policy = owner_policy.read(folder.policy)
+    if not folder.ledgers.is_file() or policy.privacy.epsilon is None:
+        return []
+    with closing(Ledgers.read(folder.ledgers)) as store:
+        spent = [policy.epsilon_of(ledger.spent()) for ledger in map(store.existing, store.owners())]
+    return [f"epsilon spent {each:.3f} of {policy.privacy.epsilon:g}, in all runs together" for each in spent]
+
+
+def _table(rounds: Sequence["RoundView"]) -> Table:
+    table = Table(*COLUMNS)
+    for each in rounds:
+        table.add_row(
+            str(each.round),
+            f"{each.reward:.3g}",
+            f"{each.reward_low:.3g}",
+            f"{each.reward_high:.3g}",
+            f"{each.differing} of {each.prompts}",
+            f"{each.length:.1f}",
+            f"{each.cut_off:.0%}",
+            f"{each.entropy:.2f}",
+            "-" if each.kl is None else f"{each.kl:.3g}",
+            "-" if each.clip_ratio is None else f"{each.clip_ratio:.1%}",
+            f"{each.norm:.3g} / {each.clip_norm:g}",
+        )
+    return table

@@ -1,0 +1,75 @@
+"""A round's training by an owner's own trainer: what is asked of its process, and what its answer is worth.
+
+The trainer may be anything, and its update is taken for nothing but numbers of the right length: whatever they are,
+`privatise` clips and noises them like the built-in loop's.
+"""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save
+
+from fgrpo_secure.config.schema import Client
+from fgrpo_secure.learning.adapters import Policy
+from fgrpo_secure.learning.grpo.isolated_reward import Limits
+from fgrpo_secure.learning.tasks import Row, Source
+from fgrpo_secure.learning.trainers import trainer_process
+from fgrpo_secure.learning.trainers.trainer_process import TrainerError
+from fgrpo_secure.plan.round_settings import RoundSettings
+
+FloatArray = NDArray[np.float64]
+LARGEST = 1e9  # of a reward that a trainer reports; larger ones have no finite variance
+
+
+def train(
+    client: Client, source: Source, policy: Policy, settings: RoundSettings, seed: int, limits: Limits
+) -> tuple[FloatArray, FloatArray]:
+    """(update, rewards): the change of the round's factors, shape (dimension,), and the rewards that the trainer saw
+    first, in this owner's scale; zero where it names none. `limits` are those of a call of its rewards. Raises
+    TrainerError, also where training takes longer than the round leaves."""
+    request = _request(client, _rows(source, settings), policy, settings, seed)
+    answer = trainer_process.call({**request, "limits": asdict(limits)}, settings.training_seconds)
+    return _update(answer, policy.dimension(settings.training_round)), client.reward_scale * _rewards(answer)
+
+
+def _rows(source: Source, settings: RoundSettings) -> list[Row]:
+    """The prompts that the built-in loop would train on."""
+    steps, count = range(settings.local_steps), settings.grpo.prompts_per_step
+    return [row for step in steps for row in source.batch(settings.training_round, step, count)]
+
+
+def _request(client: Client, rows: list[Row], policy: Policy, settings: RoundSettings, seed: int) -> dict[str, Any]:
+    return {
+        "spec": client.trainer,
+        "options": dict(client.trainer_settings),
+        "client": client.model_dump(mode="json"),
+        "rows": rows,
+        "model": policy.base.settings.model_dump(mode="json"),
+        "adapter": settings.adapter.model_dump(mode="json"),
+        "factors": base64.b64encode(save(policy.full_state())).decode(),
+        "training_round": settings.training_round,
+        "grpo": settings.grpo.model_dump(mode="json"),
+        "steps": settings.local_steps,
+        "threads": torch.get_num_threads(),
+        "seed": seed,
+    }
+
+
+def _update(answer: Mapping[str, Any], dimension: int) -> FloatArray:
+    update = np.frombuffer(base64.b64decode(answer["update"])).copy()
+    if update.shape != (dimension,):
+        raise TrainerError(f"the trainer left {update.size} numbers where the round's factors have {dimension}")
+    return update
+
+
+def _rewards(answer: Mapping[str, Any]) -> FloatArray:
+    """Shape (1, rewards). Without any a history of zeros, under which weights stay as they are."""
+    given = answer["rewards"]
+    if not isinstance(given, list) or not all(isinstance(each, float) and abs(each) <= LARGEST for each in given):
+        raise TrainerError(f"the trainer's rewards must be numbers from {-LARGEST:g} to {LARGEST:g}")
+    return np.array([given or [0.0]], dtype=np.float64)

@@ -1,0 +1,290 @@
+"""One data owner's private side: its prompts, rewards, reward history and what it trains for.
+
+Nothing here is shown to anybody else. A failure that depends on the owner's data (a reward that returns NaN, a bad
+row, a prompt that does not fit, training that diverges) is an `UnusableRound`: the owner writes the reason into its
+own log and contributes nothing but noise, so that nobody can tell.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fgrpo_secure import entropy, gain
+from fgrpo_secure.client import foreign_training, own_view
+from fgrpo_secure.client.boundary import UnusableRound, contained
+from fgrpo_secure.config.own_file import OwnFile
+from fgrpo_secure.config.schema import Client
+from fgrpo_secure.config.unit_rules import SMALL_UNITS
+from fgrpo_secure.learning.adapters import Policy
+from fgrpo_secure.learning.grpo import local_update, rewards, rollouts, unit_gradients
+from fgrpo_secure.learning.grpo.isolated_reward import IsolatedReward, Limits
+from fgrpo_secure.learning.grpo.local_update import PromptGroups, Tally
+from fgrpo_secure.learning.grpo.rewards import RewardFunction
+from fgrpo_secure.learning.tasks import Row, Source, UnitTable, UnusableData, open_source, open_units, reward_of
+from fgrpo_secure.plan.round_settings import RoundSettings
+from fgrpo_secure.privacy.clip import Update
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What local training gives: the update and the first rollouts' rewards. Secret."""
+
+    update: NDArray[np.float64] = field(repr=False)
+    observation: gain.Observation = field(repr=False)
+    seconds_rollouts: float = field(default=0.0, repr=False)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A data owner. `units` is its data by unit where the unit lies inside a client, else None."""
+
+    id: int
+    name: str
+    source: Source = field(repr=False)
+    reward_functions: tuple[RewardFunction, ...] = field(repr=False)
+    reward_scale: float
+    log: Path
+    reward_weights: tuple[float, ...] | None = None  # one for each function; None: each counts once
+    units: UnitTable | None = field(default=None, repr=False)
+    own_trainer: Client | None = None  # its table, where a trainer of its own takes the built-in loop's place
+    repeats: int = 0  # how often a vector without noise left for the adapter that is trained from: see `rollout_seed`
+
+    def train(self, policy: Policy, settings: RoundSettings) -> Trained:
+        """From the model as received, by the built-in loop or the owner's own trainer. Raises UnusableRound."""
+        client = self.own_trainer
+        if client is None:
+            trained = self._train_by_the_loop(policy, settings)
+        else:
+            trained = self._train_by_its_own(client, policy, settings)
+        observation = trained.observation
+        if not (
+            np.isfinite(trained.update).all() and np.isfinite([observation.mean, observation.standard_error]).all()
+        ):
+            raise UnusableRound("local training diverged: the update or the mean reward is not finite")
+        return trained
+
+    def _train_by_the_loop(self, policy: Policy, settings: RoundSettings) -> Trained:
+        first: list[NDArray[np.float64]] = []
+        seconds: list[float] = []
+        steps, tally = list[PromptGroups](), Tally()
+
+        def next_groups(step: int) -> PromptGroups:
+            started = entropy.processor_time()
+            groups = self._groups(policy, settings, step)
+            if step == 0:
+                first.append(self._gain_rewards(policy, settings, groups))
+            seconds.append(entropy.processor_time() - started)
+            steps.append(groups)
+            return groups
+
+        update = contained(
+            lambda: local_update.run(
+                policy, next_groups, settings.grpo, settings.training_round, settings.local_steps, tally
+            )
+        )
+        observation = contained(lambda: gain.observe(rewards.marked(first[0])))
+        self._keep_view(steps, tally, update, settings)
+        return Trained(update, observation, sum(seconds))
+
+    def _keep_view(
+        self, steps: Sequence[PromptGroups], tally: Tally, update: NDArray[np.float64], settings: RoundSettings
+    ) -> None:
+        """What the owner sees of the round. It is for nobody else, and costs nobody the round if it cannot be made."""
+        try:
+            contained(lambda: own_view.append(self.log, own_view.of(steps, tally, update, settings)))
+        except UnusableRound as reason:
+            self.write_log(f"round {settings.training_round}: no view of it was kept: {reason}")
+
+    def _train_by_its_own(self, client: Client, policy: Policy, settings: RoundSettings) -> Trained:
+        """**Why** The loop draws other rollouts where a round without noise is repeated; another trainer may not, and
+        the same update in two sums would be their difference: there it contributes nothing."""
+        if self.repeats:
+            raise UnusableRound("a repeated round without noise: a trainer of its own may give the same update again")
+        seed = self.rollout_seed(settings, "trainer")
+
+        def train() -> Trained:
+            update, seen = foreign_training.train(client, self.source, policy, settings, seed, self._limits())
+            return Trained(update, gain.observe(seen))
+
+        return contained(train)
+
+    def unit_groups(self, policy: Policy, settings: RoundSettings, step: int, unit: str) -> PromptGroups | None:
+        """One unit's rollouts and rewards, from its own rows alone; None, and a note, if its data is unusable.
+
+        **Why** Each unit is sampled by itself, from a generator of its own: in a common batch, one unit's prompts
+        would change the padding and the draws of all others.
+        """
+        units = self.units
+        if units is None:
+            raise ValueError("this owner's data is not divided into units")
+
+        def groups() -> PromptGroups:
+            rows = units.batch(unit, settings.training_round, step, settings.grpo.prompts_per_step)
+            sampled = self._sampled(policy, settings, rows, step, f"{step}/{unit}")
+            rewards.marked(sampled.rewards)
+            return sampled
+
+        return self._of_unit(settings, groups)
+
+    def mean_reward(self, settings: RoundSettings, groups: PromptGroups) -> float | None:
+        """The mean reward of one unit's rollouts, in this owner's scale; None, and a note, if nothing was marked."""
+        return self._of_unit(settings, lambda: float(rewards.marked(groups.rewards).mean()))
+
+    def unit_update(self, policy: Policy, settings: RoundSettings, groups: PromptGroups) -> Update:
+        """Where one unit's data would move the policy, of any length; zero, and a note, if that fails."""
+        training_round = settings.training_round
+        descent = self._of_unit(settings, lambda: unit_gradients.descent(policy, groups, settings.grpo, training_round))
+        return Update.zero(policy.dimension(training_round)) if descent is None else Update(descent)
+
+    def _of_unit(self, settings: RoundSettings, work: Callable[[], Made]) -> Made | None:
+        """What `work` makes of one unit; None, and a note, if that unit's data is unusable: the others go on."""
+        try:
+            return contained(work)
+        except UnusableRound as reason:
+            self.write_log(f"round {settings.training_round}: a unit contributes nothing: {reason}")
+            return None
+
+    def limited(self, limits: Limits) -> "Owner":
+        """The same owner, whose own reward functions may use no more time and memory than `limits`."""
+        functions = self.reward_functions
+        limited = (each.within(limits) if isinstance(each, IsolatedReward) else each for each in functions)
+        return replace(self, reward_functions=tuple(limited))
+
+    def _limits(self) -> Limits:
+        """Of one call of a reward function of its own."""
+        own = [each.limits for each in self.reward_functions if isinstance(each, IsolatedReward)]
+        return own[0] if own else Limits()
+
+    def note(self, settings: RoundSettings, reason: UnusableRound) -> None:
+        """Tell the owner, and only the owner, why its round was empty."""
+        self.write_log(f"round {settings.training_round}: {reason}")
+
+    def write_log(self, line: str) -> None:
+        """Add one line to the log that only this owner reads; what cannot be printed stands there escaped.
+
+        **Why** A line is written because of this owner's data: if one could not be written (a full disk), and that
+        ended a run, everybody would see it.
+        """
+        escaped = (each if each.isprintable() else each.encode("unicode_escape").decode() for each in line)
+        with contextlib.suppress(OSError), self.log.open("a", encoding="utf-8") as file:
+            file.write("".join(escaped) + "\n")
+
+    def _gain_rewards(self, policy: Policy, settings: RoundSettings, groups: PromptGroups) -> NDArray[np.float64]:
+        """Rewards that measure R: those of `gain_prompts` prompts, the first step's if that is enough."""
+        wanted = settings.weighting.gain_prompts or settings.grpo.prompts_per_step
+        missing = wanted - settings.grpo.prompts_per_step
+        if missing <= 0:
+            return groups.rewards[:wanted]
+        extra = self._groups(policy, settings, -1, missing)
+        return np.concatenate([groups.rewards, extra.rewards])
+
+    def _groups(self, policy: Policy, settings: RoundSettings, step: int, count: int | None = None) -> PromptGroups:
+        rows = self.source.batch(settings.training_round, step, count or settings.grpo.prompts_per_step)
+        return self._sampled(policy, settings, rows, step, str(step))
+
+    def _sampled(self, policy: Policy, settings: RoundSettings, rows: list[Row], step: int, label: str) -> PromptGroups:
+        prompts = [row["prompt"] for row in rows]
+        columns = {key: [row[key] for row in rows] for key in rows[0] if key != "prompt"}
+        generator = torch.Generator().manual_seed(self.rollout_seed(settings, label))
+        sampled = rollouts.sample(policy, prompts, settings.grpo, generator)
+        scores = rewards.score(
+            self.reward_functions,
+            self.reward_weights,
+            prompts,
+            sampled.completions,
+            sampled.completion_ids,
+            columns,
+            {"global_step": settings.training_round * settings.local_steps + max(step, 0)},
+        )
+        shape = (len(prompts), settings.grpo.num_generations)
+        return PromptGroups(sampled, self.reward_scale * scores.reshape(shape))
+
+    def rollout_seed(self, settings: RoundSettings, label: str) -> int:
+        """Rollouts follow the run's public seed: they carry no privacy, and reproducible ones help debugging.
+
+        A round that is repeated without noise draws others: the same update in two sums would be their difference.
+        """
+        again = f"/again {self.repeats}" if self.repeats else ""
+        text = f"rollouts/{settings.seed}/{self.id}/{settings.training_round}/{label}{again}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+def make_owners(
+    clients: tuple[Client, ...],
+    seed: int,
+    wanted: set[int],
+    folder: Path,
+    unit: str = "client",
+    most_units: int = 1,
+) -> dict[int, Owner]:
+    """The owners with the ids in `wanted`; ids run through the [[client]] tables in order.
+
+    `unit` is what is protected, `most_units` the public bound on how many units an owner may hold. Data that cannot be
+    used is noted in its owner's log, who then contributes noise alone: `preflight` is where it is refused. Raises
+    UnusableData or RewardError for a reward that cannot be found.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    owners: dict[int, Owner] = {}
+    next_id = 0
+    for client in clients:
+        for index in range(client.count):
+            if next_id in wanted:
+                log = folder / f"{_name(client, index)}.log"
+                owners[next_id] = _make_owner(client, seed, index, next_id, log, (unit, most_units))
+            next_id += 1
+    return owners
+
+
+def names(clients: tuple[Client, ...]) -> list[str]:
+    """The owners' names, by id."""
+    return [_name(client, index) for client in clients for index in range(client.count)]
+
+
+def _name(client: Client, index: int) -> str:
+    return client.name if client.count == 1 else f"{client.name}-{index}"
+
+
+def make_own(own: OwnFile, owner_id: int, seed: int, log: Path, unit: str, most_units: int) -> Owner:
+    """The owner of a file of its own. What cannot be used is noted in its log, as of `make_owners`."""
+    return _make_owner(own.client(), seed, 0, owner_id, log, (unit, most_units))
+
+
+def _make_owner(client: Client, seed: int, index: int, owner_id: int, log: Path, inside: tuple[str, int]) -> Owner:
+    name, (unit, most_units) = _name(client, index), inside
+    made = Owner(
+        id=owner_id,
+        name=name,
+        source=Unreadable(),
+        reward_functions=tuple(reward_of(client, spec) for spec in client.rewards),
+        reward_scale=client.reward_scale,
+        reward_weights=client.reward_weights,
+        log=log,
+        own_trainer=None if client.trainer is None else client,
+    )
+    try:
+        if unit in SMALL_UNITS:
+            units = contained(lambda: open_units(client, seed, index, unit, most_units))
+            for reason in units.left_out:
+                made.write_log(f"data: {reason}; that line is left out")
+            return replace(made, units=units)
+        return replace(made, source=contained(lambda: open_source(client, seed, index)))
+    except UnusableRound as reason:
+        made.write_log(f"data: {reason}; this client contributes nothing but noise")
+        return replace(made, units=UnitTable({}, ()) if unit in SMALL_UNITS else None)
+
+
+class Unreadable:
+    """The source of an owner whose data cannot be read any more. A run's start refuses such data; later it is too
+    late to be seen refusing."""
+
+    def batch(self, round: int, step: int, count: int) -> list[Row]:  # noqa: ARG002 - a `Source`
+        raise UnusableData("the data cannot be read")

@@ -1,0 +1,214 @@
+"""One round at a client whose units are subjects or prompts, on one page: from each unit's prompts to a noised vector.
+
+In mode 'distributed' the client's units are summed and its share of the noise is added; in mode 'local' every step
+adds all of its noise, and what is sent is made from noised sums alone. Either way a unit's data reaches nothing but
+its own vector, which is clipped, rounded and checked by itself.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fgrpo_secure import gain
+from fgrpo_secure.client import round as client_round
+from fgrpo_secure.client.owner import Owner
+from fgrpo_secure.client.round import Contribution
+from fgrpo_secure.entropy import Entropy
+from fgrpo_secure.gain import Baseline, Weighed
+from fgrpo_secure.learning.adapters import Policy
+from fgrpo_secure.learning.grpo.local_update import PromptGroups, local_optimizer
+from fgrpo_secure.plan.round_settings import RoundSettings, UnitTerms
+from fgrpo_secure.privacy import clip, encode, noise, units
+from fgrpo_secure.privacy.clip import Update
+from fgrpo_secure.privacy.encode import EncodedVector, Lattice, Score
+from fgrpo_secure.privacy.noise import NoisedVector
+from fgrpo_secure.privacy.units import EncodedSum
+
+
+def contribute(
+    policy: Policy,
+    owner: Owner,
+    settings: RoundSettings,
+    lattice: Lattice,
+    past: Baseline,
+    max_weight: float,
+    entropy: Entropy,
+) -> Contribution:
+    """One round on `owner`'s units whose turn it is; `lattice` is that of the upload, `max_weight` the owner's own.
+
+    Training and noise go together here, before the client announces itself: noise is drawn for each session anew.
+
+    **Claim** Taking one unit's data away changes the vector before noise by at most the integer bound, and nothing
+    else that leaves the client; in mode 'local' this holds for every step's sum.
+    **Why** Weights come from noised rewards or none, all denominators are public numbers, and a unit whose data is
+    unusable contributes zero while the others go on.
+    """
+    if terms(settings).mode == "local":
+        vector, weighed = _steps(policy, owner, settings, lattice, past, max_weight, entropy)
+    else:
+        step = _sample(policy, owner, settings, 0, entropy.child("step", 0))
+        weighed = _weigh(owner, step, settings, past, entropy).capped(max_weight)
+        scores = client_round.scores(weighed.gain, weighed.weight, settings)
+        vector = _release(policy, owner, settings, step, weighed.weight, scores, entropy)
+    return Contribution(vector, weighed.baseline, weighed.weight)
+
+
+def untrained(
+    settings: RoundSettings, lattice: Lattice, past: Baseline, max_weight: float, entropy: Entropy
+) -> Contribution:
+    """What a client sends whose training died: zero, in its full noise.
+
+    In mode 'local' what is sent is made from noised sums alone. Zero is made from nothing, so that it needs none.
+    """
+    missing = client_round.missing(lattice.dimension)
+    if terms(settings).mode == "distributed":
+        return client_round.privatise(missing, settings, lattice, past, max_weight, entropy)
+    (least, most), clipped = settings.score_ranges[0], clip.to_norm(missing.update, lattice.clip_norm)
+    middle = client_round.scores(0.0, least / 2 + most / 2, settings)
+    encoded = encode.to_ring(clipped, middle, lattice, entropy.child("upload"))
+    return Contribution(noise.noised_before(encoded), past, middle[0].value)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the units of one step produced: rollouts and rewards, None where data was unusable. Secret."""
+
+    number: int
+    groups: Mapping[str, PromptGroups | None] = field(repr=False)
+
+
+def terms(settings: RoundSettings) -> UnitTerms:
+    """How units take part; ValueError if the unit does not lie inside a client."""
+    if settings.units is None:
+        raise ValueError(f"the unit is {settings.unit!r}, which does not lie inside a client")
+    return settings.units
+
+
+def _sample(policy: Policy, owner: Owner, settings: RoundSettings, number: int, source: Entropy) -> Step:
+    """Whose turn it is -> who takes part -> rollouts and rewards of each, alone."""
+    if owner.units is None:
+        raise ValueError("this owner's data is not divided into units")
+    chosen = terms(settings)
+    turn = owner.units.turn(chosen.block(settings.training_round), chosen.blocks)
+    present = units.sampled(turn, chosen.sampling_rate, source)
+    groups = {unit: owner.unit_groups(policy, settings, number, unit) for unit in present}
+    return Step(number, groups)
+
+
+def _weigh(owner: Owner, step: Step, settings: RoundSettings, past: Baseline, entropy: Entropy) -> Weighed:
+    """The weight of the whole client. It multiplies every unit's gradient, so no raw reward may have a part in it."""
+    weighting = settings.weighting
+    if weighting.rule == "uniform" or weighting.reward_range is None or weighting.reward_noise_multiplier is None:
+        return Weighed(0.0, 1.0, past)
+    present = (each for each in step.groups.values() if each is not None)
+    means = [mean for each in present if (mean := owner.mean_reward(settings, each)) is not None]
+    expected, multiplier = terms(settings).expected, weighting.reward_noise_multiplier
+    source = entropy.child("reward noise")
+    seen = gain.Observation(*units.noised_rewards(means, weighting.reward_range, multiplier, expected, source))
+    return gain.weigh(seen, past, weighting, settings.training_round)
+
+
+def _release(
+    policy: Policy,
+    owner: Owner,
+    settings: RoundSettings,
+    step: Step,
+    weight: float,
+    scores: tuple[Score, ...],
+    entropy: Entropy,
+) -> NoisedVector:
+    """The sum of the step's units, and noise on it."""
+    summed = before_noise(policy, owner, settings, step, weight, scores, entropy)
+    if settings.aggregation == "plain" and terms(settings).mode == "distributed":  # a baseline: the server's noise
+        return noise.no_noise(summed)
+    return noise.add_share(summed, settings.share_variance, entropy.child("noise", step.number))
+
+
+def before_noise(
+    policy: Policy,
+    owner: Owner,
+    settings: RoundSettings,
+    step: Step,
+    weight: float,
+    scores: tuple[Score, ...],
+    entropy: Entropy,
+) -> EncodedSum:
+    """Gradient -> clip -> times weight -> integers, each unit alone; then the sum with the client's own scores.
+
+    Public for the audit that takes each unit away and looks at what else changes.
+    """
+    lattice = settings.unit_lattice(policy.dimension(settings.training_round))
+    rounding = entropy.child("rounding", step.number)
+    nothing = clip.to_norm(Update.zero(lattice.dimension), lattice.clip_norm)
+    own = encode.to_ring(nothing, scores, lattice, rounding.child("scores"))
+    present = ((unit, groups) for unit, groups in step.groups.items() if groups is not None)
+    vectors = (
+        unit_vector(policy, owner, settings, groups, weight, rounding.child("unit", unit)) for unit, groups in present
+    )
+    return units.total(vectors, own, lattice)
+
+
+def unit_vector(
+    policy: Policy, owner: Owner, settings: RoundSettings, groups: PromptGroups, weight: float, rounding: Entropy
+) -> EncodedVector:
+    """One unit's integers, from its own rollouts and `rounding` of its own."""
+    lattice = settings.unit_lattice(policy.dimension(settings.training_round))
+    silent = [Score(0.0, -1.0, 1.0)] * lattice.scores  # a unit says nothing about weight and gain
+    clipped = clip.to_norm(owner.unit_update(policy, settings, groups), lattice.clip_norm).times(weight)
+    return encode.to_ring(clipped, silent, lattice, rounding)
+
+
+def _steps(
+    policy: Policy,
+    owner: Owner,
+    settings: RoundSettings,
+    lattice: Lattice,
+    past: Baseline,
+    max_weight: float,
+    entropy: Entropy,
+) -> tuple[NoisedVector, Weighed]:
+    """Local steps along noised sums, the weight from the first step's noised rewards, and the clipped change.
+
+    The model is back where it was afterwards. A step's rewards are charged with every step, though only the first
+    step's are looked at.
+    """
+    round_number = settings.training_round
+    received, parameters = policy.get_vector(round_number), policy.trainable(round_number)
+    optimizer, weighed = local_optimizer(parameters, settings.grpo), Weighed(0.0, 1.0, past)
+    middle = client_round.scores(0.0, 1.0, settings)
+    try:
+        for number in range(settings.local_steps):
+            step = _sample(policy, owner, settings, number, entropy.child("step", number))
+            if number == 0:
+                weighed = _weigh(owner, step, settings, past, entropy).capped(max_weight)
+            noised = _release(policy, owner, settings, step, 1.0, middle, entropy)
+            _descend(parameters, optimizer, noised, settings)
+        update = policy.get_vector(round_number) - received
+    finally:
+        policy.set_vector(round_number, received)
+        for parameter in parameters:
+            parameter.grad = None
+    clipped = clip.to_norm(Update(update), lattice.clip_norm).times(weighed.weight)
+    scores = client_round.scores(weighed.gain, weighed.weight, settings)
+    return noise.noised_before(encode.to_ring(clipped, scores, lattice, entropy.child("upload"))), weighed
+
+
+def _descend(
+    parameters: list[torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    noised: NoisedVector,
+    settings: RoundSettings,
+) -> None:
+    """One optimiser step along a noised sum, divided by the public number of units in a step."""
+    dimension = sum(parameter.numel() for parameter in parameters)
+    lattice = settings.unit_lattice(dimension)
+    mean: NDArray[np.float64] = noised.values[:dimension] / lattice.scale / terms(settings).expected
+    position = 0
+    for parameter in parameters:
+        part = torch.from_numpy(mean[position : position + parameter.numel()])
+        parameter.grad = -part.reshape(parameter.shape).to(parameter)
+        position += parameter.numel()
+    optimizer.step()

@@ -1,0 +1,1 @@
+"""The engine between organisations: HTTPS, a long poll, answers in pieces. No code ever travels."""

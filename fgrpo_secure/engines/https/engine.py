@@ -1,0 +1,215 @@
+"""The server's end of the engine between organisations; see `fgrpo_secure.server.engine.Engine`.
+
+    exchange   questions, one for each client -> desk -> network
+               answers, on disk when they are whole -> yielded as they come, until all are there or the time is over
+               whose answers a step ended with -> on disk, before the next step's questions exist
+
+A server that died asks again, and every answer that it had been given is there: same question, same id. A step that
+had ended ends with the same answers again, whoever has answered since, so that the session goes on as it would have.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from fgrpo_secure import entropy
+from fgrpo_secure.engines.https import question as questions
+from fgrpo_secure.engines.https import signing
+from fgrpo_secure.engines.https.application import application
+from fgrpo_secure.engines.https.desk import Asked, Desk
+from fgrpo_secure.engines.https.listening import EACH, Listening, server_context
+from fgrpo_secure.engines.https.question import Answer, Answered, Kind, Left, Question, Said
+from fgrpo_secure.ledger.witnessed import Witnessed
+from fgrpo_secure.plan.adapter_shape import BYTES_PER_NUMBER
+from protocols.identity import Identity
+from protocols.roster import Roster, open_roster
+
+FIRST_STEP = "announce"
+STRANGERS = 512  # connections that there is room for beside those of clients
+SMALL = 64 << 10  # bytes of an answer beside what follows
+PER_CLIENT = 8 << 10  # for each client that a deal or an opening may name, with post-quantum keys
+WIDEST = 8  # bytes of one coordinate in any ring
+LARGEST_LINE = 1 << 20  # a signature that names the sessions in which its client was lost
+FAREWELL_SECONDS = 10.0  # in which clients hear that the run is over; who does not hears nothing more from this server
+
+
+class HttpsEngine:
+    """See the module. `times` are the seconds between the first question of a session and its answers, None where each
+    client answers when it has trained (simulated owners only), and those of any other step."""
+
+    def __init__(self, desk: Desk, listening: Listening, authority: bytes, times: tuple[int | None, int]) -> None:
+        self.refusals: dict[int, str] = {}
+        self._desk = desk
+        self._listening = listening
+        self._authority = authority
+        self._training_seconds, self._step_seconds = times
+        self._number = self._coordinates = 0
+        self._named: tuple[bytes | None, bytes | None] = (None, None)
+        self._everybody: tuple[int, ...] = ()
+        self._over = False
+        self._end_metrics: Callable[[], None] = lambda: None
+
+    @staticmethod
+    def open(
+        folder: Path,
+        identity: Identity,
+        run: bytes,
+        known: tuple[bytes, Roster],
+        listen: tuple[str, int],
+        certificate: tuple[Path, Path],
+        times: tuple[int | None, int],
+        log: Callable[[str], None],
+    ) -> "HttpsEngine":
+        """An engine that listens. `folder` is the server's own; `known` are the key of the authority that was pinned
+        first and the roster in force; `certificate` is (certificate, key); `times` are the deadlines of training and of
+        any other step, in seconds."""
+        authority, roster = known
+        desk = Desk(identity, run, folder)
+        places = STRANGERS + EACH * len(roster.members)
+        listening = Listening(application(desk, log), listen, server_context(*certificate), places, log)
+        engine = HttpsEngine(desk, listening, authority, times)
+        engine._enrol(roster)
+        desk.attach(listening.loop)
+        listening.start()
+        return engine
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+        return self._listening.address
+
+    def show_metrics(self, listen: tuple[str, int]) -> None:
+        """Answer Prometheus at this address until the engine is closed; see `metrics`."""
+        from fgrpo_secure.engines.https import metrics  # only who asks for them needs the library
+
+        self._end_metrics = metrics.serve(self._desk.counts, self._listening.connections, listen)
+
+    def invite(self, number: int, adapter: bytes, roster: bytes) -> None:
+        """See Engine. Nothing is sent yet: every question names both."""
+        self.refusals.clear()
+        self._number = number
+        self._desk.spool.open_session(str(number))
+        self._enrol(open_roster(roster, self._authority, 1))
+        self._coordinates = len(adapter) // BYTES_PER_NUMBER
+        model, known = self._desk.offer(adapter, roster)
+        self._named = model, known
+
+    def exchange(self, step: str, outgoing: Mapping[int, bytes], seconds: float) -> Iterator[tuple[int, bytes]]:
+        """See Engine."""
+        announce_at = 0
+        if step == FIRST_STEP and self._training_seconds is not None:
+            announce_at = int((entropy.unix_time() + self._training_seconds) * 1000)
+        asked = {
+            client: self._question(Kind.STEP, client, step, (), outgoing[client], announce_at) for client in outgoing
+        }
+        name = f"{step}-{min(asked, default=0)}"
+        for client, answer in self._answers(asked, seconds, name):
+            if isinstance(answer, Answered):
+                yield client, answer.payload
+            elif isinstance(answer, Said):
+                self.refusals[client] = answer.refusal
+
+    def witness(self, session: bytes, exhibits: Mapping[int, bytes], seconds: float) -> list[Witnessed]:
+        """See Engine. Whoever is not reached in time has not signed, and may sign after a later round."""
+        self._over = not session
+        sessions = (session,) if session else ()
+        asked = {
+            client: self._question(Kind.WITNESS, client, "", sessions, exhibit) for client, exhibit in exhibits.items()
+        }
+        # What is shown is settled: nobody needs its answers again, but the lines to this, which no note has yet. Who
+        # gave none before a crash is asked again.
+        ids = {client: question.id for client, question in asked.items()}
+        self._desk.spool.discard({id for client, id in ids.items() if not self._unsigned(client, id)})
+        said = list(self._answers(asked, seconds))
+        # A line is its sender's: whoever was authenticated signs for nobody else.
+        found = [answer for sender, answer in said if isinstance(answer, Witnessed) and answer.client == sender]
+        return sorted(found, key=lambda each: each.client)
+
+    def recover(self, sessions: list[bytes]) -> int:
+        """See Engine. Who is silent may have left."""
+        if not sessions:
+            return 0
+        self._desk.spool.open_session("recovery")
+        asked = {client: self._question(Kind.RECOVER, client, "", tuple(sessions), b"") for client in self._everybody}
+        said = dict(self._answers(asked, self._step_seconds))
+        return sum(not (isinstance(answer := said.get(client), Left) and not answer.masked) for client in asked)
+
+    def close(self) -> None:
+        """See Engine. After a run's last signature clients hear that it is over; requests that wait are sent away."""
+        if self._over:
+            asked = {client: self._question(Kind.OVER, client, "", (), b"") for client in self._everybody}
+            for _ in self._answers(asked, FAREWELL_SECONDS):
+                pass
+        self._desk.close()
+        self._listening.close()
+        self._end_metrics()
+
+    def _enrol(self, roster: Roster) -> None:
+        self._everybody = tuple(entry.id for entry in roster.members)
+        self._desk.enrol({entry.id: entry.public for entry in roster.members})
+
+    def _most(self, kind: Kind) -> int:
+        """The bytes that an answer may have: a vector of the adapter's size and something for each client at a step."""
+        if kind is Kind.STEP:
+            return SMALL + PER_CLIENT * len(self._everybody) + WIDEST * self._coordinates
+        return LARGEST_LINE if kind is Kind.WITNESS else SMALL
+
+    def _question(
+        self, kind: Kind, client: int, step: str, sessions: tuple[bytes, ...], payload: bytes, announce_at: int = 0
+    ) -> Question:
+        run, (adapter, roster) = self._desk.run, self._named
+        return Question(1, run, kind, self._number, step, client, adapter, roster, announce_at, sessions, payload)
+
+    def _answers(
+        self, asked: Mapping[int, Question], seconds: float, name: str | None = None
+    ) -> Iterator[tuple[int, Answer]]:
+        """Each client's answer as it comes, once; what is no answer at all is none. A step with a `name` ends with
+        the same answers again after a crash."""
+        ids = {client: question.id for client, question in asked.items()}
+        closed = None if name is None else self._desk.spool.closed(name)
+        if closed is not None:
+            yield from ((client, answer) for client in closed if (answer := self._read(ids[client])) is not None)
+            return
+        missing = {client for client, id in ids.items() if self._desk.spool.whole(id) is None}
+        came = sorted(set(ids) - missing)
+        sealed = {
+            client: Asked(
+                ids[client],
+                self._most(asked[client].kind),
+                signing.seal(self._desk.identity, asked[client].encode()),
+            )
+            for client in missing
+        }
+        self._desk.ask(sealed)
+        ends = entropy.stopwatch() + seconds
+        try:
+            for client in came:
+                if (answer := self._read(ids[client])) is not None:
+                    yield client, answer
+            while missing and (arrival := self._desk.next_arrival(ends - entropy.stopwatch())) is not None:
+                client, id = arrival
+                if client in missing and ids[client] == id:
+                    missing.discard(client)
+                    came.append(client)
+                    if (answer := self._read(id)) is not None:
+                        yield client, answer
+        finally:
+            self._desk.withdraw(sorted(ids))
+        if name is not None:
+            self._desk.spool.close_step(name, sorted(came))
+
+    def _unsigned(self, client: int, id: bytes) -> bool:
+        """Whether there is a whole answer that carries no line of its sender."""
+        if self._desk.spool.whole(id) is None:
+            return False
+        said = self._read(id)
+        return not (isinstance(said, Witnessed) and said.client == client and said.line is not None)
+
+    def _read(self, id: bytes) -> Answer | None:
+        path = self._desk.spool.whole(id)
+        if path is None:
+            return None
+        try:
+            with path.open("rb", buffering=0) as file:  # one copy of it
+                return questions.read_answer(file.read(1), file.read())
+        except ValueError:
+            return None

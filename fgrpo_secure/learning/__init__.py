@@ -1,0 +1,1 @@
+"""The only room with torch: models, adapters, GRPO, tasks and evaluation."""

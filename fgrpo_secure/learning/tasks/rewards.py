@@ -1,0 +1,173 @@
+"""Built-in rewards, called as TRL calls one: f(prompts, completions, completion_ids, **columns) -> floats.
+
+`exact`, `contains`, `partial`, `signed` and `percent` compare a completion with the row's `answer`; leading and
+trailing white space does not count. They differ in scale on purpose: owners that pay 0 or 1, -1 to 1 and 0 to 100 can
+train together. `numeric`, `format` and `length` are for models that write sentences; an argument stands in parentheses.
+`module:function` rewards are resolved by `fgrpo_secure.learning.grpo.rewards`.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial as with_argument
+from types import MappingProxyType
+from typing import Any
+
+import regex  # type: ignore[import-untyped]  # regex ships no types
+
+from fgrpo_secure.config.schema import Client
+from fgrpo_secure.learning.tasks.files import UnusableData
+from fgrpo_secure.learning.tasks.procedural import named
+
+RewardFunction = Callable[..., Sequence[float | None]]
+Said = str | Sequence[Mapping[str, Any]]  # a completion: a text, or the assistant's messages
+PREFIX_CREDIT = 0.3
+PATTERN_SECONDS = 1.0  # for one completion: some patterns never come to an end on some texts
+NUMBER = r"(?<![\w.)])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))(?:[eE][-+]?\d+)?"
+LAST_NUMBER = regex.compile(rf"(?P<above>{NUMBER})(?:\s?/\s?(?P<below>\d+(?:\.\d+)?))?")
+SPEC = regex.compile(r"(?P<name>[a-z]+)\((?P<argument>.+)\)", regex.DOTALL)
+
+
+def text_of(said: Said) -> str:
+    """A completion's text, also where it comes as messages."""
+    return said if isinstance(said, str) else "".join(str(message["content"]) for message in said)
+
+
+def is_correct(completion: str, answer: str) -> bool:
+    """Whether the completion is the answer, white space around it aside."""
+    return completion.strip() == answer
+
+
+def credit(completion: str, answer: str) -> float:
+    """1 for the answer, else at most 0.3: the share of it that the completion begins with."""
+    said = completion.strip()
+    if said == answer:
+        return 1.0
+    right = 0
+    for ours, theirs in zip(said, answer, strict=False):
+        if ours != theirs:
+            break
+        right += 1
+    return PREFIX_CREDIT * right / max(len(answer), len(said))
+
+
+def exact(completions: Sequence[Said], answer: Sequence[str], **_: Any) -> list[float | None]:
+    """1 for the answer, 0 for anything else."""
+    return [float(is_correct(text_of(said), right)) for said, right in zip(completions, answer, strict=True)]
+
+
+def contains(completions: Sequence[Said], answer: Sequence[str], **_: Any) -> list[float | None]:
+    """1 where the answer stands in the completion as words of its own, else 0."""
+    return [float(_stands_in(right, text_of(said))) for said, right in zip(completions, answer, strict=True)]
+
+
+def _stands_in(answer: str, said: str) -> bool:
+    return regex.search(rf"(?<!\w){regex.escape(answer)}(?!\w)", said) is not None
+
+
+def partial(completions: Sequence[Said], answer: Sequence[str], **_: Any) -> list[float | None]:
+    """1 for the answer, up to 0.3 for a right beginning."""
+    return [credit(text_of(said), right) for said, right in zip(completions, answer, strict=True)]
+
+
+def signed(completions: Sequence[Said], answer: Sequence[str], **_: Any) -> list[float | None]:
+    """`partial` stretched to -1..1."""
+    return [2 * credit(text_of(said), right) - 1 for said, right in zip(completions, answer, strict=True)]
+
+
+def percent(completions: Sequence[Said], answer: Sequence[str], **_: Any) -> list[float | None]:
+    """`partial` in per cent: 0..100."""
+    return [100 * credit(text_of(said), right) for said, right in zip(completions, answer, strict=True)]
+
+
+def number_in(text: str) -> float | None:
+    """The last number that a text names: "-3", "1,250.5", "2e3", "3/4"; None if there is none that is finite."""
+    found = list(LAST_NUMBER.finditer(text))
+    if not found:
+        return None
+    below = float(found[-1]["below"] or 1)
+    value = float(found[-1]["above"].replace(",", "")) / below if below else math.inf
+    return value if math.isfinite(value) else None
+
+
+def numeric(
+    completions: Sequence[Said], answer: Sequence[str], tolerance: float = 1e-6, **_: Any
+) -> list[float | None]:
+    """1 if the last number of the completion is the last one of the answer, within `tolerance`; else 0. Answers
+    without a number mark nothing."""
+    pairs = [(number_in(text_of(said)), number_in(right)) for said, right in zip(completions, answer, strict=True)]
+    return [
+        None if right is None else float(said is not None and abs(said - right) <= tolerance) for said, right in pairs
+    ]
+
+
+def formatted(completions: Sequence[Said], pattern: "regex.Pattern[str]", **_: Any) -> list[float | None]:
+    """1 where the pattern is found in the completion, else 0; also where looking for it takes too long."""
+    return [float(_found(pattern, text_of(said))) for said in completions]
+
+
+def short(completions: Sequence[Said], completion_ids: Sequence[Sequence[int]], tokens: float, **_: Any) -> list[float]:
+    """1 up to so many tokens, from there down to 0 at twice as many."""
+    return [min(1.0, max(0.0, 2 - len(ids) / tokens)) for ids, _said in zip(completion_ids, completions, strict=True)]
+
+
+def _found(pattern: "regex.Pattern[str]", text: str) -> bool:
+    try:
+        return pattern.search(text, timeout=PATTERN_SECONDS) is not None
+    except TimeoutError:
+        return False
+
+
+BUILT_IN: Mapping[str, RewardFunction] = MappingProxyType(
+    {"exact": exact, "partial": partial, "signed": signed, "percent": percent, "numeric": numeric, "contains": contains}
+)
+WITH_ARGUMENT = ("numeric(tolerance)", "format(pattern)", "length(tokens)")
+
+
+def reward_of(client: Client, spec: str | None) -> RewardFunction:
+    """The reward that `spec` names for this client; None is the task's own.
+
+    Raises UnusableData for a name that is neither built in nor of the form module:function, and what
+    `fgrpo_secure.learning.grpo.rewards.resolve` raises for a function that cannot be imported.
+    """
+    if spec is None and client.task is None:
+        raise UnusableData(f"client {client.name!r} reads a data file and therefore needs a reward")
+    return reward_named(named(client.task).reward if spec is None and client.task else str(spec), client.name)
+
+
+def reward_named(spec: str, owner: str) -> RewardFunction:
+    """The built-in or `module:function` reward; `owner` says in errors who asked for it."""
+    if spec in BUILT_IN:
+        return BUILT_IN[spec]
+    given = SPEC.fullmatch(spec)
+    if given is not None:
+        return _with_argument(spec, given["name"], given["argument"].strip(), owner)
+    if ":" not in spec:
+        allowed = ", ".join((*sorted(BUILT_IN), *WITH_ARGUMENT))
+        raise UnusableData(f"{owner} asks for reward {spec!r}; allowed are {allowed} or 'module:function'")
+    from fgrpo_secure.learning.grpo import rewards as user_rewards  # only a run with own rewards needs the importer
+
+    return user_rewards.resolve(spec)
+
+
+def columns_of(specs: Iterable[str]) -> tuple[str, ...]:
+    """The columns without which rewards of these names cannot work."""
+    return ("answer",) if any(spec in BUILT_IN or spec.startswith("numeric(") for spec in specs) else ()
+
+
+def _with_argument(spec: str, name: str, argument: str, owner: str) -> RewardFunction:
+    if name == "format":
+        try:
+            return with_argument(formatted, pattern=regex.compile(argument, regex.DOTALL))
+        except regex.error as problem:
+            raise UnusableData(f"{owner} asks for reward {spec!r}, whose pattern is none: {problem.msg}") from None
+    numbers: Mapping[str, tuple[RewardFunction, str]] = {"numeric": (numeric, "tolerance"), "length": (short, "tokens")}
+    if name not in numbers:
+        raise UnusableData(f"{owner} asks for reward {spec!r}; with an argument there are {', '.join(WITH_ARGUMENT)}")
+    function, keyword = numbers[name]
+    try:
+        value = float(argument)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise UnusableData(f"{owner} asks for reward {spec!r}; its {keyword} must be a number above 0")
+    return with_argument(function, **{keyword: value})

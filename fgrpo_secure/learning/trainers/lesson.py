@@ -1,0 +1,39 @@
+"""What a trainer of an owner's own is called with, and what it returns."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from fgrpo_secure.config.grpo import Grpo
+from fgrpo_secure.learning.grpo.reward_call import RewardFunction
+from fgrpo_secure.learning.tasks.files import Row
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One round's work at one owner. Secret.
+
+    `adapter` is a PEFT model with the factors as received, to be changed in place; those that the round sends require
+    gradients, and no other change counts. `rows` are the prompts of the round's `steps` steps, in their order, with all
+    their columns; `rewards` are called as TRL calls them. `settings` are the run's public ones, `options` the owner's
+    own. Randomness of any kind may be used; `seed` is public, another one in every round.
+    """
+
+    adapter: Any = field(repr=False)
+    tokenizer: Any = field(repr=False)
+    rows: Sequence[Row] = field(repr=False)
+    rewards: Mapping[str, RewardFunction] = field(repr=False)
+    reward_weights: Sequence[float] | None
+    settings: Grpo
+    steps: int
+    options: Mapping[str, Any]
+    seed: int
+
+
+class Trainer(Protocol):
+    """A trainer: changes `lesson.adapter`, and returns the rewards that it saw before it changed anything, or None.
+
+    Weights by history compare an owner's rewards over the rounds; without any its weight stays 1.
+    """
+
+    def __call__(self, lesson: Lesson, /) -> Sequence[float] | None: ...

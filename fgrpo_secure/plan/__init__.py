@@ -1,0 +1,1 @@
+"""What a configuration amounts to; client and server both compute it, each for itself."""

@@ -1,0 +1,1 @@
+"""A whole run, from start to publication, at its operator."""

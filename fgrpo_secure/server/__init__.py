@@ -1,0 +1,1 @@
+"""The server as a party: it opens rounds, adds up masked uploads and applies their mean."""

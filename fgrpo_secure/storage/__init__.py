@@ -1,0 +1,1 @@
+"""What lies where on disk: run directory, owners' folder, checkpoints, signed files."""

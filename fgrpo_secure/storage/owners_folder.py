@@ -1,0 +1,75 @@
+"""The folder of the data owners: whom they trust, who they are, and where each keeps its state and its ledger.
+
+`pins.json` in it is what a client pins when it is enrolled: public keys, no secret.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fgrpo_secure.storage.run_directory import RunDirectoryError, write_durably
+
+PINS = "pins.json"
+STATE = "state.sqlite"  # of the owners of one host
+LEDGERS = "ledgers.sqlite"  # beside their state
+
+
+@dataclass(frozen=True)
+class Enrolled:
+    """What the owners of a folder were enrolled with: public keys in hex, names by id, processes, protected unit.
+
+    `runs` are those that they joined, by name in hex: plans of any other run are refused.
+    """
+
+    authority: str
+    servers: tuple[str, ...]
+    names: tuple[str, ...]
+    hosts: int
+    unit: str
+    runs: tuple[str, ...] = ()
+
+    def write(self, folder: Path) -> None:
+        """Keep it in `folder`, whole or not at all."""
+        write_durably(folder / PINS, json.dumps(asdict(self)).encode())
+
+    @staticmethod
+    def read(folder: Path) -> "Enrolled":
+        """What `folder` holds; RunDirectoryError if that is missing or damaged."""
+        try:
+            found = json.loads((folder / PINS).read_text())
+            bytes.fromhex(found["authority"])
+            servers, names = tuple(map(str, found["servers"])), tuple(map(str, found["names"]))
+            runs = tuple(map(str, found["runs"]))
+            return Enrolled(found["authority"], servers, names, int(found["hosts"]), str(found["unit"]), runs)
+        except (OSError, ValueError, KeyError, TypeError):
+            raise RunDirectoryError(
+                f"{folder} does not hold the clients of this run: {folder / PINS} is missing or damaged"
+            ) from None
+
+
+def exists(folder: Path) -> bool:
+    """Whether owners were enrolled in `folder`."""
+    return (folder / PINS).exists()
+
+
+def store(folder: Path, host: int) -> Path:
+    """Where the owners of one host keep their state."""
+    return folder / f"host-{host}" / STATE
+
+
+def ledger_of(folder: Path, name: str | None) -> tuple[Path, str]:
+    """(file, its name in there) of the ledger of owner `name`; units in turns have one each: `name/turn-0`.
+
+    RunDirectoryError if the folder has no such owner.
+    """
+    enrolled = Enrolled.read(folder)
+    owner, slash, turn = (name or "").partition("/")
+    if owner not in enrolled.names:
+        asked = "choose one with --owner" if name is None else f"none of them is {owner!r}"
+        raise RunDirectoryError(
+            f"{folder} holds the ledgers of {len(enrolled.names)} owners, {asked}; they are "
+            + ", ".join(enrolled.names[:5])
+            + (", ..." if len(enrolled.names) > 5 else "")
+        )
+    client = enrolled.names.index(owner)
+    return store(folder, client % enrolled.hosts).with_name(LEDGERS), f"{client}{slash}{turn}"

@@ -1,0 +1,153 @@
+"""docs/reference/failures.md is what the command line really says: each row is typed in and its sentence copied.
+
+To write the page anew: `python -m tests.fgrpo_secure.cli.test_failures > docs/reference/failures.md`
+"""
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner
+
+from fgrpo_secure.cli import app
+from fgrpo_secure.config import model_files
+
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "failures.md"
+HEAD = """# What goes wrong, and what you read then
+
+Prompts, models, rewards and trainers that cannot be used, with the sentence that the command line prints and the first
+command that prints it: `plan` is `fgrpo plan CONFIG`, which loads no model, `try` is `fgrpo try CONFIG`. A run
+begins with the same checks, before its first round. Nothing of a row is ever quoted. A test types all of it in and
+copies the sentences here.
+
+| you did | you read | when |
+|---|---|---|
+"""
+REWARDS = """
+def good(completions, **kw): return [float(len(each)) for each in completions]
+def same(completions, **kw): return [0.5] * len(completions)
+def never(completions, **kw): return [None] * len(completions)
+def nan(completions, **kw): return [float("nan")] * len(completions)
+def few(completions, **kw): return [1.0]
+def words(completions, **kw): return ["good"] * len(completions)
+def breaks(completions, answer, **kw): raise KeyError(answer[0])
+def leaves(completions, **kw): raise SystemExit
+def asks(completions, mood): return [1.0] * len(completions)
+"""
+ROWS = tuple({"prompt": f"{number}+{number}=", "answer": f"{2 * number}"} for number in range(10, 16))
+Prepared = Callable[[Path], None]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a user did: other rows, another client's table, other sections, a model's folder changed in some way."""
+
+    did: str
+    rows: tuple[Mapping[str, Any], ...] = ROWS
+    client: str = 'reward = "rw:good"'
+    more: str = ""
+    model: Prepared | None = None
+    says: str = ""  # where nothing is refused: how the line begins that says it
+    text: str = field(default="", repr=False)  # the file of rows as it stands
+
+
+def without(*names: str) -> Prepared:
+    return lambda folder: [(folder / name).unlink() for name in names] and None
+
+
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def without_end(folder: Path) -> None:
+    path = folder / "tokenizer_config.json"
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in told.items() if key not in ("eos_token", "pad_token")}))
+
+
+def template(text: str) -> Prepared:
+    return lambda folder: (folder / "chat_template.jinja").write_text(text) and None
+
+
+MESSAGES = tuple({**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in ROWS)
+REFUSING = "{{ raise_exception('roles must alternate') }}"
+FAILURES = (
+    Failure("a prompt longer than the context", rows=({"prompt": "1" * 70, "answer": "1"},)),
+    Failure("a prompt with symbols that the tokenizer does not know", rows=({"prompt": "1+É=", "answer": "1"},)),
+    Failure("an empty prompt", rows=({"prompt": "", "answer": "1"},)),
+    Failure("rows without a prompt", rows=({"question": "1+1="},)),
+    Failure("a file that is no JSON Lines", text="prompt,answer\n1+1=,2\n"),
+    Failure("messages without roles", rows=({"prompt": [{"content": "1+1="}]},)),
+    Failure("messages, and a model without a chat template", rows=MESSAGES),
+    Failure("messages that the chat template refuses", rows=MESSAGES, model=template(REFUSING)),
+    Failure("a system prompt for prompts that are strings", more='[grpo]\nsystem_prompt = "be brief"\n'),
+    Failure("a column with a name that training uses", rows=({"prompt": "1+1=", "completions": "2"},)),
+    Failure("weights without a tokenizer", model=without("tokenizer.json", "tokenizer_config.json")),
+    Failure("a tokenizer without an end of sequence", model=without_end),
+    Failure("pickled weights", model=pickled),
+    Failure("a folder without weights", model=without("model.safetensors")),
+    Failure("a model that is not there", more='[model]\npath = "./nowhere"\n'),
+    Failure("a reward that is neither built in nor a function", client='reward = "best"'),
+    Failure("a reward in a module without it", client='reward = "rw:none"'),
+    Failure("a reward that asks for a column that no row has", client='reward = "rw:asks"'),
+    Failure("a reward that raises", client='reward = "rw:breaks"'),
+    Failure("a reward that ends its process", client='reward = "rw:leaves"'),
+    Failure("a reward that returns one number for all", client='reward = "rw:few"'),
+    Failure("a reward that returns words", client='reward = "rw:words"'),
+    Failure("a reward that marks nothing", client='reward = "rw:never"'),
+    Failure("a reward that is not a number", client='reward = "rw:nan"'),
+    Failure("weights for another number of rewards", client='reward = ["rw:good", "exact"]\nreward_weights = [1.0]'),
+    Failure("a pattern that is none", client='reward = "format(()"'),
+    Failure("a trainer in a module that is not there", client='reward = "rw:good"\ntrainer = "nowhere:train"'),
+    Failure("a trainer, and a unit below the client", client='reward = "rw:good"\ntrainer = "rw:good"',
+            more='[privacy]\nunit = "prompt_group"\nunits_per_client = 6\nepsilon = 8.0\n'),
+    Failure("rewards that are all equal", client='reward = "rw:same"', says="  no group has two different rewards"),
+    Failure("completions that never end", more="[grpo]\nmax_completion_length = 1\n", says="  most are cut off"),
+)  # fmt: skip
+
+
+def said(failure: Failure, folder: Path) -> tuple[str, str]:
+    """(sentence, command) of the first command that says something."""
+    folder.mkdir()
+    (folder / "rw.py").write_text(REWARDS)
+    rows = "".join(json.dumps(row) + "\n" for row in failure.rows)
+    (folder / "rows.jsonl").write_text(failure.text or rows)
+    more = failure.more
+    if failure.model is not None:
+        source = model_files.folder(model_files.BUILTIN)
+        assert source is not None
+        shutil.copytree(source, folder / "model")
+        failure.model(folder / "model")
+        more += '[model]\npath = "model"\n'
+    privacy = "" if "[privacy]" in more else '[privacy]\nunit = "none"\n'
+    clients = f'[[client]]\nname = "mine"\ndata = "rows.jsonl"\n{failure.client}\n[[client]]\nname = "others"\n'
+    (folder / "run.toml").write_text(f'{clients}task = "add"\nrows = 6\ncount = 7\n{more}{privacy}')
+    for command in ("plan", "try"):
+        outcome = CliRunner().invoke(app, [command, str(folder / "run.toml")])
+        if outcome.exit_code == 2:
+            (line,) = outcome.stderr.strip().splitlines()
+            return line.removeprefix("fgrpo: ").replace(f"{folder}/", ""), command
+        assert outcome.exit_code == 0, outcome.output
+    (line,) = [line.strip() for line in outcome.output.splitlines() if failure.says and line.startswith(failure.says)]
+    return f"{line} (a hint: nothing is refused)", "try"
+
+
+def page(folder: Path) -> str:
+    rows = []
+    for number, failure in enumerate(FAILURES):
+        sentence, when = said(failure, folder / str(number))
+        rows.append(f"| {failure.did} | {sentence.replace('|', chr(92) + '|')} | {when} |\n")
+    return HEAD + "".join(rows)
+
+
+def test_every_failure_is_one_sentence_and_the_page_has_it(tmp_path):
+    assert page(tmp_path) == PAGE.read_text("utf-8")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page(Path(tempfile.mkdtemp())))

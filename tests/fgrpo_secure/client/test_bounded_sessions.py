@@ -1,0 +1,58 @@
+"""What a client joins at most: sessions that ask for nothing, and runs whose charges do not add up."""
+
+from dataclasses import replace
+
+import pytest
+
+from fgrpo_secure.client import policy as owner_policy
+from fgrpo_secure.server.stages import SessionFailed
+from fgrpo_secure.storage.run_directory import RunDirectory
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("trains_once")]
+
+EVERYBODY = frozenset(range(8))
+MIXED = "privacy.epsilon: this client paid in another run, and sampled rounds are accounted alone"
+
+
+def test_a_client_joins_only_so_many_sessions_of_a_round_that_never_ask_for_its_vector(trial, small):
+    """A server could open sessions for ever: each costs training and a row, and is given back."""
+    federation = trial.federation()
+    for name in small[1]:
+        path = owner_policy.path_of(federation.directory.owners, name)
+        path.write_text(path.read_text().replace("max_unmasked = 32 ", "max_unmasked = 2 "))
+    trial.restart(federation)
+    for _ in range(2):
+        with pytest.raises(SessionFailed):
+            trial.conduct(federation, 0, lost={"share": EVERYBODY})
+        assert not trial.sessions[-1].refusals
+    trial.restart(federation)  # and not forgotten with the process
+    with pytest.raises(SessionFailed, match="8 clients refused"):
+        trial.conduct(federation, 0)
+    assert set(trial.sessions[-1].refusals.values()) == {
+        "rounds.max_unmasked: no vector was asked for in 2 sessions of this round"
+    }
+    assert trial.conduct(federation, 1).result is not None, "another round is another one"
+
+
+@pytest.fixture
+def grouped(small):
+    """Owners whose unit is a prompt group, of which each has eight; and the same with secret sampling."""
+    text = small[0].replace("[[client]]", "[[client]]\nrows = 8")
+    text = text.replace("[privacy]", '[privacy]\nunit = "prompt_group"\nunits_per_client = 8')
+    return text.replace("prompts_per_step = 2", "prompts_per_step = 1"), ("privacy.sampling_rate=0.5",)
+
+
+@pytest.mark.parametrize("sampled_first", [True, False])
+def test_charges_of_sampled_rounds_and_of_another_runs_are_never_added_up(trial, grouped, sampled_first, monkeypatch):
+    text, sampled = grouped
+    first, second = ((*sampled,), ()) if sampled_first else ((), (*sampled,))
+    paid = trial.federation(*first, text=text, name="first")
+    trial.conduct(paid)
+    trial.engines.pop().close()
+    # A trial's configuration refuses to sample with shared owners; nothing stops an organisation's folder from it.
+    owners = paid.directory.owners
+    monkeypatch.setattr(RunDirectory, "with_owners", lambda directory, _: replace(directory, shared_owners=owners))
+    other = trial.federation(*second, text=text, name="second")
+    with pytest.raises(SessionFailed, match="8 clients refused"):
+        trial.conduct(other)
+    assert set(trial.sessions[-1].refusals.values()) == {MIXED}

@@ -1,0 +1,102 @@
+"""A server's engine on this machine without any model: identities, a roster, a certificate, and raw requests."""
+
+import ssl
+import threading
+from contextlib import closing
+
+import httpx
+import pytest
+
+from fgrpo_secure.engines.https import dialer, signing
+from fgrpo_secure.engines.https import question as questions
+from fgrpo_secure.engines.https.dialer import Dialer, Place
+from fgrpo_secure.engines.https.engine import HttpsEngine
+from protocols.identity import Identity
+from protocols.roster import Entry, Roster, sign_roster
+from tests.fgrpo_secure.engines.federations import certificate as made_certificate
+
+RUN = bytes(range(16))
+
+
+def identity(number):
+    return Identity.from_seed(bytes([number]) * 32)
+
+
+AUTHORITY, SERVER = identity(101), identity(102)
+CLIENTS = [identity(number) for number in range(5)]
+ROSTER = Roster(1, AUTHORITY.public, tuple(Entry(i, f"client{i}", each.public) for i, each in enumerate(CLIENTS)))
+SIGNED = sign_roster(AUTHORITY, ROSTER)
+
+
+class Wire:
+    """An engine that listens, and what is needed to speak to it."""
+
+    def __init__(self, folder, pem, times=(None, 5)):
+        self.folder, self.pem, self.times = folder, pem, times
+        self.lines: list[str] = []
+        self.roster = ROSTER
+        self.engine = self._open(0)
+        self.port = self.engine.address[1]
+
+    def _open(self, port):
+        known, listen, log = (AUTHORITY.public, self.roster), ("127.0.0.1", port), self.lines.append
+        return HttpsEngine.open(self.folder, SERVER, RUN, known, listen, self.pem, self.times, log)
+
+    def restart(self):
+        """The server's process dies and another one takes its place; what is on disk is what there is."""
+        self.engine.close()
+        self.engine = self._open(self.port)
+
+    @property
+    def counts(self):
+        return self.engine._desk.counts
+
+    def dialer(self, client=0, server=SERVER, who=None):
+        url = f"https://127.0.0.1:{self.port}"
+        return Dialer(Place(url, server.public, RUN, client, who or CLIENTS[client], self.pem[0].read_text()))
+
+    def tls(self):
+        return ssl.create_default_context(cafile=str(self.pem[0]))
+
+    def send(self, method, path, query="", body=b"", credentials=None, headers=None, **more):
+        """One request with these credentials, whatever they say."""
+        sent = {signing.VERSION_HEADER: "1"} | ({signing.AUTHORIZATION: credentials.write()} if credentials else {})
+        url = f"https://127.0.0.1:{self.port}/v1{path}" + (f"?{query}" if query else "")
+        with httpx.Client(verify=self.tls(), trust_env=False) as client:
+            return client.request(method, url, headers=sent | (headers or {}), content=more.get("content", body))
+
+    def ask(self, step, outgoing, seconds=5.0):
+        """A step in a thread; gives a list that fills with answers, and the thread."""
+        answers: list[tuple[int, bytes]] = []
+        thread = threading.Thread(
+            target=lambda: answers.extend(self.engine.exchange(step, outgoing, seconds)), daemon=True
+        )
+        thread.start()
+        return answers, thread
+
+    def answer(self, client, payload):
+        """Client `client` waits for its question and answers it."""
+        with closing(self.dialer(client)) as line:
+            question = line.next()
+            assert question is not None
+            line.put(question.id, questions.write_answer(questions.Answered(payload)))
+        return question
+
+
+@pytest.fixture(scope="session")
+def pem(tmp_path_factory):
+    return made_certificate(tmp_path_factory.mktemp("certificate"))
+
+
+@pytest.fixture
+def wire(tmp_path, pem):
+    made = Wire(tmp_path / "server", pem)
+    made.engine.invite(7, b"a model", SIGNED)
+    yield made
+    made.engine.close()
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """A client that does not wait long for a server that says nothing."""
+    monkeypatch.setattr(dialer, "SILENCE", 3.0)

@@ -1,0 +1,76 @@
+"""What every engine must do, asked of each: the same bytes reach the same parties, and the same adapter comes out."""
+
+import numpy as np
+import pytest
+
+from fgrpo_secure.engines.embedded import Embedded
+from fgrpo_secure.server.federation import Federation
+from tests.fgrpo_secure.engines.federations import CLIENTS, FIVE, ClientThread, certificate, enrolled, https_engine
+
+EVERYBODY = range(CLIENTS)
+
+
+class OnEmbedded:
+    name = "embedded"
+    processes = 1
+
+    def __init__(self, config, directory, folder):
+        self.engine = Embedded.start(directory, config)
+
+    def close(self):
+        self.engine.close()
+
+
+class OnHttps:
+    name = "https"
+    processes = CLIENTS
+
+    def __init__(self, config, directory, folder):
+        pem = certificate(folder)
+        self.engine = https_engine(directory, config, pem, times=(None, 60))
+        self.clients = [ClientThread(directory, config, client, self.engine.address, pem) for client in EVERYBODY]
+
+    def close(self):
+        for client in self.clients:
+            client.end()
+        self.engine.close()
+        for client in self.clients:
+            client.close()
+
+
+@pytest.fixture(params=[OnEmbedded, OnHttps], ids=lambda kind: kind.name)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def federate(trial, tmp_path, kind):
+    opened = []
+
+    def make(*overrides):
+        config, directory = trial.configure(f"engine.processes={kind.processes}", *overrides, text=FIVE)
+        base, policy = enrolled(config, directory)
+        opened.append(kind(config, directory, tmp_path))
+        return Federation.open(config, directory, base, policy, opened[-1].engine)
+
+    yield make
+    for made in opened:
+        made.close()
+
+
+def adapter_after_a_round(federation: Federation):
+    federation.conduct(0, lambda *_: None)
+    return federation.policy.get_vector(0)
+
+
+ADAPTERS: dict[str, bytes] = {}  # by engine: what the same seed gave
+
+
+def test_a_round_gives_the_adapter_that_the_seed_gives(federate, kind):
+    federation = federate()
+    vector = adapter_after_a_round(federation)
+    assert np.any(vector)
+    ADAPTERS[kind.name] = vector.tobytes()
+    assert len(set(ADAPTERS.values())) == 1
+    assert federation.engine.refusals == {}
+    assert federation.directory.notes.exists(), "nobody signed"

@@ -1,0 +1,172 @@
+"""A run of five organisations, each by its own folder alone, whose participants are what the embedded engine runs."""
+
+import json
+import shutil
+import sqlite3
+
+import pytest
+from msgspec.structs import replace
+from typer.testing import CliRunner
+
+from fgrpo_secure.cli import app
+from fgrpo_secure.engines.embedded import Embedded
+from fgrpo_secure.engines.host import Host
+from fgrpo_secure.engines.messages import Step, Witness
+from fgrpo_secure.ledger.store import Ledgers
+from fgrpo_secure.run import training
+from fgrpo_secure.storage.client_folder import ClientFolder
+from fgrpo_secure.storage.run_directory import RunDirectory, RunDirectoryError
+
+NAMES = ("north", "south", "east", "west", "centre")
+RUN = (
+    '[run]\nname = "five"\n[federation]\nclients = 5\nrounds = 2\n[engine]\nkind = "https"\n[adapter]\nrank = 1\n'
+    '[aggregation]\nadversary = "lying_server"\nmax_dropout = 0.2\n'
+    "[grpo]\nnum_generations = 2\nprompts_per_step = 1\nmax_completion_length = 4\n"
+    '[evaluation]\ntasks = ["add"]\nprompts = 2\nsamples = 1\nevery = 0\n'
+)
+
+
+def said(*arguments):
+    outcome = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert outcome.exit_code == 0, outcome.output
+    return outcome.stdout.strip()
+
+
+class Lines(list):
+    """An observer that keeps what a terminal would show; `drain_at` ends the run before that round."""
+
+    def __init__(self, directory, drain_at=None):
+        super().__init__()
+        self.directory, self.drain_at = directory, drain_at
+
+    def say(self, line):
+        self.append(line)
+
+    def started(self, *_):
+        pass
+
+    def step(self, *_):
+        pass
+
+    def finished_round(self, metrics):
+        if metrics.round == self.drain_at:
+            self.directory.drain.touch()
+
+
+class Apart:
+    """Hosts of one owner each in this process, asked one after the other: each sees its own messages alone."""
+
+    def __init__(self, hosts):
+        self.hosts = dict(enumerate(hosts))
+
+    def handle(self, request):
+        for client, host in self.hosts.items():
+            if isinstance(request, Step) and client in request.messages:
+                yield from host.handle(replace(request, messages={client: request.messages[client]}))
+            elif isinstance(request, Witness) and client in request.exhibits:
+                yield from host.handle(replace(request, exhibits={client: request.exhibits[client]}))
+            elif not isinstance(request, Step | Witness):
+                yield from host.handle(request)
+
+    def close(self):
+        for host in self.hosts.values():
+            host.close()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """(folder of everything, authority's key, server's key, run directory) of a run that was drained in between."""
+    root = tmp_path_factory.mktemp("five")
+    (root / "run.toml").write_text(RUN)
+    key = said("authority", "new", root / "authority")
+    lines = [said("client", "new", root / name, "--task", "add") for name in NAMES]
+    said("authority", "sign", root / "authority", *lines)
+    server = said("server", "new", root / "run.toml", "--authority", key, "--out", root / "five")
+    roster = ("--roster", root / "authority" / "roster.bin")
+    said("server", "invite", root / "five", "--url", "https://server.example", *roster)
+    for name in NAMES:
+        said("client", "join", root / name, root / "five.invitation.json", "--yes")
+
+    def open_engine(_, config):
+        folders = [ClientFolder.open(root / name) for name in NAMES]
+        return Embedded([Apart([Host.of_owner(folder, folder.choose(None)) for folder in folders])])
+
+    directory = RunDirectory(root / "five")
+    first = Lines(directory, drain_at=1)
+    training.serve(directory, open_engine, first)
+    assert "drained after round 1" in first[-1]
+    assert not directory.statement.exists()
+    directory.drain.unlink()
+    training.serve(directory, open_engine, Lines(directory))
+    return root, key, server, directory
+
+
+def test_the_run_verifies_for_somebody_who_has_its_directory_and_two_public_keys(finished, tmp_path):
+    root, key, server, directory = finished
+    shutil.copytree(directory.root, tmp_path / "handed")
+    assert "verifies" in said("verify", tmp_path / "handed", "--authority", key, "--server", server)
+    wrong = CliRunner().invoke(app, ["verify", str(tmp_path / "handed"), "--authority", server])
+    assert wrong.exit_code == 1
+    summary = json.loads((tmp_path / "handed" / "summary.json").read_text())
+    assert (summary["rounds"], summary["clients"]) == (2, 5)
+    assert not (root / "five.owners").exists()
+    assert not directory.simulation.exists()
+
+
+def test_every_owner_kept_a_receipt_and_a_ledger_that_show_what_the_server_charged(finished, tmp_path):
+    root, key, server, directory = finished
+    with_receipts = ["verify", directory.root, "--authority", key, "--server", server]
+    for name in NAMES:
+        file = said("client", "receipt", root / name, "--out", tmp_path)
+        with_receipts += ["--receipt", file]
+    assert "verifies" in said(*with_receipts)
+    for name in NAMES:
+        assert "in 2 sessions" in said("client", "status", root / name)
+        assert "2 sessions" not in said("ledger", "show", root / name / "books" / "ledgers.sqlite").splitlines()[-2]
+        assert "verify, root" in said("ledger", "verify", root / name)
+    with pytest.raises(RunDirectoryError, match="holds no run"):
+        RunDirectory(root / "north").require()
+
+
+def secrets_of(folder):
+    """What only this owner may hold: its identity seed, and whatever its books keep of secrets."""
+    enrolled = folder.enrolled()
+    assert enrolled is not None
+    return {enrolled[1]}
+
+
+def found_in(folder, secrets):
+    hits = set()
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        data = path.read_bytes()
+        hits |= {secret for secret in secrets if secret in data or secret.hex().encode() in data}
+    return hits
+
+
+def test_no_folder_holds_a_secret_of_another(finished, tmp_path):
+    root, _, _, directory = finished
+    folders = {name: ClientFolder.open(root / name) for name in NAMES}
+    authority = bytes.fromhex((root / "authority" / "authority.identity").read_text().split('seed = "')[1][:64])
+    secrets = {name: secrets_of(folder) for name, folder in folders.items()}
+    secrets |= {"server": {directory.server_key.read_bytes()}, "authority": {authority}}
+    places = {name: folder.root for name, folder in folders.items()}
+    places |= {"server": directory.private, "authority": root / "authority", "handed over": directory.root}
+    for place, where in places.items():
+        for owner, held in secrets.items():
+            assert found_in(where, held) == (held if place == owner else set()), (place, owner)
+    shutil.copytree(places["north"], tmp_path / "north")
+    with sqlite3.connect(tmp_path / "north" / "books" / "state.sqlite") as database:
+        database.execute("INSERT INTO identity VALUES (9, ?)", tuple(secrets["south"]))
+    assert found_in(tmp_path / "north", secrets["south"]) == secrets["south"], "the search finds one that is there"
+
+
+def test_an_owners_log_and_ledger_are_its_own_and_the_same_charge_stands_in_all(finished):
+    root = finished[0]
+    charges = []
+    for number, name in enumerate(NAMES):
+        store = Ledgers.read(ClientFolder.open(root / name).ledgers)
+        assert store.owners() == (str(number),)
+        charges.append(store.existing(str(number)).spent())
+        store.close()
+    assert len(set(charges)) == 1
+    assert charges[0] > 0
