@@ -89,7 +89,7 @@ def driver(client: int, clients: int) -> Any:
     from protocols.drive import ClientDriver, MemoryStore
     from protocols.member import Limits, Member
 
-    limits = Limits(Adversary.LYING_SERVER, 0.05, 0.1, 3, 2, last_round=0, today=0, run=RUN)
+    limits = Limits(Adversary.LYING_SERVER, 0.05, 0.1, 3, 2, last_session=0, today=0, run=RUN)
     member = Member(client, own(client), roster(clients), SERVER.public, limits)
     return ClientDriver(member, MemoryStore(), os.urandom, dict)
 

@@ -92,7 +92,7 @@ class Federation:
         return RoundPlan(
             version=labels.VERSION,
             run=bytes(16),
-            round=1,
+            session_number=1,
             roster_digest=self.roster.digest,
             roster_version=1,
             cohort=tuple(entry.id for entry in self.roster.members),
@@ -115,7 +115,9 @@ class Federation:
     def member(self, index: int) -> Member:
         """Client `index`, which accepts these parameters."""
         p = self.parameters
-        limits = Limits(p.adversary, 0.0, 1 - p.floor / p.cohort + 1e-9, 3, 2, last_round=0, today=0, run=self.plan.run)
+        limits = Limits(
+            p.adversary, 0.0, 1 - p.floor / p.cohort + 1e-9, 3, 2, last_session=0, today=0, run=self.plan.run
+        )
         id_ = self.roster.members[index].id
         return Member(id_, self.identities[index], self.roster, self.server.public, limits, self.verify)
 

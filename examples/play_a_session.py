@@ -23,7 +23,7 @@ plan = wire.RoundPlan(
     labels.VERSION, os.urandom(16), 1, roster.digest, roster.version, IDS, (), b"{}", (("update", 4),), 32,
     LYING, p.colluders, p.quorum, p.threshold, p.floor, p.neighbours,
 )  # fmt: skip
-limits = Limits(LYING, 0.1, 0.2, min_cohort=7, min_survivors=6, last_round=0, today=20_000, run=plan.run)
+limits = Limits(LYING, 0.1, 0.2, min_cohort=7, min_survivors=6, last_session=0, today=20_000, run=plan.run)
 members = {i: Member(i, keys[i], roster, host.public, limits) for i in IDS}
 values = {i: {"update": i * np.arange(4)} for i in IDS}
 

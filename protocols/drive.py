@@ -113,9 +113,9 @@ class MemoryStore:
 
     def accept(self, identity: bytes, server: bytes, plan: RoundPlan) -> None:
         """See Store."""
-        if plan.round <= self.last_session(identity, server, plan.run):
+        if plan.session_number <= self.last_session(identity, server, plan.run):
             raise ValueError("session numbers only grow")
-        self._numbers[identity, server, plan.run] = plan.round
+        self._numbers[identity, server, plan.run] = plan.session_number
         self._status[identity, wire.session_of(plan)] = Status.ACCEPTED
 
     def status(self, identity: bytes, session: bytes) -> Status | None:
@@ -199,13 +199,13 @@ class ClientDriver:
         A plan whose session was accepted before may be asked about again, until it is closed.
         """
         identity, server = self.member.identity.public, self.member.server_key
-        last = max(self.member.limits.last_round, self._store.last_session(identity, server, self.member.limits.run))
+        last = max(self.member.limits.last_session, self._store.last_session(identity, server, self.member.limits.run))
         session = session_in(Step.ANNOUNCE, incoming)
         status = self._store.status(identity, session)
         if status not in (None, Status.ACCEPTED):
             raise FaultyServer("asks about a session that is closed")
         if status is Status.ACCEPTED:
-            last = wire.decode(wire.SignedPlan, incoming, wire.MAX_PLAN).plan.round - 1
+            last = wire.decode(wire.SignedPlan, incoming, wire.MAX_PLAN).plan.session_number - 1
         return open_plan(self._limited(last), incoming, self._context())
 
     def announce(self, plan: RoundPlan, incoming: bytes) -> bytes:
@@ -261,7 +261,7 @@ class ClientDriver:
         self._store.put(self.member.identity.public, session, step, digest, encode_state(state), answer)
 
     def _limited(self, last: int) -> Member:
-        return replace(self.member, limits=replace(self.member.limits, last_round=last))
+        return replace(self.member, limits=replace(self.member.limits, last_session=last))
 
     def _state(self, session: bytes) -> State:
         data = self._store.state(self.member.identity.public, session)

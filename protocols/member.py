@@ -21,7 +21,7 @@ MAX_SESSION_STEP = 1024  # a server may skip numbers after crashes; it may not u
 
 @dataclass(frozen=True)
 class Limits:
-    """The owner's policy. `run` is the run that the owner joined; `last_round` is the highest session number that it
+    """The owner's policy. `run` is the run that the owner joined; `last_session` is the highest session number that it
     accepted in it from this server, -1 if none; `today` counts days since 1970-01-01 (UTC).
 
     `post_quantum` demands hybrid sessions; without it either kind will do.
@@ -32,7 +32,7 @@ class Limits:
     max_dropout: float
     min_cohort: int
     min_survivors: int
-    last_round: int
+    last_session: int
     today: int
     run: bytes
     post_quantum: bool = False
@@ -129,11 +129,13 @@ def refuse_other_session(limits: Limits, plan: RoundPlan) -> None:
     if plan.run != limits.run:
         raise Refused("the plan is for a run that this client has not joined")
     # Numbers only grow: a plan replayed, or varied a little, would have the same data contribute again.
-    if plan.round <= limits.last_round:
-        raise Refused(f"round {plan.round} does not come after round {limits.last_round}")
+    if plan.session_number <= limits.last_session:
+        raise Refused(f"session {plan.session_number} does not come after session {limits.last_session}")
     # One plan with a huge number would be the last that this client ever takes part in.
-    if plan.round > limits.last_round + MAX_SESSION_STEP:
-        raise Refused(f"round {plan.round} is more than {MAX_SESSION_STEP} after round {limits.last_round}")
+    if plan.session_number > limits.last_session + MAX_SESSION_STEP:
+        raise Refused(
+            f"session {plan.session_number} is more than {MAX_SESSION_STEP} after session {limits.last_session}"
+        )
 
 
 def _check_policy(member: Member, plan: RoundPlan) -> None:

@@ -58,7 +58,7 @@ class RoundPlan(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 
     version: Count
     run: Bytes16
-    round: Count
+    session_number: Count
     roster_digest: Bytes32
     roster_version: Count
     cohort: tuple[Id, ...]

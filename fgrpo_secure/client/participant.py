@@ -147,7 +147,7 @@ class Participant:
             raise Refused(NOT_ENROLLED)
         plan, limits = plain.open_request(message, self._server_key, self._verify), self._membership.member.limits
         last = self._records.last_session(self._identity.public, self._server_key, limits.run)
-        refuse_other_session(replace(limits, last_round=last), plan)
+        refuse_other_session(replace(limits, last_session=last), plan)
         self._admit(plan, policy)
         return plan
 
@@ -173,7 +173,7 @@ class Participant:
         if admitted.settings.units is None:
             owner = replace(self._owner, repeats=self._repeats(plan, admitted))
             return lambda: client_round.learn(policy, owner, admitted.settings)
-        past, source = self._past(plan, admitted), self._source.child("session", plan.round)
+        past, source = self._past(plan, admitted), self._source.child("session", plan.session_number)
         most, settings, lattice = self._own.rounds.max_weight, admitted.settings, admitted.lattice
         return lambda: unit_round.contribute(policy, self._owner, settings, lattice, past, most, source)
 
@@ -298,7 +298,7 @@ class Participant:
         self._records.forget_closed(self._identity.public)
         if ledger is not None:
             try:
-                ledger.intent(session, plan.round, admitted.charge)
+                ledger.intent(session, plan.session_number, admitted.charge)
             except BudgetExceeded:
                 raise Refused("privacy.epsilon: the privacy budget does not cover this round") from None
         self._records.accept(self._identity.public, self._server_key, plan, training_round, admitted.fixed_charge)
@@ -337,7 +337,7 @@ class Participant:
         admitted, found = self._admitted(plan), self._trained.get(self._key(plan))
         if isinstance(found, Contribution):
             return found
-        past, source = self._past(plan, admitted), self._source.child("session", plan.round)
+        past, source = self._past(plan, admitted), self._source.child("session", plan.session_number)
         settings, lattice, most = admitted.settings, admitted.lattice, self._own.rounds.max_weight
         if settings.units is not None:
             return unit_round.untrained(settings, lattice, past, most, source)

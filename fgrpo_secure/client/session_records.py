@@ -97,11 +97,13 @@ class SessionRecords:
         charge = None if fixed_charge is None else str(fixed_charge)
         with self._atomic():
             # Only accepted plans have rows: a refused one with the number 2^48 uses none up (`numbers-used-up`).
-            if plan.round <= self.last_session(identity, server, plan.run):
-                raise RecordConflict(f"session {plan.round} is not newer than the last one that this client accepted")
+            if plan.session_number <= self.last_session(identity, server, plan.run):
+                raise RecordConflict(
+                    f"session {plan.session_number} is not newer than the last one that this client accepted"
+                )
             if self.open_sessions(identity, server, plan.run):
                 raise RecordConflict("a session of this run is open")
-            facts = (wire.session_of(plan), server, plan.run, plan.round, training_round, adapter)
+            facts = (wire.session_of(plan), server, plan.run, plan.session_number, training_round, adapter)
             self._db.execute(
                 "INSERT INTO session VALUES (?, ?, ?, ?, ?, ?, ?, 'accepted', 0, ?, ?, NULL, NULL)",
                 (identity, *facts, charge, wire.encode(plan)),

@@ -59,7 +59,7 @@ class Planner:
         numbers: list[int] = []
         for found in history.rounds:
             self._check_round(found, shares)
-            numbers += [session.plan.round for session in found.sessions]
+            numbers += [session.plan.session_number for session in found.sessions]
             share = None if found.end is None else found.end.get("facts", {}).get(clip_norms.SHARE)
             if share is not None:
                 shares[found.training_round] = float.fromhex(share)
@@ -75,7 +75,7 @@ class Planner:
         for session in found.sessions:
             admitted, ids = self.prices[session.name], survivors.get(session.name)
             yield Priced(
-                number=session.plan.round,
+                number=session.plan.session_number,
                 session=session.name,
                 opened=found.position,
                 ended=int(end["position"]),
@@ -174,7 +174,7 @@ class Planner:
                 roster,
                 dict(session.plan.context),
                 number,
-                session.plan.round,
+                session.plan.session_number,
                 dimension,
                 shard,
                 self.run,

@@ -214,7 +214,7 @@ def _session(found: Round) -> form.SessionPart:
     survivors = found.survivors
     return form.SessionPart(
         session=found.sessions[0].name,
-        round=found.sessions[0].plan.round,
+        round=found.sessions[0].plan.session_number,
         training_round=found.training_round,
         outcome=found.outcome,  # type: ignore[arg-type]  # a kind of entry, which the ledger's own rules check
         charge=f"{charge.numerator}/{charge.denominator}",

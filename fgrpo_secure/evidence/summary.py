@@ -93,7 +93,7 @@ def metrics(basis: Basis) -> Iterator[dict[str, Any]]:
             continue
         yield {
             "round": found.training_round + 1,
-            "session": found.sessions[0].plan.round,
+            "session": found.sessions[0].plan.session_number,
             "survivors": end["survivors"],
             "dropped": dropped(found),
             "failed_sessions": _failed_between(basis, before, end["position"]) + derived_plans.failed_shards(found),

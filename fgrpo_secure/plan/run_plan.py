@@ -286,7 +286,7 @@ def open_round(
     return kind(
         version=labels.VERSION,
         run=run,
-        round=session_number,
+        session_number=session_number,
         roster_digest=roster.digest,
         roster_version=roster.version,
         cohort=shard,

@@ -39,7 +39,7 @@ def _priced(
     for session, (plan, admitted) in read_plans.items():
         ids = survivors.get(session)
         yield Priced(
-            number=plan.round,
+            number=plan.session_number,
             session=session,
             opened=int(opened["position"]),
             ended=int(end["position"]),

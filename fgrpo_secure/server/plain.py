@@ -46,7 +46,7 @@ def collect(
     traffic.asked[Step.MASK], traffic.answered[Step.MASK] = len(plan.cohort), len(survivors)
     if len(survivors) < plan.floor:
         raise TooFewClients(Step.MASK.value, len(survivors), plan.floor, blamed)
-    noised = _with_noise(total, admitted, source.child("central", plan.round))
+    noised = _with_noise(total, admitted, source.child("central", plan.session_number))
     size = admitted.lattice.dimension
     dropped = tuple(client for client in plan.cohort if client not in survivors)
     totals = {"update": noised[:size], "scores": noised[size:]}

@@ -72,7 +72,7 @@ class Opened:
     @property
     def number(self) -> int:
         """The first session's number, which stands for the round."""
-        return self.sessions[0].plan.round
+        return self.sessions[0].plan.session_number
 
 
 @dataclass(frozen=True, slots=True)

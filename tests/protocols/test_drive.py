@@ -82,7 +82,7 @@ def test_the_round_counter_only_grows_whatever_the_session(recorded):
     world.change_plan(settings=b"[]")
     with pytest.raises(Refused, match="does not come after"):
         world.answer(world.ids[0], Step.ANNOUNCE, world.signed(world.plan))
-    world.change_plan(round=2)
+    world.change_plan(session_number=2)
     world.answer(world.ids[0], Step.ANNOUNCE, world.signed(world.plan))
     member = world.drivers[world.ids[0]].member
     store = world.drivers[world.ids[0]]._store
@@ -92,7 +92,7 @@ def test_the_round_counter_only_grows_whatever_the_session(recorded):
 def test_a_plan_of_another_run_is_refused_and_counts_for_nothing(recorded):
     """Two names for one federation would be two ledgers, each signed by everybody."""
     world, _ = recorded
-    world.change_plan(round=2, run=bytes(16))
+    world.change_plan(session_number=2, run=bytes(16))
     with pytest.raises(Refused, match="has not joined"):
         world.answer(world.ids[0], Step.ANNOUNCE, world.signed(world.plan))
 
@@ -101,10 +101,10 @@ def test_a_huge_session_number_does_not_use_up_the_others(recorded):
     world, _ = recorded
     run, me = world.plan.run, world.ids[0]
     for number in (2**48, 1 + MAX_SESSION_STEP + 1):
-        world.change_plan(round=number)
-        with pytest.raises(Refused, match=f"is more than {MAX_SESSION_STEP} after round 1"):
+        world.change_plan(session_number=number)
+        with pytest.raises(Refused, match=f"is more than {MAX_SESSION_STEP} after session 1"):
             world.answer(me, Step.ANNOUNCE, world.signed(world.plan))
-    world.change_plan(round=1 + MAX_SESSION_STEP, run=run)
+    world.change_plan(session_number=1 + MAX_SESSION_STEP, run=run)
     world.answer(me, Step.ANNOUNCE, world.signed(world.plan))
 
 
@@ -115,10 +115,10 @@ def test_a_refused_plan_moves_no_number(recorded):
     def refuse(plan):
         raise Refused("the owner says no")
 
-    world.change_plan(round=9)
+    world.change_plan(session_number=9)
     with pytest.raises(Refused, match="says no"):
         world.drivers[me].handle(Step.ANNOUNCE, world.signed(world.plan), dict, refuse)
-    world.change_plan(round=2)
+    world.change_plan(session_number=2)
     world.answer(me, Step.ANNOUNCE, world.signed(world.plan))
 
 
@@ -150,11 +150,11 @@ def test_a_session_does_not_go_on_under_another_roster(recorded, make_world):
         world.answer(me, Step.SHARE, seen[me, Step.SHARE][0])
 
 
-def test_the_owners_own_last_round_counts_as_well(make_world):
+def test_the_clients_own_last_session_counts_as_well(make_world):
     world = make_world(round_number=5)
     driver = world.drivers[world.ids[0]]
-    driver.member = world.member(world.ids[0], last_round=5)
-    with pytest.raises(Refused, match="does not come after round 5"):
+    driver.member = world.member(world.ids[0], last_session=5)
+    with pytest.raises(Refused, match="does not come after session 5"):
         world.answer(world.ids[0], Step.ANNOUNCE, world.signed(world.plan))
 
 
@@ -162,7 +162,7 @@ def test_a_refused_plan_leaves_no_trace(make_world):
     world = make_world()
     me = world.ids[0]
     good = world.plan
-    world.change_plan(quorum=1, round=9)
+    world.change_plan(quorum=1, session_number=9)
     with pytest.raises(Refused):
         world.answer(me, Step.ANNOUNCE, world.signed(world.plan))
     world.plan = good
@@ -285,7 +285,7 @@ def test_the_store_swaps_only_what_it_expects(make_world):
     store.accept(b"i", b"server", plan)
     with pytest.raises(ValueError, match="only grow"):
         store.accept(b"i", b"server", plan)
-    assert store.last_session(b"i", b"server", plan.run) == plan.round
+    assert store.last_session(b"i", b"server", plan.run) == plan.session_number
     assert store.last_session(b"i", b"another server", plan.run) == -1
     store.put(b"i", session, Step.SHARE, b"d", b"state", b"reply")
     assert store.reply(b"i", session, Step.SHARE) == (b"d", b"reply")
@@ -301,7 +301,7 @@ def test_a_session_has_the_outcome_of_no_other(recorded):
     """Else a ledger could settle a round on the survivors of the one before."""
     world, _ = recorded
     me, before = world.ids[0], wire.session_of(world.plan)
-    world.change_plan(round=2)
+    world.change_plan(session_number=2)
     world.answer(me, Step.ANNOUNCE, world.signed(world.plan))
     assert world.drivers[me].outcome(before).survivors == world.ids
     assert world.drivers[me].outcome(wire.session_of(world.plan)) is None

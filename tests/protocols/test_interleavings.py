@@ -41,7 +41,7 @@ class Sessions(RuleBasedStateMachine):
     @rule()
     def the_next_round_begins(self):
         """The same clients and stores; everything old may still be replayed."""
-        self.world.change_plan(round=self.world.plan.round + 1)
+        self.world.change_plan(session_number=self.world.plan.session_number + 1)
         self.open()
 
     def deliver(self, place, change=None, times=1):

@@ -54,7 +54,7 @@ def test_bytes_that_are_no_plan_are_the_servers_fault(world, data):
         {"version": 3},
         {"roster_digest": bytes(32)},
         {"roster_version": 2},
-        {"round": 0},
+        {"session_number": 0},
         {"quorum": 4},
         {"threshold": 4},
         {"floor": 5},
@@ -84,7 +84,7 @@ def test_a_floor_below_the_owners_minimum_is_refused(world):
 @pytest.mark.parametrize("last", [1, 2, 1000])
 def test_a_round_that_is_not_new_is_refused(world, last):
     with pytest.raises(Refused, match="does not come after"):
-        opened(world, member=world.member(world.ids[0], last_round=last))
+        opened(world, member=world.member(world.ids[0], last_session=last))
 
 
 @pytest.mark.parametrize(

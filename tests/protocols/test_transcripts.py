@@ -53,7 +53,7 @@ class Session:
             float(case["delta"]),
             min_cohort=len(ids),
             min_survivors=case["plan"]["floor"],
-            last_round=template.round - 1,
+            last_session=template.session_number - 1,
             today=0,
             run=template.run,
         )

@@ -186,7 +186,7 @@ def test_the_session_changes_with_every_field_of_the_plan(make_world):
     changes = {
         "version": 3,
         "run": bytes(16),
-        "round": 2,
+        "session_number": 2,
         "roster_digest": bytes(32),
         "roster_version": 2,
         "cohort": plan.cohort[:-1],

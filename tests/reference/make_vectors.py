@@ -266,7 +266,7 @@ def session(kind=Session):
         "roster_digest": done.roster["digest"],
         "context": done.context,
         "limits": {
-            "last_round": 11,
+            "last_session": 11,
             "today": 20_000,
             "min_cohort": done.limits[1],
             "min_survivors": done.limits[2],

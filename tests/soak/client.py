@@ -43,7 +43,7 @@ def session(left, root, client, count):
 
     def noted(participant, plan):
         vectors = original(participant, plan)
-        with open(Path(left) / f"{plan.round}-{client}.npz", "wb") as file:
+        with open(Path(left) / f"{plan.session_number}-{client}.npz", "wb") as file:
             np.savez(file, **vectors)
             file.flush()
             os.fsync(file.fileno())

@@ -74,7 +74,7 @@ def overlapping_shards() -> Outcome:
     at.admits = lambda client, plan: shards.refuse_other(client, plan.cohort, parts)
     sums = []
     for number, cohort in enumerate((parts[0], tuple(sorted({*parts[0], outsider} - {victim}))), 1):
-        at.change_plan(round=number, cohort=cohort)
+        at.change_plan(session_number=number, cohort=cohort)
         link = Wire(at)
         try:
             sums.append(at.run(link)[0].totals)

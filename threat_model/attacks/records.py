@@ -177,7 +177,7 @@ ATTACKS = (
         (
             Weakening(
                 "protocols.member",
-                "    if plan.round > limits.last_round + MAX_SESSION_STEP:\n",
+                "    if plan.session_number > limits.last_session + MAX_SESSION_STEP:\n",
                 "    if False:\n",
                 "session numbers move by bounded steps",
             ),

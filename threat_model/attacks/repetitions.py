@@ -121,7 +121,7 @@ def repeated_randomness() -> Outcome:
     at = world.build()
     victim = at.ids[2]
     for number in (1, 2):
-        at.change_plan(round=number)
+        at.change_plan(session_number=number)
         for client in at.ids:
             _draw_the_same(at, client)
         values = world.invented_values(number, world.VECTORS, 1000)
@@ -225,13 +225,13 @@ ATTACKS = (
         (
             Weakening(
                 "protocols.member",
-                "    if plan.round <= limits.last_round:\n",
+                "    if plan.session_number <= limits.last_session:\n",
                 "    if False:\n",
                 "the round counter only grows",
             ),
             Weakening(
                 "protocols.drive",
-                "        if plan.round <= self.last_session(identity, server, plan.run):\n",
+                "        if plan.session_number <= self.last_session(identity, server, plan.run):\n",
                 "        if False:\n",
                 "the round counter only grows",
             ),

@@ -63,7 +63,7 @@ def differencing() -> Outcome:
     shares = NoisePlan.build(lattice, 1.0, FLOOR, COLLUDERS)
     victim, sums = at.ids[2], []
     for number, lost in ((1, set()), (2, {victim})):
-        at.change_plan(round=number)
+        at.change_plan(session_number=number)
         for client in at.ids:
             vector = _encoded(client, lattice, 0)
             drawn = noise.add_share(vector, shares.share_variance, SEED.child("noise", client, number))

@@ -99,7 +99,7 @@ def test_a_new_key_is_taken_up_when_the_roster_names_it_and_sessions_go_on_count
     known.see(ROTATED)
     assert known.identity(1, tmp_path / "absent") is None
     assert known.identity(1, file).public == KEYS[3]
-    assert store.sessions.last_session(KEYS[3], b"server", plan.run) == plan.round
+    assert store.sessions.last_session(KEYS[3], b"server", plan.run) == plan.session_number
     assert store.sessions.open_sessions(KEYS[3], b"server", plan.run) == []
     file.unlink()
     assert trust(path).identity(1, file).public == KEYS[3]

@@ -137,7 +137,7 @@ class Adversary:
         """An honest plan, or one with a figure changed; signed by the server all the same."""
         plan = self.federation.open_round(self.rng.randrange(ROUNDS)).sessions[0].plan
         self.number += self.rng.choice([1, 1, 1, 5])
-        plan = msgspec.structs.replace(plan, round=self.number)
+        plan = msgspec.structs.replace(plan, session_number=self.number)
         settings = json.loads(plan.settings)
         for _ in range(self.rng.choice([0, 1])):
             key, value = self.rng.choice(

@@ -34,7 +34,7 @@ def announce(federation, host, training_round):
     """What the owners answer to an honest plan: (how many announce, why others refuse)."""
     plan = federation.open_round(training_round).sessions[0].plan
     adapter, roster = save(dict(federation.policy.full_state())), federation.directory.roster.read_bytes()
-    list(host.handle(messages.Begin(adapter, plan.round, roster)))
+    list(host.handle(messages.Begin(adapter, plan.session_number, roster)))
     signed = server_round.signed_plan(federation.identity, plan)
     answers = list(host.handle(messages.Step(Step.ANNOUNCE.value, dict.fromkeys(plan.cohort, signed))))
     return sum(each.payload is not None for each in answers), {each.refusal for each in answers}

@@ -56,7 +56,7 @@ def left(monkeypatch):
     original = Participant._vectors
 
     def vectors(participant, plan):
-        seen.append((participant._owner.id, plan.cohort, plan.round))
+        seen.append((participant._owner.id, plan.cohort, plan.session_number))
         return original(participant, plan)
 
     monkeypatch.setattr(Participant, "_vectors", vectors)

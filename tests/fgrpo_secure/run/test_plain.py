@@ -168,7 +168,11 @@ def test_a_client_trains_on_the_plan_of_its_own_server_alone(opened):
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [({"round": 0}, "does not come after"), ({"round": 2**48}, "is more than"), ({"run": bytes(16)}, "has not joined")],
+    [
+        ({"session_number": 0}, "does not come after"),
+        ({"session_number": 2**48}, "is more than"),
+        ({"run": bytes(16)}, "has not joined"),
+    ],
     ids=["replayed", "a huge number", "another run"],
 )
 def test_plans_that_replay_skip_or_name_another_run_are_refused_and_end_no_host(trial, change, reason):

@@ -214,7 +214,7 @@ def test_shards_of_a_round_are_sessions_of_their_own(trial, crowd):
         if step == "announce"
     }
     assert sorted(client for plan in plans for client in plan.cohort) == list(range(24))
-    assert len({wire.session_of(plan) for plan in plans}) == len({plan.round for plan in plans}) == 3
+    assert len({wire.session_of(plan) for plan in plans}) == len({plan.session_number for plan in plans}) == 3
     assert {(plan.colluders, plan.quorum, plan.threshold, plan.floor) for plan in plans} == {(2, 6, 6, 6)}
     assert {msgspec.json.decode(plan.settings)["share_variance"] for plan in plans} == {
         federation.privacy.share_variance
