@@ -10,11 +10,9 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from fgrpo_secure import __version__
-from fgrpo_secure.evidence import attacks
-from fgrpo_secure.evidence.attacks import Trial
-from fgrpo_secure.storage.run_directory import RunDirectory, RunDirectoryError
 
 if TYPE_CHECKING:
+    from fgrpo_secure.evidence.attacks import Trial
     from threat_model.attack import Attack
     from threat_model.campaign import Result
 
@@ -33,7 +31,9 @@ def attack(
     ] = False,
 ) -> None:
     """Run attacks against ours and against weakened copies; exit 1 if one succeeds on ours or fails on its copy."""
-    # What attacks need takes seconds to import; other commands need not wait.
+    # What attacks need takes seconds to import; other commands and the list of all need not wait.
+    from fgrpo_secure.evidence import attacks
+    from fgrpo_secure.storage.run_directory import RunDirectory, RunDirectoryError
     from threat_model import registry
     from threat_model.weakened import CannotWeaken
 
@@ -58,7 +58,9 @@ def attack(
         raise typer.Exit(1)
 
 
-def _trial(result: "Result") -> Trial:
+def _trial(result: "Result") -> "Trial":
+    from fgrpo_secure.evidence.attacks import Trial  # see above
+
     return Trial(result.attack, result.adversary, result.ours, result.weakened, result.evidence_ours)
 
 

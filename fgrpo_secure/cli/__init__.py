@@ -10,56 +10,45 @@ from typing import Annotated
 import typer
 
 from fgrpo_secure import __version__
-from fgrpo_secure.cli import contributed, ledger
-from fgrpo_secure.cli.attempt import attempt
-from fgrpo_secure.cli.authority import authority
-from fgrpo_secure.cli.benchmark import benchmark
-from fgrpo_secure.cli.chat import chat
-from fgrpo_secure.cli.client import client
-from fgrpo_secure.cli.config import config
-from fgrpo_secure.cli.demo import demo
-from fgrpo_secure.cli.eval import evaluate
-from fgrpo_secure.cli.export import export
-from fgrpo_secure.cli.identity import identity
-from fgrpo_secure.cli.init import init
-from fgrpo_secure.cli.merge import merge
-from fgrpo_secure.cli.model import model
-from fgrpo_secure.cli.plan import plan
-from fgrpo_secure.cli.report import report
-from fgrpo_secure.cli.roster import roster
-from fgrpo_secure.cli.run import run
-from fgrpo_secure.cli.server import server
-from fgrpo_secure.cli.verify import verify
-from fgrpo_secure.cli.watch import watch
+from fgrpo_secure.cli import contributed
+from fgrpo_secure.cli.deferred import Deferred, loading
+
+COMMANDS = (
+    Deferred("init", "init:init", "Write a small federation to begin from."),
+    Deferred("run", "run:run", "Train one adapter over all clients of a configuration."),
+    Deferred("plan", "plan:plan", "Say what a run would cost, guarantee and learn."),
+    Deferred("try", "attempt:attempt", "Take one step of a client's training on this machine, and show all of it."),
+    Deferred("config", "config:config", "Print each key of a configuration, and what it means."),
+    Deferred("demo", "demo:demo", "Run the quickstart and its twin, then say what was learned, protected and paid."),
+    Deferred(
+        "benchmark", "benchmark:benchmark", "Run a configuration at several budgets and weights, over several seeds."
+    ),
+    Deferred("verify", "verify:verify", "Check files, signatures, ledger, witnesses and claims of a finished run."),
+    Deferred("report", "report:report", "Verify, then write a self-contained page."),
+    Deferred("watch", "watch:watch", "Show rounds, budget and cohort of a running federation."),
+    Deferred("export", "export:export", "Write every number of metrics.jsonl where other tools read it."),
+    Deferred("merge", "merge:merge", "Write base model and adapter as one model."),
+    Deferred("eval", "eval:evaluate", "Measure base model and adapter on the same problems."),
+    Deferred("chat", "chat:chat", "Read a line, print the model's reply, until the input ends."),
+    Deferred("model", "model:model", "Make a model folder that `model.path` can name."),
+    Deferred("identity", "identity:identity", "Make secret identities."),
+    Deferred("roster", "roster:roster", "Make, change, sign and show the list of who may take part."),
+    Deferred("authority", "authority:authority", "Sign rosters, on a machine of its own."),
+    Deferred("server", "server:server", "Conduct a run whose clients have machines of their own."),
+    Deferred("client", "client:client", "Be an organisation's own client."),
+    Deferred("ledger", "ledger:app", "Show, verify, prove or export a budget ledger."),
+)
 
 app = typer.Typer(
     name="fgrpo",
+    cls=loading(COMMANDS),
     help="Federated GRPO with secure aggregation and differential privacy.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.add_typer(identity, name="identity")
-app.add_typer(roster, name="roster")
-app.add_typer(authority, name="authority")
-app.add_typer(server, name="server")
-app.add_typer(client, name="client")
-app.command()(init)
-app.command()(run)
-app.command()(plan)
-app.command(name="try")(attempt)
-app.command()(config)
-app.command()(demo)
-app.command()(benchmark)
-app.command()(verify)
-app.command()(report)
-app.command()(watch)
-app.command()(export)
-app.command()(merge)
-app.command(name="eval")(evaluate)
-app.command()(chat)
-app.command()(model)
-app.add_typer(ledger.app, name="ledger")
+for command in COMMANDS:
+    command.add_to(app)
 
 
 def _version(asked: bool) -> None:

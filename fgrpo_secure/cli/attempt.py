@@ -12,14 +12,15 @@ from fgrpo_secure.config.files import ConfigError
 def attempt(
     config: Annotated[str, typer.Argument(help="Preset name or TOML file.")],
     name: Annotated[
-        str | None, typer.Option("--client", metavar="NAME", help="Whose data; default: the first [[client]].")
+        str | None, typer.Option("--client", metavar="NAME", help="Whose data; default: the first client of the file.")
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting.")
     ] = None,
 ) -> None:
-    """Sample real completions of a client's prompts, call its rewards, train one step, and show all of it: prompts,
-    completions, rewards, lengths, seconds, memory. Nothing is sent or charged. Exit 2 with what would fail.
+    """Take one step of a client's training on this machine, and show all of it. Completions of its prompts are
+    sampled, its rewards called, one step trained; prompts, completions, rewards, lengths, seconds and memory are shown.
+    Nothing is sent or charged. Exit 2 with what would fail.
     """
     from fgrpo_secure.learning import adapters, models
     from fgrpo_secure.plan import adapter_shape, run_plan

@@ -12,14 +12,14 @@ from fgrpo_secure.config.files import ConfigError
 from fgrpo_secure.storage import identity_file
 from protocols.identity import Identity
 
-authority = typer.Typer(help="Who signs rosters, on a machine of its own.", no_args_is_help=True)
+authority = typer.Typer(help="Sign rosters, on a machine of its own.", no_args_is_help=True)
 IDENTITY, ROSTER = "authority.identity", "roster.bin"
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The authority's own folder.")]
 
 
 @authority.callback()
 def described() -> None:
-    """Who signs rosters, on a machine of its own: no network is needed."""
+    """Sign rosters, on a machine of its own: no network is needed."""
 
 
 @authority.command()

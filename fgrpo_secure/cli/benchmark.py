@@ -31,7 +31,7 @@ def benchmark(
         Path, typer.Option(help="Folder for all runs and the table; what is finished in it is kept.")
     ] = Path("runs/benchmark"),
 ) -> None:
-    """Run a configuration at several budgets and weights, over several seeds, and print what each learns."""
+    """Run a configuration at several budgets and weights, over several seeds. Prints what each learns."""
     from fgrpo_secure.run import benchmark as measured  # torch takes seconds; other commands need not wait
 
     try:

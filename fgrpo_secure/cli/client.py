@@ -20,7 +20,7 @@ from fgrpo_secure.storage.client_folder import ClientFolder
 from fgrpo_secure.storage.run_directory import write_durably
 from protocols.identity import Identity
 
-client = typer.Typer(help="An organisation's own client.", no_args_is_help=True)
+client = typer.Typer(help="Be an organisation's own client.", no_args_is_help=True)
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The owner's folder.")]
 Run = Annotated[str | None, typer.Option(help="The first digits of the run's identity, if several were joined.")]
 LONGEST_END = 60.0  # seconds that a client may take to end
@@ -28,7 +28,7 @@ LONGEST_END = 60.0  # seconds that a client may take to end
 
 @client.callback()
 def described() -> None:
-    """An organisation's own client: its folder holds everything of it and nothing of anybody else."""
+    """Be an organisation's own client: its folder holds everything of it and nothing of anybody else."""
 
 
 @client.command()

@@ -15,7 +15,9 @@ def config(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the page of the documentation.")] = False,
 ) -> None:
-    """Print each key of a configuration with its default, what is allowed, what it means, and what it goes with."""
+    """Print each key of a configuration, and what it means. Beside it stand its default, what is allowed, and
+    which keys it goes with.
+    """
     from fgrpo_secure.config import reference
 
     with one_sentence():

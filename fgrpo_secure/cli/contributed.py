@@ -1,4 +1,8 @@
-"""Commands of other packages, through the entry-point group `fgrpo.commands`; nothing here knows their names."""
+"""Commands of other packages, through the entry-point group `fgrpo.commands`; nothing here knows their names.
+
+They are loaded for `fgrpo --help`, too, which shows the first paragraph of their help: what a command needs beyond
+`typer` is imported when it is called.
+"""
 
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points

@@ -30,7 +30,7 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Figures for scripts.")] = False,
 ) -> None:
-    """Pass rates of base model and adapter on the same problems, and their difference with its interval."""
+    """Measure base model and adapter on the same problems. Prints both pass rates and their difference."""
     from fgrpo_secure.run import before_and_after  # the model's libraries take seconds to import
 
     with one_sentence():

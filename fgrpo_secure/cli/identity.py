@@ -11,12 +11,12 @@ from fgrpo_secure.storage import identity_file
 from protocols.identity import Identity
 from protocols.roster import enrolment_line
 
-identity = typer.Typer(help="Secret identities.", no_args_is_help=True)
+identity = typer.Typer(help="Make secret identities.", no_args_is_help=True)
 
 
 @identity.callback()
 def commands() -> None:
-    """Secret identities of organisations, servers and authorities."""
+    """Make secret identities of organisations, servers and authorities."""
 
 
 @identity.command()

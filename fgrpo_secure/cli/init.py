@@ -16,7 +16,9 @@ def init(
         str | None, typer.Option(help="questions (with answers), chat (with a rule) or subjects (in a column).")
     ] = None,
 ) -> None:
-    """Write a small federation to begin from: configuration, rewards, data, an evaluation set. Overwrites nothing."""
+    """Write a small federation to begin from. It has a configuration, rewards, data and an evaluation set; no file that
+    is there is overwritten.
+    """
     from fgrpo_secure.run import project
 
     with one_sentence():

@@ -17,7 +17,7 @@ def merge(
         typer.Option("--model", metavar="PATH", help="Where the base model lies here; default: as configured."),
     ] = None,
 ) -> None:
-    """Write base model and adapter as one model, with its tokenizer and a filled-in card."""
+    """Write base model and adapter as one model. The folder holds its tokenizer and a filled-in card, too."""
     from fgrpo_secure.run import merging  # the model's libraries take seconds to import
 
     with one_sentence():

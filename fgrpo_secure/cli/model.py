@@ -12,7 +12,7 @@ def model(
     source: Annotated[str, typer.Argument(help="A GGUF file, or an installed package that holds one.")],
     out: Annotated[Path, typer.Argument(help="Folder to make.")],
 ) -> None:
-    """Make a model folder, with tokenizer and chat template, that `model.path` can name."""
+    """Make a model folder that `model.path` can name. Tokenizer and chat template come from the same file."""
     from fgrpo_secure.learning import unpacking  # the model's libraries take seconds to import
 
     with one_sentence():

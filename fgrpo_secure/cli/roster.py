@@ -33,7 +33,7 @@ from protocols.roster import (
     sign_roster,
 )
 
-roster = typer.Typer(help="Signed rosters: who may take part.", no_args_is_help=True)
+roster = typer.Typer(help="Make, change, sign and show the list of who may take part.", no_args_is_help=True)
 File = Annotated[Path, typer.Argument(metavar="ROSTER", help="The signed roster file.")]
 By = Annotated[Path, typer.Option("--authority", help="The authority's secret identity file.")]
 

@@ -15,18 +15,18 @@ from fgrpo_secure.config.files import ConfigError
 from fgrpo_secure.run.interruption import Interrupted, interruptible
 from fgrpo_secure.storage.run_directory import RunDirectory
 
-server = typer.Typer(help="A run whose clients have machines of their own.", no_args_is_help=True)
+server = typer.Typer(help="Conduct a run whose clients have machines of their own.", no_args_is_help=True)
 Place = Annotated[Path, typer.Argument(metavar="DIR", help="The run directory.")]
 
 
 @server.callback()
 def described() -> None:
-    """A run whose clients have machines of their own."""
+    """Conduct a run whose clients have machines of their own."""
 
 
 @server.command()
 def new(
-    config: Annotated[str, typer.Argument(help="TOML file with engine.kind = 'https' and no [[client]] table.")],
+    config: Annotated[str, typer.Argument(help="TOML file with engine.kind = 'https' and no client tables.")],
     authority: Annotated[str, typer.Option(help="The public key (hex) of the authority that signs rosters.")],
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/<run.name>.")] = None,
     overrides: Annotated[

@@ -23,7 +23,7 @@ def verify(
     evaluate: Annotated[bool, typer.Option("--evaluate", help="Measure pass rates again; loads the model.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
 ) -> None:
-    """Check files, signatures, ledger, witnesses and claims of a finished run; exit 1 at the first mismatch."""
+    """Check files, signatures, ledger, witnesses and claims of a finished run. Exit 1 at the first mismatch."""
     # Reading plans and accounting takes a moment to import; other commands need not wait.
     from fgrpo_secure.evidence import verdict
     from fgrpo_secure.evidence import verify as evidence

@@ -26,7 +26,7 @@ def watch(
     interval: Annotated[float, typer.Option(min=0.1, max=60, help="Seconds between looks.")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Show the present state and end.")] = False,
 ) -> None:
-    """Rounds, budget and cohort of a running federation; ends when the run does, or with Ctrl-C. Exit 1 if the run
+    """Show rounds, budget and cohort of a running federation. Ends when the run does, or with Ctrl-C. Exit 1 if the run
     ended before its last round.
     """
     with one_sentence():

@@ -8,13 +8,10 @@ import typer
 
 from fgrpo_secure import entropy
 from fgrpo_secure.cli.errors import one_sentence
-from fgrpo_secure.config import files as config_file
-from fgrpo_secure.config.files import ConfigError
-from fgrpo_secure.evidence import audits
-from fgrpo_secure.evidence.audits import Audit
-from fgrpo_secure.storage.run_directory import RunDirectory
+from fgrpo_secure.errors import UnusableInput
 
 if TYPE_CHECKING:
+    from fgrpo_secure.evidence.audits import Audit
     from threat_model.audit.setting import Setting
 
 app = typer.Typer(
@@ -42,7 +39,7 @@ def audit_mechanism(
     as_json: AsJson = False,
 ) -> None:
     """Run clip, encode, noise and sum many times, with one unit and without it."""
-    from threat_model.audit import mechanism  # statistics and models take seconds to import; others need not wait
+    from threat_model.audit import mechanism  # configuration, statistics and models: others need not wait
 
     with one_sentence():
         audited = _setting(config, overrides)
@@ -67,7 +64,7 @@ def audit_canaries(
         try:
             found = canaries.audit(audited, entropy.OsEntropy(), count)
         except (setting.NothingToAudit, ValueError) as problem:
-            raise ConfigError(f"{config} cannot be audited: {problem}") from None
+            raise UnusableInput(f"{config} cannot be audited: {problem}") from None
         _finish(found, audited, out, as_json)
 
 
@@ -82,6 +79,7 @@ def audit_data(
     as_json: AsJson = False,
 ) -> None:
     """Take each unit of your own data away and see what else changes. Figures are yours; --out keeps the verdict."""
+    from fgrpo_secure.config import files as config_file
     from fgrpo_secure.learning import adapters, models
     from threat_model.audit import data, setting  # see above
 
@@ -91,7 +89,7 @@ def audit_data(
         try:
             audited = setting.of_config(loaded)
         except setting.NothingToAudit as problem:
-            raise ConfigError(f"{config} cannot be audited: {problem}") from None
+            raise UnusableInput(f"{config} cannot be audited: {problem}") from None
         found = data.audit(loaded, policy, audited, most)
         if out is not None:
             _keep(data.publishable(found, loaded.clients_total), audited, out)
@@ -99,35 +97,39 @@ def audit_data(
 
 
 def _setting(config: str, overrides: list[str] | None) -> "Setting":
+    from fgrpo_secure.config import files as config_file
     from threat_model.audit import setting  # see above
 
     try:
         return setting.of_config(config_file.load(config, overrides or []))
     except setting.NothingToAudit as problem:
-        raise ConfigError(f"{config} cannot be audited: {problem}") from None
+        raise UnusableInput(f"{config} cannot be audited: {problem}") from None
 
 
-def _finish(found: Audit, audited: "Setting", out: Path | None, as_json: bool) -> None:
+def _finish(found: "Audit", audited: "Setting", out: Path | None, as_json: bool) -> None:
     if out is not None:
         _keep(found, audited, out)
     _say(found, as_json)
 
 
-def _keep(found: Audit, audited: "Setting", out: Path) -> None:
+def _keep(found: "Audit", audited: "Setting", out: Path) -> None:
+    from fgrpo_secure.evidence import audits
+    from fgrpo_secure.storage.run_directory import RunDirectory
+
     directory = RunDirectory(out)
     directory.require()
     if _setting(str(directory.config), None) != audited:
-        raise ConfigError(f"{out} is a run with another claim than what was audited; audit {directory.config}")
+        raise UnusableInput(f"{out} is a run with another claim than what was audited; audit {directory.config}")
     audits.keep(directory, found)
 
 
-def _say(found: Audit, as_json: bool) -> None:
+def _say(found: "Audit", as_json: bool) -> None:
     typer.echo(json.dumps(found.facts(), indent=2, allow_nan=False) if as_json else "\n".join(lines(found)))
     if not found.passed:
         raise typer.Exit(1)
 
 
-def lines(found: Audit) -> list[str]:
+def lines(found: "Audit") -> list[str]:
     """An audit for reading."""
     bounds = [
         f"  at least {value:7.3f}  {name}: {found.assumptions[name]}" for name, value in found.lower_bounds.items()
