@@ -28,18 +28,40 @@ from tests.fgrpo_secure.engines.federations import certificate, enrolled, https_
 from tests.fgrpo_secure.run.kill_loop import allow_repeats, final_charges
 from tests.soak.relay import Relay
 
-CLIENTS = 8
 TASKS = ("add", "sub", "mul", "sort", "rev", "cnt", "mod", "minmax")
 STEP_SECONDS = 30
 DEADLINE = 7 * STEP_SECONDS + 60  # five steps, two looks at the ledger, and what the server itself computes
 STEPS = ("announce", "share", "mask", "agree", "unmask")
-TEXT = "".join(f'[[client]]\nname = "{task}"\ntask = "{task}"\n' for task in TASKS) + (
+SETTINGS = (
     '[run]\nentropy = "seeded"\n[adapter]\nrank = 1\n'
-    f"[federation]\nrounds = 400\nstep_seconds = {STEP_SECONDS}\n"
+    "[federation]\nrounds = 400\n"
     "[grpo]\nnum_generations = 2\nprompts_per_step = 1\n[evaluation]\nprompts = 4\nsamples = 1\nevery = 0\n"
     "[privacy]\nepsilon = 100.0\nreserved_sessions = 2\n"
     '[aggregation]\nadversary = "lying_server"\nmax_dropout = 0.25\n'
 )
+
+
+class Loopback:
+    """Clients, relay and server on this machine as it is."""
+
+    server = "127.0.0.1"
+
+    def open(self, port):
+        """The server listens there; where its clients find it."""
+        self._relay = Relay(port)
+        return f"https://127.0.0.1:{self._relay.port}"
+
+    def cut(self):
+        """End all connections, and let nobody in."""
+        return self._relay.cut()
+
+    def mend(self):
+        """Let everybody in again."""
+        self._relay.mend()
+
+    def command(self, client, command):
+        """What starts this on the client's machine."""
+        return command
 
 
 class Plug(BaseException):
@@ -52,9 +74,10 @@ class Client:
         self.start()
 
     def start(self):
-        url = f"https://127.0.0.1:{self._soak.relay.port}"
-        where = [str(self._soak.directory.root), str(self.number), str(CLIENTS), url, str(self._soak.pem[0])]
-        command = [sys.executable, "-m", "tests.soak.client", "daemon", *where, str(self._soak.left)]
+        soak = self._soak
+        where = [str(soak.directory.root), str(self.number), str(soak.count), soak.url, str(soak.pem[0])]
+        command = [sys.executable, "-m", "tests.soak.client", "daemon", *where, str(soak.left)]
+        command = soak.network.command(self.number, command)
         with (self._soak.folder / f"client-{self.number}.log").open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log, stdout=log)
 
@@ -79,24 +102,30 @@ class Client:
 
 
 class Soak:
-    def __init__(self, folder, seed):
-        self.folder, self.chance = folder, random.Random(seed)
+    def __init__(self, folder, seed, network, count=8, address="127.0.0.1", step_seconds=STEP_SECONDS):
+        """Of `count` clients, who find the server at `address`."""
+        self.folder, self.chance, self.network, self.count = folder, random.Random(seed), network, count
+        self._step_seconds = step_seconds
         self.left = folder / "left"
         self.left.mkdir()
-        (folder / "run.toml").write_text(TEXT)
-        self.config = config_file.load(str(folder / "run.toml"), [f"engine.processes={CLIENTS}"])
+        clients = "".join(f'[[client]]\nname = "{task}"\ntask = "{task}"\n' for task in TASKS[:count])
+        (folder / "run.toml").write_text(clients + SETTINGS)
+        settings = [f"engine.processes={count}", f"federation.step_seconds={step_seconds}"]
+        self.config = config_file.load(str(folder / "run.toml"), settings)
         self.directory = RunDirectory(folder / "run")
         self.base, self.policy = enrolled(self.config, self.directory)
         allow_repeats(self.directory)
-        self.pem = certificate(folder)
+        self.pem = certificate(folder, address=address)
         self.engine = self._open(0)
-        self.relay = Relay(self.engine.address[1])
+        self.url = network.open(self.engine.address[1])
         self.federation = self._federation()
         self.later = []
-        self.clients = [Client(self, number) for number in range(CLIENTS)]
+        self.clients = [Client(self, number) for number in range(count)]
 
     def _open(self, port):
-        return https_engine(self.directory, self.config, self.pem, port, (None, STEP_SECONDS))
+        return https_engine(
+            self.directory, self.config, self.pem, port, (None, self._step_seconds), host=self.network.server
+        )
 
     def _federation(self):
         return Federation.open(self.config, self.directory, self.base, self.policy, self.engine)
@@ -119,7 +148,7 @@ class Soak:
 
     def strike(self, fault, step):
         """From here on `fault` happens when `step` begins; whatever must be put right again is done at the end."""
-        original, victim = self.engine.exchange, self.clients[self.chance.randrange(CLIENTS)]
+        original, victim = self.engine.exchange, self.chance.choice(self.clients)
 
         def exchange(name, outgoing, seconds):
             if name != step:
@@ -137,13 +166,13 @@ class Soak:
                 victim.freeze(signal.SIGSTOP)
                 self.later.append(lambda: victim.freeze(signal.SIGCONT))
             elif fault == "network cut":
-                self.relay.cut()
-                self.relay.mend()
+                self.network.cut()
+                self.network.mend()
             elif fault == "network cut, client killed":
-                self.relay.cut()
+                self.network.cut()
                 victim.kill()
                 victim.start()
-                self.relay.mend()
+                self.network.mend()
             answers = original(name, outgoing, seconds)
             if fault == "server killed":
                 next(answers, None)
@@ -218,7 +247,7 @@ def main():
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True)
     torch.set_num_threads(1)
-    soak, training_round = Soak(asked.folder, asked.seed), 0
+    soak, training_round = Soak(asked.folder, asked.seed, Loopback()), 0
     soak.warm()
     began = time.monotonic()
     endings, faults, longest, late = Counter(), Counter(), 0.0, 0

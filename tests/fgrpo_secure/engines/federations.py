@@ -36,10 +36,10 @@ FIVE = "".join(f'[[client]]\nname = "{task}"\ntask = "{task}"\n' for task in TAS
 ONE_AT_A_TIME = threading.Lock()  # the libraries of models are for one thread
 
 
-def certificate(folder, days=(-1, 30), name="server"):
-    """(certificate, key) of 127.0.0.1, valid from and to so many days from now."""
+def certificate(folder, days=(-1, 30), name="server", address="127.0.0.1"):
+    """(certificate, key) of this machine, valid from and to so many days from now."""
     key, today = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, address)])
     made = (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -48,7 +48,7 @@ def certificate(folder, days=(-1, 30), name="server"):
         .serial_number(x509.random_serial_number())
         .not_valid_before(today + datetime.timedelta(days=days[0]))
         .not_valid_after(today + datetime.timedelta(days=days[1]))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
         .sign(key, hashes.SHA256())
     )
@@ -74,15 +74,13 @@ def seed(directory, client):
         return store.identity_seed(client)
 
 
-def https_engine(directory, config, certificate, port=0, times=None, lines=None):
+def https_engine(directory, config, certificate, port=0, times=None, lines=None, host="127.0.0.1"):
     """The engine of a run whose owners each have a host of their own."""
     identity, known = rosters.server_identity(directory), (rosters.pins(directory).authority, rosters.roster(directory))
     run = bytes.fromhex(opening.read(directory).run)
     times = times or (config.federation.training_seconds, config.federation.step_seconds)
     log = [].append if lines is None else lines.append
-    return HttpsEngine.open(
-        directory.private / "https", identity, run, known, ("127.0.0.1", port), certificate, times, log
-    )
+    return HttpsEngine.open(directory.private / "https", identity, run, known, (host, port), certificate, times, log)
 
 
 def place(directory, client, address, certificate):
