@@ -14,7 +14,7 @@ import torch
 from torch.utils.hooks import RemovableHandle
 
 from fgrpo_secure.config.schema import Grpo
-from fgrpo_secure.learning.adapters import Policy
+from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.grpo.forward import cache_argument, returned_cache
 
 BUCKETS = 4  # of prompts of similar length, so that little is spent on padding
@@ -87,12 +87,12 @@ class Prefixes:
 class Recorder:
     """Notes what passes the LoRA layers while it is open. `prompts` says whose rows are being read."""
 
-    def __init__(self, policy: Policy, calls: list[Call]) -> None:
+    def __init__(self, adapted: AdaptedModel, calls: list[Call]) -> None:
         self.prompts = torch.empty(0, dtype=torch.long)
         self._calls = calls
         self._halves: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._handles: list[RemovableHandle] = []
-        for index, (first, second) in enumerate(lora_pairs(policy)):
+        for index, (first, second) in enumerate(lora_pairs(adapted)):
             self._handles.append(first.register_forward_hook(lambda _, given, out, i=index: self._first(i, given, out)))
             self._handles.append(second.register_forward_hook(lambda _, given, out, i=index: self._second(i, out)))
 
@@ -109,38 +109,38 @@ class Recorder:
         self._calls.append(Call(layer, self.prompts, seen, hidden, out))
 
 
-def lora_pairs(policy: Policy) -> list[tuple[Any, Any]]:
+def lora_pairs(adapted: AdaptedModel) -> list[tuple[Any, Any]]:
     """The modules (A, B) of every LoRA layer."""
     return [
         (module.lora_A["default"], module.lora_B["default"])
-        for module in policy.model.modules()
+        for module in adapted.model.modules()
         if hasattr(module, "lora_A") and "default" in module.lora_A
     ]
 
 
-def sample(policy: Policy, prompts: Sequence[Sequence[str]], settings: Grpo, seeds: Sequence[int]) -> Batch:
+def sample(adapted: AdaptedModel, prompts: Sequence[Sequence[str]], settings: Grpo, seeds: Sequence[int]) -> Batch:
     """The completions that each client samples; `prompts` and `seeds` have one entry per client.
 
-    `policy.trainable` of the round must have been called: the graph is kept for `gradients`.
+    `adapted.trainable` of the round must have been called: the graph is kept for `gradients`.
     """
-    device = policy.network.device
+    device = adapted.network.device
     flat = [prompt for own in prompts for prompt in own]
-    steps, words = settings.max_completion_length, policy.network.get_output_embeddings().weight.shape[0]
+    steps, words = settings.max_completion_length, adapted.network.get_output_embeddings().weight.shape[0]
     noise = [
         _exponentials(seed, steps, len(own) * settings.num_generations, words)
         for own, seed in zip(prompts, seeds, strict=True)
     ]
     waiting = torch.cat(noise, dim=1).to(device)  # (steps, rows, vocabulary)
     rows = len(flat) * settings.num_generations
-    ids = torch.full((rows, settings.max_completion_length), policy.base.tokenizer.pad_token_id, device=device)
+    ids = torch.full((rows, settings.max_completion_length), adapted.base.tokenizer.pad_token_id, device=device)
     batch = Batch(ids, torch.full((rows,), settings.max_completion_length, device=device))
     order = sorted(range(len(flat)), key=lambda index: len(flat[index]))
-    recorder = Recorder(policy, batch.calls)
+    recorder = Recorder(adapted, batch.calls)
     try:
         for bucket in range(BUCKETS):
             chosen = order[len(order) * bucket // BUCKETS : len(order) * (bucket + 1) // BUCKETS]
             if chosen:
-                _sample_bucket(policy, flat, torch.tensor(chosen, device=device), settings, waiting, batch, recorder)
+                _sample_bucket(adapted, flat, torch.tensor(chosen, device=device), settings, waiting, batch, recorder)
     finally:
         recorder.close()
     return batch
@@ -154,7 +154,7 @@ def _exponentials(seed: int, steps: int, rows: int, words: int) -> torch.Tensor:
 
 
 def _sample_bucket(
-    policy: Policy,
+    adapted: AdaptedModel,
     flat: Sequence[str],
     chosen: torch.Tensor,
     settings: Grpo,
@@ -162,11 +162,11 @@ def _sample_bucket(
     batch: Batch,
     recorder: Recorder,
 ) -> None:
-    tokenizer, group = policy.base.tokenizer, settings.num_generations
+    tokenizer, group = adapted.base.tokenizer, settings.num_generations
     texts = [flat[index] for index in chosen.tolist()]
     encoded = tokenizer(texts, padding=True, return_tensors="pt").to(chosen.device)
     recorder.prompts = chosen
-    tree = Prefixes(policy.network, encoded["input_ids"], encoded["attention_mask"])
+    tree = Prefixes(adapted.network, encoded["input_ids"], encoded["attention_mask"])
     rows = (chosen.unsqueeze(1) * group + torch.arange(group, device=chosen.device)).flatten()
     nodes = torch.arange(len(chosen), device=chosen.device).repeat_interleave(group)
     owners = chosen
@@ -189,15 +189,15 @@ def _sample_bucket(
 
 
 def gradients(
-    policy: Policy, round_number: int, batch: Batch, slopes: torch.Tensor, units: torch.Tensor
+    adapted: AdaptedModel, round_number: int, batch: Batch, slopes: torch.Tensor, units: torch.Tensor
 ) -> torch.Tensor:
     """Each unit's gradient of its loss, shape (units, dimension).
 
     `slopes`, shape (rows, tokens), are the loss's derivatives by the log-probability of each token; `units`, shape
     (prompts,), says which unit a prompt belongs to.
     """
-    position = {id(parameter): place for place, parameter in enumerate(policy.trainable(round_number))}
-    pairs = lora_pairs(policy)
+    position = {id(parameter): place for place, parameter in enumerate(adapted.trainable(round_number))}
+    pairs = lora_pairs(adapted)
     wanted = [
         (call, half, position[id(pairs[call.layer][half].weight)])
         for call in batch.calls
@@ -207,7 +207,7 @@ def gradients(
     slopes_out = [_logit_slopes(choice, slopes[choice.rows, choice.step]) for choice in batch.choices]
     through = [call.out if half else call.hidden for call, half, _ in wanted]
     found = torch.autograd.grad([choice.logits for choice in batch.choices], through, slopes_out, allow_unused=True)
-    sizes = [parameter.numel() for parameter in policy.trainable(round_number)]
+    sizes = [parameter.numel() for parameter in adapted.trainable(round_number)]
     count = int(units.max()) + 1
     parts = [torch.zeros(count, size, device=units.device) for size in sizes]
     for (call, half, place), slope in zip(wanted, found, strict=True):

@@ -77,10 +77,10 @@ def run(setting: str, seed: int) -> dict[str, Any]:
 
 
 def strangers(config: Config, inside: Simulation, folder: Path) -> Simulation:
-    """As many owners of the same kinds with other prompts, and the policy of the run."""
+    """As many owners of the same kinds with other prompts, and the adapter of the run."""
     other = config.model_copy(update={"run": config.run.model_copy(update={"seed": config.run.seed + OTHER_SEED})})
     made = Simulation.open(other, folder)
-    return replace(made, policy=inside.policy)
+    return replace(made, adapted=inside.adapted)
 
 
 def prompts(config: Config, owner: Any) -> list[Row]:
@@ -91,13 +91,13 @@ def prompts(config: Config, owner: Any) -> list[Row]:
 
 def rewards(simulation: Simulation, rows: Sequence[Sequence[Row]]) -> FloatArray:
     """Each owner's expected reward under the model as it is, shape (owners,)."""
-    return np.array([membership.expected_rewards(simulation.policy, own).mean() for own in rows])
+    return np.array([membership.expected_rewards(simulation.adapted, own).mean() for own in rows])
 
 
 def one_round(config: Config, inside: Simulation, outside: Simulation, number: int) -> tuple[FloatArray, FloatArray]:
     """A round of the run. What the server sees of it, shape (d,), and everybody's clipped update, (owners, d)."""
-    policy = inside.policy
-    lattice = Lattice.build(policy.dimension(number), config.privacy.clip_norm, round_settings.SCORES)
+    adapted = inside.adapted
+    lattice = Lattice.build(adapted.dimension(number), config.privacy.clip_norm, round_settings.SCORES)
     settings = round_settings.for_round(config, number, run_plan.share_variance(inside.privacy, lattice))
     trained, guessed = inside.train(settings), outside.train(settings)
     table = np.concatenate([trained.updates, guessed.updates])

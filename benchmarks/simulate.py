@@ -26,7 +26,7 @@ from fgrpo_secure.config.unit_rules import SMALL_UNITS
 from fgrpo_secure.entropy import Entropy
 from fgrpo_secure.gain import Baseline
 from fgrpo_secure.learning import adapters, models
-from fgrpo_secure.learning.adapters import Policy
+from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.grpo import rewards
 from fgrpo_secure.learning.grpo.advantages import group_advantages
 from fgrpo_secure.learning.grpo.objective import objective
@@ -86,7 +86,7 @@ class Simulation:
     """A federation in one process, between rounds."""
 
     config: Config
-    policy: Policy
+    adapted: AdaptedModel
     owners: list[Owner]
     privacy: PrivacyPlan
     optimizer: ServerOptimizer
@@ -104,14 +104,14 @@ class Simulation:
         ValueError for what a simulation cannot do.
         """
         _check(config)
-        policy = adapters.attach(models.load(config.model), config.adapter, config.run.seed)
+        adapted = adapters.attach(models.load(config.model), config.adapter, config.run.seed)
         everybody, unit = set(range(config.clients_total)), config.privacy.unit
         owners = owner.make_owners(config.client, config.run.seed, everybody, folder, unit, config.units_per_client)
         return Simulation(
             config,
-            policy,
+            adapted,
             [owners[client] for client in sorted(owners)],
-            run_plan.plan(config, adapter_shape.of(policy)),
+            run_plan.plan(config, adapter_shape.of(adapted)),
             ServerOptimizer(config.server),
             entropy.from_kind("seeded", config.run.seed).child("owners"),
             [Baseline()] * len(owners),
@@ -121,7 +121,7 @@ class Simulation:
 
     def round(self, number: int) -> None:
         """One round of everybody, up to the next adapter."""
-        lattice = Lattice.build(self.policy.dimension(number), self.config.privacy.clip_norm, round_settings.SCORES)
+        lattice = Lattice.build(self.adapted.dimension(number), self.config.privacy.clip_norm, round_settings.SCORES)
         variance = run_plan.share_variance(self.privacy, lattice)
         settings = round_settings.for_round(self.config, number, variance)
         trained = self.known.get(number) or self.train(settings)
@@ -136,7 +136,7 @@ class Simulation:
         return [
             Part(own.id, unit, own.units.batch(unit, number, 0, count))
             for own in self.owners
-            for unit in own.units.turn(settings.units.block(number), settings.units.blocks)
+            for unit in own.units.in_block(settings.units.block(number), settings.units.blocks)
         ]
 
     def train(self, settings: RoundSettings) -> Trained:
@@ -145,14 +145,14 @@ class Simulation:
         prompts = [[str(row["prompt"]) for row in part.rows] for part in parts]
         if len({len(own) for own in prompts}) != 1:
             raise ValueError("a simulation needs as many prompts in every part")
-        self.policy.trainable(number)
+        self.adapted.trainable(number)
         seeds = [self.owners[part.owner].rollout_seed(settings, part.label) for part in parts]
-        batch = batched.sample(self.policy, prompts, grpo, seeds)
+        batch = batched.sample(self.adapted, prompts, grpo, seeds)
         paid = self._rewards(batch, parts, prompts)
         advantages = group_advantages(torch.from_numpy(paid).flatten(0, 1), grpo.scale_rewards).flatten().float()
         slopes = _slopes(batch, advantages, settings) * len(parts)
         whose = torch.arange(len(parts)).repeat_interleave(len(prompts[0]))
-        grads = batched.gradients(self.policy, number, batch, slopes, whose)
+        grads = batched.gradients(self.adapted, number, batch, slopes, whose)
         # a unit's own direction is that of `unit_gradients`: nothing but its clip shortens it
         descent = (-len(prompts[0]) * grads).double().numpy()
         updates = _step(grads, settings) if settings.units is None else descent
@@ -196,11 +196,11 @@ class Simulation:
         conclusion = server_round.conclude(
             Recovered(totals, tuple(range(len(vectors))), (), {}),
             Admitted(settings, lattice, self.privacy.parameters.colluders, Fraction(0)),  # nobody keeps a ledger here
-            self.policy.get_vector(number),
-            self.policy.factors(number),
+            self.adapted.get_vector(number),
+            self.adapted.factors(number),
             self.optimizer,
         )
-        self.policy.set_vector(number, conclusion.vector)
+        self.adapted.set_vector(number, conclusion.vector)
 
     def _with_central_noise(self, total: IntArray, settings: RoundSettings, lattice: Lattice) -> IntArray:
         """The noise of one contributor that nobody can lose or know: the same multiplier, without headroom."""
@@ -225,7 +225,7 @@ class Simulation:
 
     def _decode(self, ids: tuple[int, ...]) -> str:
         if ids not in self.decoded:
-            self.decoded[ids] = self.policy.base.tokenizer.decode(list(ids), skip_special_tokens=True)
+            self.decoded[ids] = self.adapted.base.tokenizer.decode(list(ids), skip_special_tokens=True)
         return self.decoded[ids]
 
 

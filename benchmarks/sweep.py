@@ -145,7 +145,7 @@ def score(simulation: Simulation, seed: int) -> Score:
     generator = torch.Generator().manual_seed(seed)
     grpo = simulation.config.grpo
     tasks = [rows for rows in held_out().values() if rows]
-    return overall(evaluate(simulation.policy, rows, exact, grpo, utility.SAMPLES, generator) for rows in tasks)
+    return overall(evaluate(simulation.adapted, rows, exact, grpo, utility.SAMPLES, generator) for rows in tasks)
 
 
 @lru_cache

@@ -94,7 +94,7 @@ def run(trial: Trial) -> dict[str, Any]:
             _turn(simulation, trial, number)
             simulation.round(number)
             weights.append(_by_kind(simulation))
-    marks = mark(simulation.policy, config, trial)
+    marks = mark(simulation.adapted, config, trial)
     earlier = before(trial.seed, trial.problems)
     after = overall(marks.values())
     claim = simulation.privacy.claim
@@ -141,11 +141,11 @@ def _by_kind(simulation: Simulation) -> dict[str, float]:
     return {kind: sum(values) / len(values) for kind, values in found.items()}
 
 
-def mark(policy: Any, config: Config, trial: Trial) -> dict[str, Score]:
+def mark(adapted: Any, config: Config, trial: Trial) -> dict[str, Score]:
     """How a model does on the trial's problems, by task."""
     generator = torch.Generator().manual_seed(trial.seed)
     return {
-        task: evaluate(policy, rows, exact, config.grpo, utility.SAMPLES, generator)
+        task: evaluate(adapted, rows, exact, config.grpo, utility.SAMPLES, generator)
         for task, rows in rows_of(trial.problems).items()
         if rows
     }
@@ -166,8 +166,8 @@ def before(seed: int, problems: str) -> Score:
     trial = Trial(seed=seed, problems=problems)
     with tempfile.TemporaryDirectory() as folder:
         config = trial.config()
-        policy = Simulation.open(config, Path(folder)).policy
-    return overall(mark(policy, config, trial).values())
+        adapted = Simulation.open(config, Path(folder)).adapted
+    return overall(mark(adapted, config, trial).values())
 
 
 def missing(path: Path, wanted: Iterable[Trial]) -> list[Trial]:

@@ -55,10 +55,10 @@ def score(preset: str, adapter: Path | None, seed: int) -> Score:
     """How a preset's model does on its held-out problems, tasks counted equally; with an adapter, or as it is."""
     config = config_file.load(preset)
     settings = config.adapter.model_copy(update={"init_from": None if adapter is None else str(adapter)})
-    policy = adapters.attach(models.load(config.model), settings, seed)
+    adapted = adapters.attach(models.load(config.model), settings, seed)
     generator = torch.Generator().manual_seed(seed)
     tasks = held_out(preset).values()
-    return overall(evaluate(policy, rows, exact, config.grpo, SAMPLES, generator) for rows in tasks if rows)
+    return overall(evaluate(adapted, rows, exact, config.grpo, SAMPLES, generator) for rows in tasks if rows)
 
 
 def run(preset: str, seed: int, folder: Path, overrides: list[str]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class _Given:
     def __init__(self, owner: ModuleType, update: FloatArray, broken: bool) -> None:
         self._owner, self._update, self._broken = owner, update, broken
 
-    def train(self, _policy: _Learner, _settings: RoundSettings) -> object:
+    def train(self, _adapted: _Learner, _settings: RoundSettings) -> object:
         if self._broken:
             raise self._owner.UnusableRound("a reward is not a number")
         return self._owner.Trained(np.asarray(self._update), Observation(0.5, 0.1))

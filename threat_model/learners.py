@@ -16,7 +16,7 @@ from fgrpo_secure.client.owner import Owner
 from fgrpo_secure.config import files as config_file
 from fgrpo_secure.config.schema import Config
 from fgrpo_secure.learning import adapters, models
-from fgrpo_secure.learning.adapters import Policy
+from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.tasks.files import Row
 from fgrpo_secure.learning.tasks.procedural import problems
 from fgrpo_secure.learning.tasks.sources import row_of
@@ -42,7 +42,7 @@ class Learners:
     """One model, and an owner whose place everybody takes in turn."""
 
     config: Config
-    policy: Policy
+    adapted: AdaptedModel
     owner: Owner
     settings: RoundSettings
 
@@ -55,23 +55,23 @@ class Learners:
             "client": [{"name": "learner", "task": "add", "reward": "partial", "count": 6}],
         }
         config = config_file.parse({**table, **sections}, "the learning world")
-        policy = adapters.attach(models.load(config.model), config.adapter, config.run.seed)
+        adapted = adapters.attach(models.load(config.model), config.adapter, config.run.seed)
         with tempfile.TemporaryDirectory() as folder:
             (first,) = owner.make_owners(config.client, config.run.seed, {0}, Path(folder)).values()
-        return Learners(config, policy, first, round_settings.for_round(config, 0, 0))
+        return Learners(config, adapted, first, round_settings.for_round(config, 0, 0))
 
     def update(self, rows: Sequence[Row], reward_scale: float = 1.0) -> Update:
-        """What an owner of these rows learns in one round from the policy as it is; zero where nothing can be."""
+        """What an owner of these rows learns in one round from the adapter as it is; zero where nothing can be."""
         place = replace(self.owner, source=Chosen(tuple(rows)), reward_scale=reward_scale)
         try:
-            return Update(place.train(self.policy, self.settings).update)
+            return Update(place.train(self.adapted, self.settings).update)
         except UnusableRound:
             return Update.zero(self.dimension)
 
     @property
     def dimension(self) -> int:
         """Of an update."""
-        return self.policy.dimension(0)
+        return self.adapted.dimension(0)
 
 
 def rows_of(task: str, count: int, difficulty: int = 1, seed: int = 0) -> list[Row]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from scipy.special import ndtr  # type: ignore[import-untyped]  # scipy ships no types
 
-from fgrpo_secure.learning.adapters import Policy
+from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.grpo.local_update import completion_logp
 from fgrpo_secure.learning.grpo.rollouts import Rollouts
 from fgrpo_secure.learning.tasks.files import Row
@@ -29,9 +29,9 @@ class Area:
     upper: float
 
 
-def expected_rewards(policy: Policy, rows: Sequence[Row]) -> FloatArray:
+def expected_rewards(adapted: AdaptedModel, rows: Sequence[Row]) -> FloatArray:
     """The probability of each row's answer, shape (rows,): its expected reward if right answers alone pay 1."""
-    tokenizer = policy.base.tokenizer
+    tokenizer = adapted.base.tokenizer
     asked = tokenizer([str(row["prompt"]) for row in rows], padding=True, return_tensors="pt")
     answers = [
         [*tokenizer(str(row["answer"]), add_special_tokens=False)["input_ids"], tokenizer.eos_token_id] for row in rows
@@ -42,7 +42,7 @@ def expected_rewards(policy: Policy, rows: Sequence[Row]) -> FloatArray:
     ended = torch.zeros(len(answers), dtype=torch.bool)
     said = Rollouts(asked["input_ids"], asked["attention_mask"], ids, mask, ended, answers, [""] * len(answers))
     with torch.no_grad():
-        logp = (completion_logp(policy, said, 1.0) * mask).sum(dim=1)
+        logp = (completion_logp(adapted, said, 1.0) * mask).sum(dim=1)
     result: FloatArray = logp.double().exp().numpy()
     return result
 

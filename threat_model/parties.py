@@ -17,7 +17,7 @@ from fgrpo_secure.client import policy as client_policy
 from fgrpo_secure.client.book import Book
 from fgrpo_secure.client.owner import Trained
 from fgrpo_secure.client.participant import Membership, Participant
-from fgrpo_secure.client.store import OwnerStore
+from fgrpo_secure.client.store import ClientStore
 from fgrpo_secure.config.files import parse
 from fgrpo_secure.gain import Observation
 from fgrpo_secure.ledger.store import Ledgers
@@ -48,7 +48,7 @@ class Owner:
     name: str
     repeats: int = 0
 
-    def train(self, _policy: object, settings: RoundSettings) -> Trained:
+    def train(self, _adapted: object, settings: RoundSettings) -> Trained:
         """An update that differs where a round without noise is repeated, and never otherwise."""
         drawn = SEED.bytes(8 * DIMENSION, "update", self.id, settings.training_round, self.repeats)
         return Trained(np.frombuffer(drawn, np.int64) / 2.0**62, Observation(0.5, 0.1))
@@ -94,7 +94,7 @@ class Parties:
 
     def start(self) -> None:
         """Starts every client's program over its files: nothing that was only in memory is left."""
-        self.book = Book(OwnerStore(self.folder / "state.sqlite"), Ledgers(self.folder / "ledgers.sqlite"))
+        self.book = Book(ClientStore(self.folder / "state.sqlite"), Ledgers(self.folder / "ledgers.sqlite"))
         demands, everybody = run_plan.demands(self.config, self.privacy), tuple(self.identities)
         found = run_plan.divided(self.config, self.privacy, self.count, self.count)
         self.small, divided = (None, None) if found is None else found

@@ -33,9 +33,9 @@ def attempt(
             known = ", ".join(client.name for client in loaded.client) or "none"
             raise ConfigError(f"{config} has no [[client]] {name or ''}; it has {known}")
         inputs.check(loaded)
-        policy = adapters.attach(models.load(loaded.model), loaded.adapter, loaded.run.seed)
-        privacy = run_plan.plan(loaded, adapter_shape.of(policy))
-        found = rehearsal.rehearse(loaded, policy, chosen[0])
+        adapted = adapters.attach(models.load(loaded.model), loaded.adapter, loaded.run.seed)
+        privacy = run_plan.plan(loaded, adapter_shape.of(adapted))
+        found = rehearsal.rehearse(loaded, adapted, chosen[0])
     typer.echo(f"client {chosen[0].name}: what follows is for the owner of its data")
     for line in rehearsal.lines(found, loaded, privacy):
         typer.echo(line)

@@ -187,7 +187,7 @@ def receipt(
     out: Annotated[Path | None, typer.Option(help="Folder to write them to, one file a run. Default: print.")] = None,
 ) -> None:
     """What an owner can hold against a server: for each run, its account and the note that both signed last."""
-    from fgrpo_secure.client.store import OwnerStore
+    from fgrpo_secure.client.store import ClientStore
 
     with one_sentence():
         own = ClientFolder(folder)
@@ -198,7 +198,7 @@ def receipt(
             state, name, number = place.with_name(owners_folder.STATE), str(owner), int(found)
         if not state.is_file():
             raise ConfigError(f"{folder} holds no receipt: its owner joined no run yet")
-        with closing(OwnerStore(state)) as store:
+        with closing(ClientStore(state)) as store:
             kept = store.notes(Identity.from_seed(store.identity_seed(number)).public)
         if not kept:
             raise ConfigError(f"{folder} holds no receipt of {name!r}: it signed no ledger yet")

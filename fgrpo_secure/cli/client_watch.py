@@ -31,10 +31,10 @@ def view(folder: ClientFolder) -> RenderableType:
 
 def _epsilon(folder: ClientFolder) -> list[str]:
     """What was spent in all runs together, by the owner's own ledgers and policy."""
-    from fgrpo_secure.client import policy as owner_policy
+    from fgrpo_secure.client import policy as client_policy
     from fgrpo_secure.ledger.store import Ledgers
 
-    policy = owner_policy.read(folder.policy)
+    policy = client_policy.read(folder.policy)
     if not folder.ledgers.is_file() or policy.privacy.epsilon is None:
         return []
     with closing(Ledgers.read(folder.ledgers)) as store:

@@ -73,8 +73,8 @@ def _try(config: Config) -> str:
     from fgrpo_secure.learning.pass_rates import Examination
     from fgrpo_secure.run import preflight
 
-    policy = adapters.attach(models.load(config.model), config.adapter, config.run.seed)
-    preflight.check(config, policy, Examination.prepare(config))
+    adapted = adapters.attach(models.load(config.model), config.adapter, config.run.seed)
+    preflight.check(config, adapted, Examination.prepare(config))
     return "the model loads, every prompt fits it, and each reward of one's own marks what it writes"
 
 

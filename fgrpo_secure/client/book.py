@@ -7,7 +7,7 @@ from fractions import Fraction
 from itertools import count
 from pathlib import Path
 
-from fgrpo_secure.client.store import OwnerStore
+from fgrpo_secure.client.store import ClientStore
 from fgrpo_secure.ledger.store import Ledger, LedgerError, Ledgers
 from fgrpo_secure.storage import owners_folder
 from fgrpo_secure.storage.owners_folder import LEDGERS
@@ -18,7 +18,7 @@ from fgrpo_secure.storage.run_directory import RunDirectory
 class Book:
     """State and ledgers. Both are written in transactions of milliseconds, never while anybody trains."""
 
-    store: OwnerStore
+    store: ClientStore
     ledgers: Ledgers
 
     @staticmethod
@@ -30,27 +30,27 @@ class Book:
     @staticmethod
     def at(state: Path, ledgers: Path) -> "Book":
         """The books in these two files."""
-        return Book(OwnerStore(state), Ledgers(ledgers))
+        return Book(ClientStore(state), Ledgers(ledgers))
 
     def open_ledgers(self, owner: int, budget: Fraction, blocks: int) -> tuple[Ledger, ...]:
-        """One ledger per block of units that take turns, each with the whole budget: a unit is in one block only.
+        """One ledger per block of units, each with the whole budget: a unit is in one block only.
 
         LedgerError where earlier runs divided the owner's units otherwise: whose budget is whose cannot be said then.
         """
         kept = self._blocks(owner)
         if kept not in (0, blocks):
             raise LedgerError(
-                f"the ledgers of owner {owner} are kept for {kept} block(s) of units that take turns, and this run has "
+                f"the ledgers of owner {owner} are kept for {kept} block(s) of units, and this run has "
                 f"{blocks}: what earlier runs cost could not be counted; keep privacy.max_rounds_per_unit as it was"
             )
-        names = [str(owner)] if blocks == 1 else [f"{owner}/turn-{block}" for block in range(blocks)]
+        names = [str(owner)] if blocks == 1 else [f"{owner}/block-{block}" for block in range(blocks)]
         return tuple(self.ledgers.open(name, budget) for name in names)
 
     def _blocks(self, owner: int) -> int:
         """How many blocks an owner's ledgers are kept for; 0 if there are none."""
         if self.ledgers.last_row(str(owner)) is not None:
             return 1
-        return next(block for block in count() if self.ledgers.last_row(f"{owner}/turn-{block}") is None)
+        return next(block for block in count() if self.ledgers.last_row(f"{owner}/block-{block}") is None)
 
     @contextmanager
     def charging(self) -> Iterator[None]:

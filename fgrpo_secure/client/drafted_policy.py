@@ -9,7 +9,7 @@ import re
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
-from fgrpo_secure.client.policy import OwnerPolicy, Protection, Rounds, Trust
+from fgrpo_secure.client.policy import ClientPolicy, Protection, Rounds, Trust
 from fgrpo_secure.config.files import ConfigError, dump_tables, parse_as
 
 UNKNOWN = "0" * 64
@@ -18,7 +18,7 @@ NOT_SET = "is not set until you join a run: "
 # The fewest clients that withstand a server that lies, with one of them on its side.
 FEWEST = 5
 QUORUM_OF_FEWEST = 4
-CAUTIOUS = OwnerPolicy(
+CAUTIOUS = ClientPolicy(
     trust=Trust(authority=UNKNOWN, models=(UNKNOWN,), adversary="lying_server", max_corrupt=0.05, max_dropout=0.25),
     rounds=Rounds(
         min_cohort=FEWEST,
@@ -51,7 +51,7 @@ def draft(name: str) -> str:
     return text
 
 
-def agreed(text: str, authority: str, model: str, origin: str) -> tuple[OwnerPolicy, str]:
+def agreed(text: str, authority: str, model: str, origin: str) -> tuple[ClientPolicy, str]:
     """The policy in `text` once its owner agrees to a run with this authority and base model, and its new text.
 
     An authority that stands there already stays. ConfigError if the file cannot be used.
@@ -69,7 +69,7 @@ def agreed(text: str, authority: str, model: str, origin: str) -> tuple[OwnerPol
         models = trust.get("models", [])
         if isinstance(models, list) and model not in models:
             trust["models"] = [*models, model]
-    policy = parse_as(OwnerPolicy, document.unwrap(), origin)
+    policy = parse_as(ClientPolicy, document.unwrap(), origin)
     try:
         policy.budget()
     except ValueError as problem:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 
 from fgrpo_secure.config.schema import Client
-from fgrpo_secure.learning.adapters import Policy
+from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.grpo.isolated_reward import Limits
 from fgrpo_secure.learning.tasks import Row, Source
 from fgrpo_secure.learning.trainers import trainer_process
@@ -27,14 +27,14 @@ LARGEST = 1e9  # of a reward that a trainer reports; larger ones have no finite 
 
 
 def train(
-    client: Client, source: Source, policy: Policy, settings: RoundSettings, seed: int, limits: Limits
+    client: Client, source: Source, adapted: AdaptedModel, settings: RoundSettings, seed: int, limits: Limits
 ) -> tuple[FloatArray, FloatArray]:
     """(update, rewards): the change of the round's factors, shape (dimension,), and the rewards that the trainer saw
     first, in this owner's scale; zero where it names none. `limits` are those of a call of its rewards. Raises
     TrainerError, also where training takes longer than the round leaves."""
-    request = _request(client, _rows(source, settings), policy, settings, seed)
+    request = _request(client, _rows(source, settings), adapted, settings, seed)
     answer = trainer_process.call({**request, "limits": asdict(limits)}, settings.training_seconds)
-    return _update(answer, policy.dimension(settings.training_round)), client.reward_scale * _rewards(answer)
+    return _update(answer, adapted.dimension(settings.training_round)), client.reward_scale * _rewards(answer)
 
 
 def _rows(source: Source, settings: RoundSettings) -> list[Row]:
@@ -43,15 +43,17 @@ def _rows(source: Source, settings: RoundSettings) -> list[Row]:
     return [row for step in steps for row in source.batch(settings.training_round, step, count)]
 
 
-def _request(client: Client, rows: list[Row], policy: Policy, settings: RoundSettings, seed: int) -> dict[str, Any]:
+def _request(
+    client: Client, rows: list[Row], adapted: AdaptedModel, settings: RoundSettings, seed: int
+) -> dict[str, Any]:
     return {
         "spec": client.trainer,
         "options": dict(client.trainer_settings),
         "client": client.model_dump(mode="json"),
         "rows": rows,
-        "model": policy.base.settings.model_dump(mode="json"),
+        "model": adapted.base.settings.model_dump(mode="json"),
         "adapter": settings.adapter.model_dump(mode="json"),
-        "factors": base64.b64encode(save(policy.full_state())).decode(),
+        "factors": base64.b64encode(save(adapted.full_state())).decode(),
         "training_round": settings.training_round,
         "grpo": settings.grpo.model_dump(mode="json"),
         "steps": settings.local_steps,

@@ -17,8 +17,8 @@ from fgrpo_secure import entropy
 from fgrpo_secure.client import drafted_policy
 from fgrpo_secure.client.book import Book
 from fgrpo_secure.client.membership import Trust
-from fgrpo_secure.client.policy import Known, OwnerPolicy
-from fgrpo_secure.client.store import OwnerStore
+from fgrpo_secure.client.policy import ClientPolicy, Known
+from fgrpo_secure.client.store import ClientStore
 from fgrpo_secure.config import files as config_file
 from fgrpo_secure.config import model_files, own_file
 from fgrpo_secure.config.own_file import OwnFile
@@ -59,7 +59,7 @@ class Offer:
     client: int
     name: str
     plan: PrivacyPlan
-    policy: OwnerPolicy
+    policy: ClientPolicy
     policy_text: str
     spent: Fraction
     budget: Fraction | None
@@ -118,7 +118,7 @@ def join(folder: ClientFolder, offer: Offer, source: Path) -> None:
         raise PolicyForbids(f"the policy in {folder.policy} does not allow this run: {offer.objection}")
     with folder.claimed():
         seed = folder.seed()
-        with closing(OwnerStore(folder.state)) as store, store.transaction():
+        with closing(ClientStore(folder.state)) as store, store.transaction():
             if not store.is_enrolled(offer.client):
                 store.enrol(offer.client, seed)
             made = offer.invitation
@@ -168,7 +168,7 @@ def _client(folder: ClientFolder, roster: Roster, public: bytes) -> int:
 
 
 def _planned(
-    config: Config, shape: AdapterShape, roster: Roster, made: Invitation, policy: OwnerPolicy
+    config: Config, shape: AdapterShape, roster: Roster, made: Invitation, policy: ClientPolicy
 ) -> tuple[PrivacyPlan, str | None]:
     """The plan of the run with those who may take part today, and the rule of the owner's that its rounds break."""
     today = entropy.today()
@@ -213,7 +213,7 @@ def _shape(config: Config, own: OwnFile, digest: str) -> AdapterShape:
     return adapter_shape.of(adapters.attach(base, config.adapter, config.run.seed))
 
 
-def _goes_back(roster: Roster, made: Invitation, policy: OwnerPolicy) -> bool:
+def _goes_back(roster: Roster, made: Invitation, policy: ClientPolicy) -> bool:
     """Whether the authority in the owner's file signed the roster, or handed over to whom that did."""
     try:
         open_roster(made.roster_bytes, bytes.fromhex(policy.trust.authority), roster.version)
@@ -234,7 +234,7 @@ def _spent(folder: ClientFolder, client: int) -> tuple[Fraction, int]:
 
 
 def _affordable(
-    plan: PrivacyPlan, budget: Fraction | None, spent: Fraction, sessions: int, policy: OwnerPolicy
+    plan: PrivacyPlan, budget: Fraction | None, spent: Fraction, sessions: int, policy: ClientPolicy
 ) -> str | None:
     """Why the owner's budget does not cover the whole run after earlier ones; None if it does."""
     if plan.claim is None or budget is None or plan.claim.sampling is not None:

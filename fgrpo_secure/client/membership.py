@@ -8,7 +8,7 @@ only a roster that proves itself from the pinned key is ever kept.
 
 from pathlib import Path
 
-from fgrpo_secure.client.store import OwnerStore
+from fgrpo_secure.client.store import ClientStore
 from fgrpo_secure.storage import identity_file
 from protocols.errors import BadSignature, FaultyServer
 from protocols.identity import Identity
@@ -19,7 +19,7 @@ from protocols.roster import Roster, claimed_authority, open_roster
 class Trust:
     """The roster of the owners in one store. `authority` is the key that they pinned at enrolment."""
 
-    def __init__(self, store: OwnerStore, authority: bytes, server: bytes, first: bytes) -> None:
+    def __init__(self, store: ClientStore, authority: bytes, server: bytes, first: bytes) -> None:
         """`first` are the signed bytes to begin with where nothing is stored. Raises what `open_roster` raises."""
         self._store = store
         self._server = server

@@ -22,7 +22,7 @@ from fgrpo_secure.client.boundary import UnusableRound, contained
 from fgrpo_secure.config.own_file import OwnFile
 from fgrpo_secure.config.schema import Client
 from fgrpo_secure.config.unit_rules import SMALL_UNITS
-from fgrpo_secure.learning.adapters import Policy
+from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.grpo import local_update, rewards, rollouts, unit_gradients
 from fgrpo_secure.learning.grpo.isolated_reward import IsolatedReward, Limits
 from fgrpo_secure.learning.grpo.local_update import PromptGroups, Tally
@@ -58,13 +58,13 @@ class Owner:
     own_trainer: Client | None = None  # its table, where a trainer of its own takes the built-in loop's place
     repeats: int = 0  # how often a vector without noise left for the adapter that is trained from: see `rollout_seed`
 
-    def train(self, policy: Policy, settings: RoundSettings) -> Trained:
+    def train(self, adapted: AdaptedModel, settings: RoundSettings) -> Trained:
         """From the model as received, by the built-in loop or the owner's own trainer. Raises UnusableRound."""
         client = self.own_trainer
         if client is None:
-            trained = self._train_by_the_loop(policy, settings)
+            trained = self._train_by_the_loop(adapted, settings)
         else:
-            trained = self._train_by_its_own(client, policy, settings)
+            trained = self._train_by_its_own(client, adapted, settings)
         observation = trained.observation
         if not (
             np.isfinite(trained.update).all() and np.isfinite([observation.mean, observation.standard_error]).all()
@@ -72,23 +72,23 @@ class Owner:
             raise UnusableRound("local training diverged: the update or the mean reward is not finite")
         return trained
 
-    def _train_by_the_loop(self, policy: Policy, settings: RoundSettings) -> Trained:
+    def _train_by_the_loop(self, adapted: AdaptedModel, settings: RoundSettings) -> Trained:
         first: list[NDArray[np.float64]] = []
         seconds: list[float] = []
         steps, tally = list[PromptGroups](), Tally()
 
         def next_groups(step: int) -> PromptGroups:
             started = entropy.processor_time()
-            groups = self._groups(policy, settings, step)
+            groups = self._groups(adapted, settings, step)
             if step == 0:
-                first.append(self._gain_rewards(policy, settings, groups))
+                first.append(self._gain_rewards(adapted, settings, groups))
             seconds.append(entropy.processor_time() - started)
             steps.append(groups)
             return groups
 
         update = contained(
             lambda: local_update.run(
-                policy, next_groups, settings.grpo, settings.training_round, settings.local_steps, tally
+                adapted, next_groups, settings.grpo, settings.training_round, settings.local_steps, tally
             )
         )
         observation = contained(lambda: gain.observe(rewards.marked(first[0])))
@@ -104,7 +104,7 @@ class Owner:
         except UnusableRound as reason:
             self.write_log(f"round {settings.training_round}: no view of it was kept: {reason}")
 
-    def _train_by_its_own(self, client: Client, policy: Policy, settings: RoundSettings) -> Trained:
+    def _train_by_its_own(self, client: Client, adapted: AdaptedModel, settings: RoundSettings) -> Trained:
         """**Why** The loop draws other rollouts where a round without noise is repeated; another trainer may not, and
         the same update in two sums would be their difference: there it contributes nothing."""
         if self.repeats:
@@ -112,12 +112,12 @@ class Owner:
         seed = self.rollout_seed(settings, "trainer")
 
         def train() -> Trained:
-            update, seen = foreign_training.train(client, self.source, policy, settings, seed, self._limits())
+            update, seen = foreign_training.train(client, self.source, adapted, settings, seed, self._limits())
             return Trained(update, gain.observe(seen))
 
         return contained(train)
 
-    def unit_groups(self, policy: Policy, settings: RoundSettings, step: int, unit: str) -> PromptGroups | None:
+    def unit_groups(self, adapted: AdaptedModel, settings: RoundSettings, step: int, unit: str) -> PromptGroups | None:
         """One unit's rollouts and rewards, from its own rows alone; None, and a note, if its data is unusable.
 
         **Why** Each unit is sampled by itself, from a generator of its own: in a common batch, one unit's prompts
@@ -129,7 +129,7 @@ class Owner:
 
         def groups() -> PromptGroups:
             rows = units.batch(unit, settings.training_round, step, settings.grpo.prompts_per_step)
-            sampled = self._sampled(policy, settings, rows, step, f"{step}/{unit}")
+            sampled = self._sampled(adapted, settings, rows, step, f"{step}/{unit}")
             rewards.marked(sampled.rewards)
             return sampled
 
@@ -139,11 +139,13 @@ class Owner:
         """The mean reward of one unit's rollouts, in this owner's scale; None, and a note, if nothing was marked."""
         return self._of_unit(settings, lambda: float(rewards.marked(groups.rewards).mean()))
 
-    def unit_update(self, policy: Policy, settings: RoundSettings, groups: PromptGroups) -> Update:
-        """Where one unit's data would move the policy, of any length; zero, and a note, if that fails."""
+    def unit_update(self, adapted: AdaptedModel, settings: RoundSettings, groups: PromptGroups) -> Update:
+        """Where one unit's data would move the adapter, of any length; zero, and a note, if that fails."""
         training_round = settings.training_round
-        descent = self._of_unit(settings, lambda: unit_gradients.descent(policy, groups, settings.grpo, training_round))
-        return Update.zero(policy.dimension(training_round)) if descent is None else Update(descent)
+        descent = self._of_unit(
+            settings, lambda: unit_gradients.descent(adapted, groups, settings.grpo, training_round)
+        )
+        return Update.zero(adapted.dimension(training_round)) if descent is None else Update(descent)
 
     def _of_unit(self, settings: RoundSettings, work: Callable[[], Made]) -> Made | None:
         """What `work` makes of one unit; None, and a note, if that unit's data is unusable: the others go on."""
@@ -178,24 +180,30 @@ class Owner:
         with contextlib.suppress(OSError), self.log.open("a", encoding="utf-8") as file:
             file.write("".join(escaped) + "\n")
 
-    def _gain_rewards(self, policy: Policy, settings: RoundSettings, groups: PromptGroups) -> NDArray[np.float64]:
+    def _gain_rewards(
+        self, adapted: AdaptedModel, settings: RoundSettings, groups: PromptGroups
+    ) -> NDArray[np.float64]:
         """Rewards that measure R: those of `gain_prompts` prompts, the first step's if that is enough."""
         wanted = settings.weighting.gain_prompts or settings.grpo.prompts_per_step
         missing = wanted - settings.grpo.prompts_per_step
         if missing <= 0:
             return groups.rewards[:wanted]
-        extra = self._groups(policy, settings, -1, missing)
+        extra = self._groups(adapted, settings, -1, missing)
         return np.concatenate([groups.rewards, extra.rewards])
 
-    def _groups(self, policy: Policy, settings: RoundSettings, step: int, count: int | None = None) -> PromptGroups:
+    def _groups(
+        self, adapted: AdaptedModel, settings: RoundSettings, step: int, count: int | None = None
+    ) -> PromptGroups:
         rows = self.source.batch(settings.training_round, step, count or settings.grpo.prompts_per_step)
-        return self._sampled(policy, settings, rows, step, str(step))
+        return self._sampled(adapted, settings, rows, step, str(step))
 
-    def _sampled(self, policy: Policy, settings: RoundSettings, rows: list[Row], step: int, label: str) -> PromptGroups:
+    def _sampled(
+        self, adapted: AdaptedModel, settings: RoundSettings, rows: list[Row], step: int, label: str
+    ) -> PromptGroups:
         prompts = [row["prompt"] for row in rows]
         columns = {key: [row[key] for row in rows] for key in rows[0] if key != "prompt"}
         generator = torch.Generator().manual_seed(self.rollout_seed(settings, label))
-        sampled = rollouts.sample(policy, prompts, settings.grpo, generator)
+        sampled = rollouts.sample(adapted, prompts, settings.grpo, generator)
         scores = rewards.score(
             self.reward_functions,
             self.reward_weights,

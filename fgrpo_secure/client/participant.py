@@ -21,18 +21,18 @@ from fgrpo_secure.client import plain, unit_round
 from fgrpo_secure.client import round as client_round
 from fgrpo_secure.client.book import Book
 from fgrpo_secure.client.owner import Owner
-from fgrpo_secure.client.policy import Known, OwnerPolicy
+from fgrpo_secure.client.policy import ClientPolicy, Known
 from fgrpo_secure.client.round import Contribution, Learned
 from fgrpo_secure.client.session_records import SessionRecord, SessionRecords
 from fgrpo_secure.client.store import write_baseline
 from fgrpo_secure.client.witnessing import Signer
 from fgrpo_secure.entropy import Entropy
 from fgrpo_secure.gain import Baseline
-from fgrpo_secure.learning.adapters import Policy
+from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.ledger.store import Ledger
 from fgrpo_secure.ledger.witnessed import Witnessed
 from fgrpo_secure.plan import division, terms
-from fgrpo_secure.plan.terms import Admitted, ClientPolicy
+from fgrpo_secure.plan.terms import Admitted, RunTerms
 from fgrpo_secure.privacy.accounting import BudgetExceeded
 from fgrpo_secure.privacy.encode import IntArray
 from fgrpo_secure.privacy.sizing import Claim
@@ -56,8 +56,8 @@ class Membership:
     """
 
     member: Member
-    terms: ClientPolicy
-    divided: ClientPolicy | None
+    terms: RunTerms
+    divided: RunTerms | None
     check_shard: Callable[[RoundPlan], bool]
     authority_signed: bool
 
@@ -71,7 +71,7 @@ class Participant:
     def __init__(
         self,
         owner: Owner,
-        own: OwnerPolicy,
+        own: ClientPolicy,
         identity: Identity,
         server_key: bytes,
         book: Book,
@@ -112,7 +112,7 @@ class Participant:
 
     @property
     def ledgers(self) -> tuple[Ledger, ...]:
-        """The owner's ledgers, one for each turn of its units; none where nothing is charged."""
+        """The owner's ledgers, one for each block of its units; none where nothing is charged."""
         return self._ledgers
 
     def assign(self, membership: Membership | None) -> None:
@@ -128,17 +128,17 @@ class Participant:
         """What this very message was answered with, whatever has happened since; None if it is new."""
         return drive.answered(self._records, self._identity.public, step, message)
 
-    def accept(self, message: bytes, policy: Policy) -> RoundPlan:
+    def accept(self, message: bytes, adapted: AdaptedModel) -> RoundPlan:
         """The plan in the server's message, checked, admitted, charged and recorded. Durable with the caller's commit.
 
         Raises Refused with the rule that does not allow it, or blames the server.
         """
         plan = self._driver(Step.ANNOUNCE, message).open_plan(message)
         if self._records.status(self._identity.public, wire.session_of(plan)) is None:
-            self._admit(plan, policy)
+            self._admit(plan, adapted)
         return plan
 
-    def accept_in_the_clear(self, message: bytes, policy: Policy) -> RoundPlan:
+    def accept_in_the_clear(self, message: bytes, adapted: AdaptedModel) -> RoundPlan:
         """The plan of a round of the baseline that trusts the server (`plain`).
 
         Only for a run whose own configuration says so: no message can ask for it.
@@ -148,16 +148,16 @@ class Participant:
         plan, limits = plain.open_request(message, self._server_key, self._verify), self._membership.member.limits
         last = self._records.last_session(self._identity.public, self._server_key, limits.run)
         refuse_other_session(replace(limits, last_session=last), plan)
-        self._admit(plan, policy)
+        self._admit(plan, adapted)
         return plan
 
-    def train(self, plan: RoundPlan, policy: Policy) -> None:
+    def train(self, plan: RoundPlan, adapted: AdaptedModel) -> None:
         """Train for an accepted plan. Takes as long as it takes, holds no lock, and writes nothing.
 
         What a client learned is used again when the round is repeated from the same adapter on the same settings.
         Below the client's unit noise is part of training, so that nothing is used again.
         """
-        work, started = self.training(plan, policy), entropies.processor_time()
+        work, started = self.training(plan, adapted), entropies.processor_time()
         if work is None:
             return
         trained = work()
@@ -165,17 +165,17 @@ class Participant:
         self.rollouts_seconds += trained.seconds_rollouts if isinstance(trained, Learned) else 0.0
         self.training_seconds += entropies.processor_time() - started
 
-    def training(self, plan: RoundPlan, policy: Policy) -> Callable[[], Learned | Contribution] | None:
+    def training(self, plan: RoundPlan, adapted: AdaptedModel) -> Callable[[], Learned | Contribution] | None:
         """The work that training for an accepted plan is, which reads no records; None where it is done already."""
         if self._key(plan) in self._trained:
             return None
         admitted = self._admitted(plan)
         if admitted.settings.units is None:
             owner = replace(self._owner, repeats=self._repeats(plan, admitted))
-            return lambda: client_round.learn(policy, owner, admitted.settings)
+            return lambda: client_round.learn(adapted, owner, admitted.settings)
         past, source = self._past(plan, admitted), self._source.child("session", plan.session_number)
         most, settings, lattice = self._own.rounds.max_weight, admitted.settings, admitted.lattice
-        return lambda: unit_round.contribute(policy, self._owner, settings, lattice, past, most, source)
+        return lambda: unit_round.contribute(adapted, self._owner, settings, lattice, past, most, source)
 
     def keep(self, plan: RoundPlan, trained: Learned | Contribution) -> None:
         """What training for a plan came to, in place of what was kept before."""
@@ -274,7 +274,7 @@ class Participant:
             self._context,
         )
 
-    def _admit(self, plan: RoundPlan, policy: Policy) -> None:
+    def _admit(self, plan: RoundPlan, adapted: AdaptedModel) -> None:
         """Protocol checks are done; here the privacy side agrees, and pays, before anything is drawn or trained."""
         membership = self._membership
         if membership is None:
@@ -283,7 +283,7 @@ class Participant:
             raise Refused("the run is over: this client signed its end")
         in_shards = membership.check_shard(plan)
         demands = (membership.divided if in_shards else None) or membership.terms
-        admitted = demands.admit(plan, policy.dimension(terms.training_round(plan)))
+        admitted = demands.admit(plan, adapted.dimension(terms.training_round(plan)))
         self._refuse_mixed_budgets(plan.run, admitted)
         sessions = sum(ledger.sessions() for ledger in self._ledgers)
         enrolled = len(membership.member.roster)
@@ -391,5 +391,5 @@ class Participant:
         return self._records.vectors_for(self._identity.public, adapter)
 
     def _ledger_of(self, training_round: int) -> Ledger | None:
-        """The ledger of the units whose turn a round is: a budget for each of them, whoever they are."""
+        """The ledger of the block of units that a round is for: one budget for each of them, whoever they are."""
         return self._ledgers[training_round % len(self._ledgers)] if self._ledgers else None

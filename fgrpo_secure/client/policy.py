@@ -19,7 +19,7 @@ from fgrpo_secure.config.files import ConfigError, dump_tables, parse_as
 from fgrpo_secure.config.schema import Config, Count, Fraction01, Section
 from fgrpo_secure.plan import division
 from fgrpo_secure.plan.cost import PrivacyPlan
-from fgrpo_secure.plan.terms import LARGEST, Admitted, ClientPolicy
+from fgrpo_secure.plan.terms import LARGEST, Admitted, RunTerms
 from fgrpo_secure.privacy.accounting import Slack
 from fgrpo_secure.privacy.noise import MIN_SHARE_VARIANCE
 from fgrpo_secure.privacy.odometer import Delta
@@ -111,7 +111,7 @@ class Protection(Section):
         return Slack.of(releases, self.max_dimension, self.max_cohort, MIN_SHARE_VARIANCE)
 
     def admit(self, plan: RoundPlan, admitted: Admitted, sessions: int, claim: Claim | None) -> None:
-        """The rules of this table, for `OwnerPolicy.admit`; `sessions` were charged so far, in any run."""
+        """The rules of this table, for `ClientPolicy.admit`; `sessions` were charged so far, in any run."""
         settings = admitted.settings
         if settings.unit != self.unit:
             raise Refused(f"privacy.unit: the plan protects {settings.unit!r}, this client wants {self.unit!r}")
@@ -156,7 +156,7 @@ class Known:
     claim: Claim | None
 
 
-class OwnerPolicy(Section):
+class ClientPolicy(Section):
     """The whole file."""
 
     trust: Trust
@@ -250,9 +250,7 @@ def _at_most(rule: str, what: str, offered: int, most: int) -> None:
         raise Refused(f"{rule}: {what} of {offered} is above this client's {most}")
 
 
-def from_plan(
-    config: Config, privacy: PrivacyPlan, demands: ClientPolicy, authority: bytes, model: bytes
-) -> OwnerPolicy:
+def from_plan(config: Config, privacy: PrivacyPlan, demands: RunTerms, authority: bytes, model: bytes) -> ClientPolicy:
     """The policy that allows what `privacy` plans and nothing with less noise, a larger budget or another model.
 
     Its floors on clients are half of the plan's, so that a run can go on after a revocation; what each round must have
@@ -261,7 +259,7 @@ def from_plan(
     claim, everybody = privacy.claim, config.clients_total
     parameters = division.least(privacy.parameters, division.plan(config, privacy, everybody, everybody))
     charge = None if claim is None else demands.max_charge
-    draft = OwnerPolicy(
+    draft = ClientPolicy(
         trust=Trust(
             authority=authority.hex(),
             models=(model.hex(),),
@@ -292,7 +290,7 @@ def from_plan(
     return draft if claim is None or claim.sampling is not None else _affording(draft, claim.mu)
 
 
-def _affording(draft: OwnerPolicy, mu: float) -> OwnerPolicy:
+def _affording(draft: ClientPolicy, mu: float) -> ClientPolicy:
     """`draft` with an epsilon that its planned rounds surely fit in: rounding must not end a run one round early."""
     budget, private = draft.budget(), draft.privacy
     if budget is None or private.delta is None or budget >= Fraction(mu) ** 2 * (1 + Fraction(1, 10**13)):
@@ -306,7 +304,7 @@ def _digits(value: float, rounding: str) -> float:
     return float(Context(prec=DIGITS, rounding=rounding).create_decimal(Decimal(value)))
 
 
-def write_missing(folder: Path, names: list[str], policy: OwnerPolicy) -> None:
+def write_missing(folder: Path, names: list[str], policy: ClientPolicy) -> None:
     """Give every owner without a policy file its own; never touch one that exists."""
     for name in names:
         path = path_of(folder, name)
@@ -320,12 +318,12 @@ def path_of(folder: Path, name: str) -> Path:
     return folder / "policies" / name / FILE
 
 
-def load(folder: Path, name: str) -> OwnerPolicy:
+def load(folder: Path, name: str) -> ClientPolicy:
     """The policy of owner `name`. Raises as `read`."""
     return read(path_of(folder, name))
 
 
-def read(path: Path) -> OwnerPolicy:
+def read(path: Path) -> ClientPolicy:
     """The policy in a file; ConfigError naming file, key and what is allowed."""
     try:
         table = tomllib.loads(path.read_text())
@@ -335,7 +333,7 @@ def read(path: Path) -> OwnerPolicy:
         raise ConfigError(f"{path} is not a UTF-8 text file") from None
     except tomllib.TOMLDecodeError as problem:
         raise ConfigError(f"{path} is not valid TOML: {problem}") from None
-    return parse_as(OwnerPolicy, table, str(path))
+    return parse_as(ClientPolicy, table, str(path))
 
 
 def check_all(folder: Path, names: list[str]) -> None:

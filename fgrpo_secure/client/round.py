@@ -16,7 +16,7 @@ from fgrpo_secure.client.boundary import UnusableRound
 from fgrpo_secure.client.owner import Owner
 from fgrpo_secure.entropy import Entropy
 from fgrpo_secure.gain import Baseline, Observation, Weighed
-from fgrpo_secure.learning.adapters import Policy
+from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.plan import adaptive_clip
 from fgrpo_secure.plan.round_settings import RoundSettings
 from fgrpo_secure.privacy import clip, encode, noise
@@ -43,16 +43,16 @@ class Contribution:
     weight: float = field(repr=False)
 
 
-def learn(policy: Policy, owner: Owner, settings: RoundSettings) -> Learned:
+def learn(adapted: AdaptedModel, owner: Owner, settings: RoundSettings) -> Learned:
     """Train on `owner`'s data from the model as received. The model is back where it was afterwards.
 
     A failure that depends on data gives what contributes zero and the full noise share: nobody can tell.
     """
     try:
-        trained = owner.train(policy, settings)
+        trained = owner.train(adapted, settings)
     except UnusableRound as reason:
         owner.note(settings, reason)
-        return missing(policy.dimension(settings.training_round))
+        return missing(adapted.dimension(settings.training_round))
     return Learned(Update(trained.update), trained.observation, trained.seconds_rollouts)
 
 

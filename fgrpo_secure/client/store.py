@@ -40,7 +40,7 @@ class AnswerConflict(ValueError):
     """What is stored once is not stored again, and what only grows does not shrink."""
 
 
-class OwnerStore:
+class ClientStore:
     """The durable state of the owners in one file. `sessions` are their session records."""
 
     def __init__(self, path: Path) -> None:

@@ -18,7 +18,7 @@ from fgrpo_secure.client.owner import Owner
 from fgrpo_secure.client.round import Contribution
 from fgrpo_secure.entropy import Entropy
 from fgrpo_secure.gain import Baseline, Weighed
-from fgrpo_secure.learning.adapters import Policy
+from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.grpo.local_update import PromptGroups, local_optimizer
 from fgrpo_secure.plan.round_settings import RoundSettings, UnitTerms
 from fgrpo_secure.privacy import clip, encode, noise, units
@@ -29,7 +29,7 @@ from fgrpo_secure.privacy.units import EncodedSum
 
 
 def contribute(
-    policy: Policy,
+    adapted: AdaptedModel,
     owner: Owner,
     settings: RoundSettings,
     lattice: Lattice,
@@ -37,7 +37,7 @@ def contribute(
     max_weight: float,
     entropy: Entropy,
 ) -> Contribution:
-    """One round on `owner`'s units whose turn it is; `lattice` is that of the upload, `max_weight` the owner's own.
+    """One round on its block of `owner`'s units. `lattice` is that of the upload, `max_weight` the owner's own.
 
     Training and noise go together here, before the client announces itself: noise is drawn for each session anew.
 
@@ -47,12 +47,12 @@ def contribute(
     unusable contributes zero while the others go on.
     """
     if terms(settings).mode == "local":
-        vector, weighed = _steps(policy, owner, settings, lattice, past, max_weight, entropy)
+        vector, weighed = _steps(adapted, owner, settings, lattice, past, max_weight, entropy)
     else:
-        step = _sample(policy, owner, settings, 0, entropy.child("step", 0))
+        step = _sample(adapted, owner, settings, 0, entropy.child("step", 0))
         weighed = _weigh(owner, step, settings, past, entropy).capped(max_weight)
         scores = client_round.scores(weighed.gain, weighed.weight, settings)
-        vector = _release(policy, owner, settings, step, weighed.weight, scores, entropy)
+        vector = _release(adapted, owner, settings, step, weighed.weight, scores, entropy)
     return Contribution(vector, weighed.baseline, weighed.weight)
 
 
@@ -87,14 +87,14 @@ def terms(settings: RoundSettings) -> UnitTerms:
     return settings.units
 
 
-def _sample(policy: Policy, owner: Owner, settings: RoundSettings, number: int, source: Entropy) -> Step:
-    """Whose turn it is -> who takes part -> rollouts and rewards of each, alone."""
+def _sample(adapted: AdaptedModel, owner: Owner, settings: RoundSettings, number: int, source: Entropy) -> Step:
+    """The block of units -> who of them takes part -> rollouts and rewards of each, alone."""
     if owner.units is None:
         raise ValueError("this owner's data is not divided into units")
     chosen = terms(settings)
-    turn = owner.units.turn(chosen.block(settings.training_round), chosen.blocks)
-    present = units.sampled(turn, chosen.sampling_rate, source)
-    groups = {unit: owner.unit_groups(policy, settings, number, unit) for unit in present}
+    block = owner.units.in_block(chosen.block(settings.training_round), chosen.blocks)
+    present = units.sampled(block, chosen.sampling_rate, source)
+    groups = {unit: owner.unit_groups(adapted, settings, number, unit) for unit in present}
     return Step(number, groups)
 
 
@@ -112,7 +112,7 @@ def _weigh(owner: Owner, step: Step, settings: RoundSettings, past: Baseline, en
 
 
 def _release(
-    policy: Policy,
+    adapted: AdaptedModel,
     owner: Owner,
     settings: RoundSettings,
     step: Step,
@@ -121,14 +121,14 @@ def _release(
     entropy: Entropy,
 ) -> NoisedVector:
     """The sum of the step's units, and noise on it."""
-    summed = before_noise(policy, owner, settings, step, weight, scores, entropy)
+    summed = before_noise(adapted, owner, settings, step, weight, scores, entropy)
     if settings.aggregation == "plain" and terms(settings).mode == "distributed":  # a baseline: the server's noise
         return noise.no_noise(summed)
     return noise.add_share(summed, settings.share_variance, entropy.child("noise", step.number))
 
 
 def before_noise(
-    policy: Policy,
+    adapted: AdaptedModel,
     owner: Owner,
     settings: RoundSettings,
     step: Step,
@@ -140,29 +140,29 @@ def before_noise(
 
     Public for the audit that takes each unit away and looks at what else changes.
     """
-    lattice = settings.unit_lattice(policy.dimension(settings.training_round))
+    lattice = settings.unit_lattice(adapted.dimension(settings.training_round))
     rounding = entropy.child("rounding", step.number)
     nothing = clip.to_norm(Update.zero(lattice.dimension), lattice.clip_norm)
     own = encode.to_ring(nothing, scores, lattice, rounding.child("scores"))
     present = ((unit, groups) for unit, groups in step.groups.items() if groups is not None)
     vectors = (
-        unit_vector(policy, owner, settings, groups, weight, rounding.child("unit", unit)) for unit, groups in present
+        unit_vector(adapted, owner, settings, groups, weight, rounding.child("unit", unit)) for unit, groups in present
     )
     return units.total(vectors, own, lattice)
 
 
 def unit_vector(
-    policy: Policy, owner: Owner, settings: RoundSettings, groups: PromptGroups, weight: float, rounding: Entropy
+    adapted: AdaptedModel, owner: Owner, settings: RoundSettings, groups: PromptGroups, weight: float, rounding: Entropy
 ) -> EncodedVector:
     """One unit's integers, from its own rollouts and `rounding` of its own."""
-    lattice = settings.unit_lattice(policy.dimension(settings.training_round))
+    lattice = settings.unit_lattice(adapted.dimension(settings.training_round))
     silent = [Score(0.0, -1.0, 1.0)] * lattice.scores  # a unit says nothing about weight and gain
-    clipped = clip.to_norm(owner.unit_update(policy, settings, groups), lattice.clip_norm).times(weight)
+    clipped = clip.to_norm(owner.unit_update(adapted, settings, groups), lattice.clip_norm).times(weight)
     return encode.to_ring(clipped, silent, lattice, rounding)
 
 
 def _steps(
-    policy: Policy,
+    adapted: AdaptedModel,
     owner: Owner,
     settings: RoundSettings,
     lattice: Lattice,
@@ -176,19 +176,19 @@ def _steps(
     step's are looked at.
     """
     round_number = settings.training_round
-    received, parameters = policy.get_vector(round_number), policy.trainable(round_number)
+    received, parameters = adapted.get_vector(round_number), adapted.trainable(round_number)
     optimizer, weighed = local_optimizer(parameters, settings.grpo), Weighed(0.0, 1.0, past)
     middle = client_round.scores(0.0, 1.0, settings)
     try:
         for number in range(settings.local_steps):
-            step = _sample(policy, owner, settings, number, entropy.child("step", number))
+            step = _sample(adapted, owner, settings, number, entropy.child("step", number))
             if number == 0:
                 weighed = _weigh(owner, step, settings, past, entropy).capped(max_weight)
-            noised = _release(policy, owner, settings, step, 1.0, middle, entropy)
+            noised = _release(adapted, owner, settings, step, 1.0, middle, entropy)
             _descend(parameters, optimizer, noised, settings)
-        update = policy.get_vector(round_number) - received
+        update = adapted.get_vector(round_number) - received
     finally:
-        policy.set_vector(round_number, received)
+        adapted.set_vector(round_number, received)
         for parameter in parameters:
             parameter.grad = None
     clipped = clip.to_norm(Update(update), lattice.clip_norm).times(weighed.weight)

@@ -21,7 +21,7 @@ from protocols.roster import Roster
 
 @dataclass(frozen=True)
 class Signer:
-    """An owner that may sign. `ledgers` has one for each turn of its units, `roster` is the newest that it has seen,
+    """An owner that may sign. `ledgers` has one for each block of its units, `roster` is the newest that it has seen,
     `log` the owner's own.
     """
 
@@ -69,16 +69,16 @@ class Signer:
 
     def _own(self, run: bytes) -> list[Own]:
         """The charged sessions of a run. One that is open counts only if a masked vector left: else it is refunded."""
-        found, turns = [], len(self.ledgers)
+        found, blocks = [], len(self.ledgers)
         for session, number, training_round, left in self.book.store.sessions.of_run(
             self.identity.public, self.server_key, run
         ):
-            ledger = self.ledgers[training_round % turns]
+            ledger = self.ledgers[training_round % blocks]
             charge, survivors, full = ledger.paid(session)
             if charge and (left or not ledger.is_open(session)):
                 ids = self.book.store.sessions.survivors(self.identity.public, session) if survivors else None
                 charged = Charged(number, session.hex(), charge, survivors)
-                found.append(Own(charged, training_round, turns, ids, full))
+                found.append(Own(charged, training_round, blocks, ids, full))
         return found
 
     def _lost(self, kept: str, seen: int) -> tuple[int, ...]:

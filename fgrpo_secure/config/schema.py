@@ -249,7 +249,7 @@ class Config(Section):
 
     @property
     def unit_blocks(self) -> int:
-        """Units take part in turns of so many blocks: each in one round of `unit_blocks`."""
+        """Each unit takes part in one of every `unit_blocks` rounds."""
         rounds = self.federation.rounds
         return -(-rounds // min(rounds, self.privacy.max_rounds_per_unit or rounds))
 

@@ -12,10 +12,10 @@ from fgrpo_secure import entropy
 from fgrpo_secure.client.membership import Trust
 from fgrpo_secure.client.participant import Membership, Participant
 from fgrpo_secure.config.schema import Config
-from fgrpo_secure.learning.adapters import Policy
+from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.plan import adapter_shape, run_plan, schedule
 from fgrpo_secure.plan.cost import InfeasiblePlan, PrivacyPlan
-from fgrpo_secure.plan.terms import ClientPolicy
+from fgrpo_secure.plan.terms import RunTerms
 from fgrpo_secure.shared_verifier import SharedVerifier
 from protocols.errors import FaultyServer, Refused
 from protocols.member import Member
@@ -32,7 +32,7 @@ class Assignment:
         self,
         config: Config,
         next_key: Callable[[str], Path],
-        policy: Policy,
+        adapted: AdaptedModel,
         first: PrivacyPlan,
         trust: Trust,
         server_key: bytes,
@@ -41,15 +41,15 @@ class Assignment:
     ) -> None:
         self._config = config
         self._next_key = next_key
-        self._policy = policy
+        self._adapted = adapted
         self._first = first
         self._trust = trust
         self._server_key = server_key
         self._verify = verify
         self._run = run
         self._planned: tuple[int, int] | None = None
-        self._demands: ClientPolicy | None = None
-        self._divided: tuple[PrivacyPlan, ClientPolicy] | None = None
+        self._demands: RunTerms | None = None
+        self._divided: tuple[PrivacyPlan, RunTerms] | None = None
 
     @property
     def roster(self) -> Roster:
@@ -83,15 +83,15 @@ class Assignment:
             participant.assign(None if member is None else Membership(member, demands, divided, own, signed))
         return None
 
-    def _demands_of(self, count: int) -> ClientPolicy:
+    def _demands_of(self, count: int) -> RunTerms:
         roster = self._trust.roster
         if self._demands is None or self._planned != (count, len(roster)):
-            plan = run_plan.replan(self._config, adapter_shape.of(self._policy), self._first, count, len(roster))
+            plan = run_plan.replan(self._config, adapter_shape.of(self._adapted), self._first, count, len(roster))
             self._planned, self._demands = (count, len(roster)), run_plan.demands(self._config, plan)
             self._divided = run_plan.divided(self._config, plan, count, len(roster))
         return self._demands
 
-    def _member(self, client: int, name: str, demands: ClientPolicy, today: int) -> Member | None:
+    def _member(self, client: int, name: str, demands: RunTerms, today: int) -> Member | None:
         identity = self._trust.identity(client, self._next_key(name))
         if identity is None:
             return None

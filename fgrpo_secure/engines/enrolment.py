@@ -11,11 +11,11 @@ from contextlib import closing
 from pathlib import Path
 
 from fgrpo_secure.client import owner
-from fgrpo_secure.client import policy as owner_policy
-from fgrpo_secure.client.store import OwnerStore
+from fgrpo_secure.client import policy as client_policy
+from fgrpo_secure.client.store import ClientStore
 from fgrpo_secure.config.schema import Config
 from fgrpo_secure.entropy import Entropy, utc_now
-from fgrpo_secure.learning.adapters import Policy
+from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.models import BaseModel
 from fgrpo_secure.ledger.store import Ledgers
 from fgrpo_secure.plan import adapter_shape, run_plan
@@ -35,7 +35,7 @@ def hosts(config: Config) -> int:
     return min(config.engine.processes, config.clients_total)
 
 
-def enrol(directory: RunDirectory, config: Config, base: BaseModel, policy: Policy, entropy: Entropy) -> None:
+def enrol(directory: RunDirectory, config: Config, base: BaseModel, adapted: AdaptedModel, entropy: Entropy) -> None:
     """Make the identities of a new run, its roster, and a policy file for every owner that has none.
 
     Client i lives on host i modulo the number of hosts. Owners who took part in an earlier run keep identities,
@@ -56,9 +56,9 @@ def enrol(directory: RunDirectory, config: Config, base: BaseModel, policy: Poli
     nonce, first = entropy.bytes(NONCE_BYTES, "run"), open_roster(signed, authority, 1)
     begun = opening.begin(nonce, server.public, utc_now(), config, first)
     opening.write(directory, begun)
-    plan = run_plan.plan(config, adapter_shape.of(policy))
-    written = owner_policy.from_plan(config, plan, run_plan.demands(config, plan), authority, base.digest)
-    owner_policy.write_missing(directory.owners, names, written)
+    plan = run_plan.plan(config, adapter_shape.of(adapted))
+    written = client_policy.from_plan(config, plan, run_plan.demands(config, plan), authority, base.digest)
+    client_policy.write_missing(directory.owners, names, written)
     servers = (*known, server.public.hex())
     runs = (*joined, begun.run)
     Enrolled(authority.hex(), servers, tuple(names), hosts(config), config.privacy.unit, runs).write(directory.owners)
@@ -84,7 +84,7 @@ def check_returning(directory: RunDirectory, config: Config) -> None:
     for host in range(hosts(config)):
         check_database(owners_folder.store(directory.owners, host), "identity")
         check_database(owners_folder.store(directory.owners, host).with_name(LEDGERS), "entry")
-    owner_policy.check_all(directory.owners, names)
+    client_policy.check_all(directory.owners, names)
 
 
 def replacement_key(directory: RunDirectory, name: str) -> Path:
@@ -99,7 +99,7 @@ def check_stores(directory: RunDirectory, config: Config) -> None:
     """
     rosters.roster(directory)
     opening.check(opening.read(directory), config, rosters.first(directory))  # an edited one would be another run
-    owner_policy.check_all(directory.owners, owner.names(config.client))
+    client_policy.check_all(directory.owners, owner.names(config.client))
     begun = directory.sessions.exists()
     stores = [owners_folder.store(directory.owners, host) for host in range(hosts(config))]
     tables = {directory.ledger: "entry"} | dict.fromkeys(stores, "identity")
@@ -114,7 +114,7 @@ def _make_identities(directory: RunDirectory, config: Config, names: list[str], 
     if not (directory.owners / AUTHORITY_KEY).exists():
         _private_key(directory.owners / AUTHORITY_KEY, entropy, "authority")
     for host in range(hosts(config)):
-        store = OwnerStore(owners_folder.store(directory.owners, host))
+        store = ClientStore(owners_folder.store(directory.owners, host))
         with closing(store), store.transaction():
             for client in range(host, len(names), hosts(config)):
                 if not store.is_enrolled(client):
@@ -131,7 +131,7 @@ def _first_roster(directory: RunDirectory, config: Config, names: list[str]) -> 
     found: list[bytes] = []
     members: list[Entry] = []
     for host in range(hosts(config)):
-        with closing(OwnerStore(owners_folder.store(directory.owners, host))) as store:
+        with closing(ClientStore(owners_folder.store(directory.owners, host))) as store:
             found += [stored] if (stored := store.roster()) else []
             for client in range(host, len(names), hosts(config)):
                 public = Identity.from_seed(store.identity_seed(client)).public

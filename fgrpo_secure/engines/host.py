@@ -37,7 +37,7 @@ from fgrpo_secure.engines.messages import (
 )
 from fgrpo_secure.engines.messages import Step as StepRequest
 from fgrpo_secure.learning import adapters, models
-from fgrpo_secure.learning.adapters import Policy
+from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.grpo.isolated_reward import Limits
 from fgrpo_secure.plan import adapter_shape, run_plan, terms
 from fgrpo_secure.shared_verifier import SharedVerifier
@@ -54,13 +54,13 @@ CHUNK = 16  # owners per commit: few commits, and uploads still leave as they ar
 class Host:
     """The owners of one process. `handle` is its only way in once it is open."""
 
-    def __init__(self, policy: Policy, book: Book, run: bytes, plain: bool) -> None:
+    def __init__(self, adapted: AdaptedModel, book: Book, run: bytes, plain: bool) -> None:
         self._plain = plain
-        self._policy = policy
+        self._adapted = adapted
         self._book = book
         self._run = run
         self._participants: dict[int, Participant] = {}
-        self._context = policy.context()
+        self._context = adapted.context()
         self._verify = SharedVerifier()
         self._objection: Refused | FaultyServer | None = None
         self._day = 0
@@ -88,8 +88,8 @@ class Host:
     @staticmethod
     def _entered(book: Book, found: Joined) -> "Host":
         config = found.config
-        policy = adapters.attach(models.load(found.model), config.adapter, config.run.seed)
-        host = Host(policy, book, found.run, config.aggregation.mode == "plain")
+        adapted = adapters.attach(models.load(found.model), config.adapter, config.run.seed)
+        host = Host(adapted, book, found.run, config.aggregation.mode == "plain")
         host._enter(found)
         return host
 
@@ -132,9 +132,9 @@ class Host:
         config, pins = found.config, found.pins
         with self._book.charging():
             trust = Trust(self._book.store, pins.authority, pins.server, found.roster)
-        plan = run_plan.plan(config, adapter_shape.of(self._policy))
+        plan = run_plan.plan(config, adapter_shape.of(self._adapted))
         self._assignment = Assignment(
-            config, found.next_key, self._policy, plan, trust, pins.server, self._verify, self._run
+            config, found.next_key, self._adapted, plan, trust, pins.server, self._verify, self._run
         )
         for owner, own in found.owners:
             # A seed that a server chose would be its key to this owner's noise and masks: only the owner can allow it.
@@ -175,10 +175,10 @@ class Host:
     def _load(self, adapter: bytes) -> FaultyServer | None:
         """Take up the adapter; what its owners object to if the bytes are none of this run's."""
         try:
-            self._policy.load_full_state(load(adapter))
+            self._adapted.load_full_state(load(adapter))
         except (SafetensorError, ValueError):
             return FaultyServer("sent bytes that are no adapter of this run")
-        self._context = self._policy.context()
+        self._context = self._adapted.context()
         return None
 
     def _step(self, request: StepRequest) -> Iterator[Answer | Trained]:
@@ -218,7 +218,7 @@ class Host:
         `times` are the server's deadline and when this client was asked first.
         """
         if times is None:
-            participant.train(plan, self._policy)
+            participant.train(plan, self._adapted)
             return
         settings = terms.settings_of(plan)
         latest = times[1] + (settings.training_seconds or 0)  # the same after whatever ended meanwhile: nobody sees it
@@ -226,7 +226,7 @@ class Host:
         if settings.units is not None:
             # A server that shortens the time must not make one slow unit cost all others their contribution.
             ends = latest
-        work = participant.training(plan, self._policy) if trains else None
+        work = participant.training(plan, self._adapted) if trains else None
         if work is None:
             entropy.sleep(max(0.0, ends - entropy.stopwatch()))
             return
@@ -234,7 +234,7 @@ class Host:
         def train() -> bytes:
             torch.set_num_threads(self._threads)
             # Here and not before: a copied process cannot use an accelerator that the one before it has begun to use.
-            self._policy.model.to(self._device)
+            self._adapted.model.to(self._device)
             return trained.write(work())
 
         found = training_child.run_until(ends, train)
@@ -250,7 +250,7 @@ class Host:
             return Answer(client, known)
         self._object()
         accept = participant.accept_in_the_clear if self._plain else participant.accept
-        return self._measured(participant, lambda: accept(message, self._policy))
+        return self._measured(participant, lambda: accept(message, self._adapted))
 
     def _answer(self, client: int, step: Step, message: bytes, plan: RoundPlan | Answer | None) -> Answer:
         """One owner's answer, from its record before anything else."""

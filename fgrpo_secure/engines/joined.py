@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fgrpo_secure.client import joining
-from fgrpo_secure.client import policy as owner_policy
+from fgrpo_secure.client import policy as client_policy
 from fgrpo_secure.client.owner import Owner, make_own, make_owners
-from fgrpo_secure.client.policy import OwnerPolicy
+from fgrpo_secure.client.policy import ClientPolicy
 from fgrpo_secure.config import own_file
 from fgrpo_secure.config.schema import Config, Model
 from fgrpo_secure.engines import enrolment
@@ -33,7 +33,7 @@ class Joined:
     roster: bytes
     model: Model
     next_key: Callable[[str], Path]
-    owners: tuple[tuple[Owner, OwnerPolicy], ...] = field(repr=False)
+    owners: tuple[tuple[Owner, ClientPolicy], ...] = field(repr=False)
     threads: int = 1  # that training may use
 
 
@@ -51,7 +51,7 @@ def in_trial(directory: RunDirectory, config: Config, index: int, count: int) ->
         directory.roster.read_bytes(),
         config.model,
         lambda name: enrolment.replacement_key(directory, name),
-        tuple((owner, owner_policy.load(directory.owners, owner.name)) for owner in made.values()),
+        tuple((owner, client_policy.load(directory.owners, owner.name)) for owner in made.values()),
     )
 
 
@@ -69,6 +69,6 @@ def by_owner(folder: ClientFolder, run: str) -> Joined:
         invitation.roster_bytes,
         own.model(config.model),
         lambda _: folder.next_identity,
-        ((owner, owner_policy.read(folder.policy)),),
+        ((owner, client_policy.read(folder.policy)),),
         own.machine.threads,
     )

@@ -11,8 +11,7 @@ from fractions import Fraction
 from fgrpo_secure.config.schema import Config
 from fgrpo_secure.evidence.history import History, Round
 from fgrpo_secure.ledger import clip_norm_history as clip_norms
-from fgrpo_secure.ledger import cosigning, id_ranges
-from fgrpo_secure.ledger import privacy_spent as spent
+from fgrpo_secure.ledger import cosigning, id_ranges, privacy_spent
 from fgrpo_secure.ledger.testimony import Priced
 from fgrpo_secure.plan import division, run_plan, schedule
 from fgrpo_secure.plan.adapter_shape import AdapterShape
@@ -209,9 +208,12 @@ def _check_charges(found: Round, admitted: list[Admitted], config: Config) -> No
         raise BadFile(f"session {name} was settled at another price than its survivors' noise gives")
     if found.end["survivors"] != sum(map(len, survivors.values())):
         raise BadFile(f"session {name} counts other survivors than it names")
-    turn = spent.facts(found.training_round, config.unit_blocks)
+    block = privacy_spent.facts(found.training_round, config.unit_blocks)
     facts = found.end["facts"]
-    if facts.get(spent.TURN) != turn.get(spent.TURN) or facts["training_round"] != found.training_round:
+    if (
+        facts.get(privacy_spent.BLOCK) != block.get(privacy_spent.BLOCK)
+        or facts["training_round"] != found.training_round
+    ):
         raise BadFile(f"session {name} is counted for another round of training")
 
 

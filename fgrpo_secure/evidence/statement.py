@@ -20,7 +20,7 @@ from fgrpo_secure.evidence.exposure import Cover
 from fgrpo_secure.evidence.history import History, Round
 from fgrpo_secure.evidence.statement_form import FORMAT as FORMAT
 from fgrpo_secure.evidence.statement_form import schema as schema
-from fgrpo_secure.ledger import privacy_spent as spent
+from fgrpo_secure.ledger import privacy_spent
 from fgrpo_secure.ledger.privacy_spent import Terms
 from fgrpo_secure.storage.opening import Opening
 from protocols.params import Parameters
@@ -88,7 +88,7 @@ class Basis:
         claim, terms = self.planner.first.claim, self.terms
         if claim is None or terms is None or self.history is None:
             return None
-        return spent.epsilon_of_entries(self.history.entries[:entries], self.history.budget, terms)
+        return privacy_spent.epsilon_of_entries(self.history.entries[:entries], self.history.budget, terms)
 
 
 def statement(
@@ -214,7 +214,7 @@ def _session(found: Round) -> form.SessionPart:
     survivors = found.survivors
     return form.SessionPart(
         session=found.sessions[0].name,
-        round=found.sessions[0].plan.session_number,
+        session_number=found.sessions[0].plan.session_number,
         training_round=found.training_round,
         outcome=found.outcome,  # type: ignore[arg-type]  # a kind of entry, which the ledger's own rules check
         charge=f"{charge.numerator}/{charge.denominator}",
@@ -244,7 +244,7 @@ def _mechanism(basis: Basis, terms: Terms) -> form.Mechanism:
         rounds_per_unit=int(_number(facts, "rounds_per_unit")),
         releases_per_round=config.federation.local_steps if local else 1,
         reward_noise_multiplier=config.weighting.reward_noise_multiplier,
-        turns=terms.turns,
+        unit_blocks=terms.blocks,
         budgets=terms.budgets,
         sampling=None
         if sampling is None

@@ -108,7 +108,7 @@ class Mechanism(Part, frozen=True):
     rounds_per_unit: Count
     releases_per_round: Count
     reward_noise_multiplier: float | None
-    turns: Count
+    unit_blocks: Count
     budgets: Count
     sampling: Sampling | None
     randomness: str
@@ -118,7 +118,7 @@ class SessionPart(Part, frozen=True):
     """One charged round, in the ledger's order, with the noise that was really there."""
 
     session: Hex64
-    round: Count
+    session_number: Count
     training_round: Count
     outcome: Literal["settled", "aborted", "open"]
     charge: Mu2

@@ -24,7 +24,7 @@ from fgrpo_secure.learning.models import BaseModel, ModelError, state_digest
 FloatArray = NDArray[np.float64]
 
 
-class Policy:
+class AdaptedModel:
     """A base model with one LoRA adapter. Parameters are ordered by name, so that vectors mean the same everywhere."""
 
     def __init__(self, base: BaseModel, model: Any, settings: Adapter) -> None:
@@ -164,10 +164,10 @@ class Policy:
         return {name: p for name, p in self._parameters.items() if any(part in name for part in wanted)}
 
 
-def attach(base: BaseModel, settings: Adapter, seed: int) -> Policy:
-    """A policy with fresh factors: A uniform as PEFT draws it, but from `seed` alone; B zero.
+def attach(base: BaseModel, settings: Adapter, seed: int) -> AdaptedModel:
+    """A model with fresh factors: A uniform as PEFT draws it, but from `seed` alone; B zero.
 
-    With `init_from` the factors of that PEFT folder. The base's layers are replaced in place: one policy per loaded
+    With `init_from` the factors of that PEFT folder. The base's layers are replaced in place: one adapter per loaded
     base. Raises ModelError if a target is no linear layer of this model, or the folder holds another kind of adapter.
     """
     linear = _check_targets(base, settings)
@@ -183,12 +183,12 @@ def attach(base: BaseModel, settings: Adapter, seed: int) -> Policy:
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         model = get_peft_model(base.model, config)
     model.eval()
-    policy = Policy(base, model, settings)
-    policy.load_full_state(_initial(policy, seed))
+    adapted = AdaptedModel(base, model, settings)
+    adapted.load_full_state(_initial(adapted, seed))
     if settings.init_from is not None:
-        _load_folder(policy, settings)
-        policy.start = policy.full_state()
-    return policy
+        _load_folder(adapted, settings)
+        adapted.start = adapted.full_state()
+    return adapted
 
 
 def _check_targets(base: BaseModel, settings: Adapter) -> bool:
@@ -210,9 +210,9 @@ def _check_targets(base: BaseModel, settings: Adapter) -> bool:
     return not kinds.pop()
 
 
-def _initial(policy: Policy, seed: int) -> dict[str, torch.Tensor]:
+def _initial(adapted: AdaptedModel, seed: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    state = policy.full_state()
+    state = adapted.full_state()
     for name in sorted(state):
         if "lora_A" in name:
             bound = state[name].shape[1] ** -0.5
@@ -223,11 +223,11 @@ def _initial(policy: Policy, seed: int) -> dict[str, torch.Tensor]:
     return state
 
 
-def _load_folder(policy: Policy, settings: Adapter) -> None:
-    """Read `init_from` into the policy. Raises ModelError unless that means to PEFT what it means here."""
+def _load_folder(adapted: AdaptedModel, settings: Adapter) -> None:
+    """Read `init_from` into the factors. Raises ModelError unless that means to PEFT what it means here."""
     saved = starting_adapter.factors(settings)
     try:
-        policy.load_full_state({name.replace(".weight", ".default.weight"): saved[name] for name in saved})
+        adapted.load_full_state({name.replace(".weight", ".default.weight"): saved[name] for name in saved})
     except ValueError:
         raise ModelError(
             f"adapter.init_from {settings.init_from!r} was made for other targets or another model"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
-from fgrpo_secure.learning.adapters import Policy
+from fgrpo_secure.learning.adapters import AdaptedModel
 
 PREFIX = "average."
 WEIGHT = "average"
@@ -34,17 +34,19 @@ class IterateAverage:
             self._sums[name] = new.clone() if before is None else self._decay * before + new
 
     @contextmanager
-    def shown(self, policy: Policy) -> Iterator[None]:
-        """`policy` holds the average inside, and again its own adapter afterwards."""
+    def shown(self, adapted: AdaptedModel) -> Iterator[None]:
+        """`adapted` holds the average inside, and again its own adapter afterwards."""
         if not self._sums:
             yield
             return
-        own = {name: value.detach().clone() for name, value in policy.full_state().items()}
-        policy.load_full_state({name: (total / self._weight).to(own[name].dtype) for name, total in self._sums.items()})
+        own = {name: value.detach().clone() for name, value in adapted.full_state().items()}
+        adapted.load_full_state(
+            {name: (total / self._weight).to(own[name].dtype) for name, total in self._sums.items()}
+        )
         try:
             yield
         finally:
-            policy.load_full_state(own)
+            adapted.load_full_state(own)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Everything a checkpoint needs, as named tensors."""

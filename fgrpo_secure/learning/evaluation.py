@@ -1,4 +1,4 @@
-"""How good a policy is on given problems: sampled and greedy pass rates, and the mean reward."""
+"""How good an adapted model is on given problems: sampled and greedy pass rates, and the mean reward."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from fgrpo_secure.config.schema import Grpo
-from fgrpo_secure.learning.adapters import Policy
+from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.grpo import rewards, rollouts
 from fgrpo_secure.learning.grpo.rewards import RewardFunction
 
@@ -26,7 +26,7 @@ class Score:
 
 
 def evaluate(
-    policy: Policy,
+    adapted: AdaptedModel,
     rows: Sequence[dict[str, Any]],
     reward: RewardFunction,
     settings: Grpo,
@@ -39,14 +39,14 @@ def evaluate(
     What the reward cannot mark is no pass, and has no part in the mean reward. Raises RewardError if it marks nothing.
     `marked` hears how many problems more are done.
     """
-    sampled, likeliest = marks(policy, rows, reward, settings, samples, generator, marked)
+    sampled, likeliest = marks(adapted, rows, reward, settings, samples, generator, marked)
     if np.isnan(sampled).all():
         raise rewards.RewardError("the evaluation's reward could not mark a single completion")
     return Score(float(np.mean(sampled >= 1)), float(np.mean(likeliest >= 1)), float(np.nanmean(sampled)))
 
 
 def marks(
-    policy: Policy,
+    adapted: AdaptedModel,
     rows: Sequence[dict[str, Any]],
     reward: RewardFunction,
     settings: Grpo,
@@ -65,8 +65,8 @@ def marks(
         prompts = [row["prompt"] for row in chunk]
         columns = {key: [row[key] for row in chunk] for key in chunk[0] if key != "prompt"}
         for target, done in (
-            (sampled, rollouts.sample(policy, prompts, drawn, generator)),
-            (likeliest, rollouts.greedy(policy, prompts, settings)),
+            (sampled, rollouts.sample(adapted, prompts, drawn, generator)),
+            (likeliest, rollouts.greedy(adapted, prompts, settings)),
         ):
             scores = rewards.score([reward], None, prompts, done.completions, done.completion_ids, columns)
             target += scores.tolist()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from fgrpo_secure.config.schema import Config
-from fgrpo_secure.learning.adapters import Policy
+from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.evaluation import Score, evaluate, overall
 from fgrpo_secure.learning.tasks import Row, evaluation_reward, evaluation_sets
 
@@ -43,8 +43,8 @@ class Examination:
         every = self.config.evaluation.every
         return rounds_done in (0, self.config.federation.rounds) or (every > 0 and rounds_done % every == 0)
 
-    def take(self, policy: Policy, on_marked: Callable[[int, int], None] = lambda _done, _total: None) -> Exam:
-        """Mark the policy. The same problems and the same random draws at every examination. `on_marked` hears how many
+    def take(self, adapted: AdaptedModel, on_marked: Callable[[int, int], None] = lambda _done, _total: None) -> Exam:
+        """Mark the model. The same problems and the same random draws at every examination. `on_marked` hears how many
         problems of how many are done."""
         reward, total, done = evaluation_reward(self.config.evaluation), sum(map(len, self.problems.values())), 0
 
@@ -57,5 +57,5 @@ class Examination:
         scores, samples = {}, self.config.evaluation.samples
         for task, rows in self.problems.items():
             generator = torch.Generator().manual_seed(self.config.run.seed)
-            scores[task] = evaluate(policy, rows, reward, self.config.grpo, samples, generator, marked)
+            scores[task] = evaluate(adapted, rows, reward, self.config.grpo, samples, generator, marked)
         return Exam(overall(scores.values()), scores)

@@ -16,8 +16,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from fgrpo_secure.ledger import checkpoint_note, id_ranges
-from fgrpo_secure.ledger import privacy_spent as spent
+from fgrpo_secure.ledger import checkpoint_note, id_ranges, privacy_spent
 from fgrpo_secure.ledger.checkpoint_note import BadCheckpoint, Checkpoint
 from fgrpo_secure.ledger.entries import canonical, fraction
 from fgrpo_secure.ledger.store import Ledger
@@ -65,7 +64,7 @@ class Own:
 
     charged: Charged
     training_round: int
-    turns: int = 1
+    blocks: int = 1
     ids: tuple[int, ...] | None = None
     full: Fraction = Fraction(0)
 
@@ -299,9 +298,11 @@ def _check_settled(end: Mapping[str, Any], own: Own) -> None:
         raise Unwitnessed("the server's ledger charges less for this session than this client did")
     if end["facts"].get("training_round") != own.training_round:
         raise Unwitnessed("the entry shown settles another round")
-    if end["facts"].get(spent.TURN) != spent.facts(own.training_round, own.turns).get(spent.TURN):
-        # By another turn's mark the units that paid would seem to have spent less.
-        raise Unwitnessed("the entry shown is counted for another turn's units")
+    if end["facts"].get(privacy_spent.BLOCK) != privacy_spent.facts(own.training_round, own.blocks).get(
+        privacy_spent.BLOCK
+    ):
+        # Under another block's name the units that paid would seem to have spent less.
+        raise Unwitnessed("the entry shown is counted for another block of units")
 
 
 def _decode(data: bytes) -> Exhibit:

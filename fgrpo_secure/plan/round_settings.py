@@ -35,7 +35,7 @@ class UnitTerms(Section):
         return self.units_per_client * (self.sampling_rate or 1.0) / self.blocks
 
     def block(self, training_round: int) -> int:
-        """Which units' turn it is in a round."""
+        """Which block of units a round is for."""
         return training_round % self.blocks
 
 

@@ -17,7 +17,7 @@ from fgrpo_secure.plan import terms as client_policy
 from fgrpo_secure.plan.adapter_shape import AdapterShape
 from fgrpo_secure.plan.cost import InfeasiblePlan, PrivacyPlan
 from fgrpo_secure.plan.round_settings import RoundSettings
-from fgrpo_secure.plan.terms import ClientPolicy
+from fgrpo_secure.plan.terms import RunTerms
 from fgrpo_secure.privacy import crosscheck as accountants
 from fgrpo_secure.privacy.accounting import LARGEST_MU, Slack, round_mu_squared
 from fgrpo_secure.privacy.crosscheck import Noise
@@ -204,9 +204,9 @@ def _broadcast_bytes(config: Config, adapter: AdapterShape, count: int) -> int:
     return adapter.file_bytes + len(settings) + ID_BYTES * largest
 
 
-def demands(config: Config, privacy: PrivacyPlan) -> ClientPolicy:
+def demands(config: Config, privacy: PrivacyPlan) -> RunTerms:
     """What the clients of a trial insist on: the plan that they computed for themselves, and nothing weaker."""
-    return ClientPolicy(
+    return RunTerms(
         config.privacy.unit,
         None if privacy.noise is None else _releases(privacy) * privacy.release_charge * (1 + ROUNDING),
         _adversary(config) or Adversary.HONEST_BUT_CURIOUS,  # a plain run asks its clients for no threshold
@@ -313,7 +313,7 @@ def parameters_of(config: Config, privacy: PrivacyPlan, roster_size: int, size: 
     return params.derive(privacy.parameters.adversary, roster_size, size, corrupt, dropout)
 
 
-def divided(config: Config, whole: PrivacyPlan, count: int, enrolled: int) -> tuple[PrivacyPlan, ClientPolicy] | None:
+def divided(config: Config, whole: PrivacyPlan, count: int, enrolled: int) -> tuple[PrivacyPlan, RunTerms] | None:
     """How a run goes on after a liar spoiled a session: its plan and what clients insist on; None if it cannot."""
     found = division.plan(config, whole, count, enrolled)
     return None if found is None else (found, demands(config, found))

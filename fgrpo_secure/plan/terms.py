@@ -64,8 +64,9 @@ Expected = Callable[[int, int, tuple[float, ...]], RoundSettings]
 
 
 @dataclass(frozen=True)
-class ClientPolicy:
-    """The owner's demands. `unit` is what it must be protected as; the whole budget is its ledger's.
+class RunTerms:
+    """On which terms a client takes part in a run's rounds. `unit` is what it must be protected as; the whole budget
+    is its ledger's.
 
     `max_charge` is the most that one round may cost it (mu squared), which is to say how little noise it accepts:
     without that bound a server could take the budget of a whole run for one round. None without privacy.

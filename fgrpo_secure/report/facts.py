@@ -76,7 +76,9 @@ class RunFacts:
         mechanism = self.stated.mechanism
         if mechanism is None or mechanism.mode == "local" or mechanism.sampling is not None:
             return [None for _ in self.rounds]
-        by_session = {each.round: each.noise_multiplier for each in self.stated.rounds if each.outcome == "settled"}
+        by_session = {
+            each.session_number: each.noise_multiplier for each in self.stated.rounds if each.outcome == "settled"
+        }
         return [by_session.get(line["session"]) for line in self.rounds]
 
     def noise_norms(self) -> list[float | None]:

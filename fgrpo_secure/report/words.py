@@ -168,7 +168,7 @@ def charges(facts: RunFacts) -> str:
             f"With secret sampling a charge is a round's share of the budget that was fixed before the run ({budget}); "
             "it stands for no epsilon of its own."
         )
-    whose = "" if found.budgets == 1 else f", the budgets of {found.budgets} {facts.unit}s that take turns"
+    whose = "" if found.budgets == 1 else f", the budgets of {found.budgets} {facts.unit}s in blocks"
     return (
         "A charge is mu squared: a round that is charged m is, alone, Gaussian differential privacy of mu = √m. "
         f"Charges add up, and together must stay within {budget}{whose}. They are exact fractions; each stands beside "

@@ -82,8 +82,8 @@ class Federation:
         if shape is None:
             from fgrpo_secure.learning import adapters, models
 
-            policy = adapters.attach(models.load(self.config.model), self.config.adapter, self.config.run.seed)
-            shape = adapter_shape.of(policy)
+            adapted = adapters.attach(models.load(self.config.model), self.config.adapter, self.config.run.seed)
+            shape = adapter_shape.of(adapted)
         found = run_plan.plan(self.config, shape)
         return {**found.facts(), **forecast.of(self.config, found).facts()}
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fgrpo_secure.config.schema import Config, Evaluation
 from fgrpo_secure.learning import models
-from fgrpo_secure.learning.adapters import Policy
+from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.evaluation import marks
 from fgrpo_secure.learning.pass_rates import Examination
 from fgrpo_secure.learning.tasks import evaluation_reward
@@ -87,13 +87,13 @@ def compare(directory: RunDirectory, model: str | None, other: Evaluation | None
 
 
 def _marked(
-    policy: Policy, config: Config, problems: Mapping[str, Sequence[dict[str, Any]]]
+    adapted: AdaptedModel, config: Config, problems: Mapping[str, Sequence[dict[str, Any]]]
 ) -> tuple[FloatArray, FloatArray]:
     """Share of passes of each problem: sampled, greedy. The same draws for every model."""
     reward, found = evaluation_reward(config.evaluation), []
     for rows in problems.values():
         drawn = torch.Generator().manual_seed(config.run.seed)
-        found.append(marks(policy, rows, reward, config.grpo, config.evaluation.samples, drawn))
+        found.append(marks(adapted, rows, reward, config.grpo, config.evaluation.samples, drawn))
     sampled, greedy = (np.concatenate(each) for each in zip(*found, strict=True))
     return (sampled >= 1).mean(axis=1), (greedy >= 1).astype(np.float64)
 

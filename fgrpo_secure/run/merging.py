@@ -29,8 +29,8 @@ def merge(directory: RunDirectory, out: Path, model: str | None) -> Path:
     config = released.configuration(directory)
     exact = {"dtype": "float32", "device": "cpu"} | ({} if model is None else {"path": model})
     base = models.load(config.model.model_copy(update=exact))
-    policy = released.trained(directory, config, base)
-    merged = policy.model.merge_and_unload().to(models.DTYPES[config.model.dtype])
+    adapted = released.trained(directory, config, base)
+    merged = adapted.model.merge_and_unload().to(models.DTYPES[config.model.dtype])
     with models.quietly():
         merged.save_pretrained(out)
     base.tokenizer.save_pretrained(out)

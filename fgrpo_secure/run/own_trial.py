@@ -1,7 +1,7 @@
 """What an organisation can try by itself before a run: its model, its data, its rewards. Nothing is sent or charged."""
 
 from fgrpo_secure.client import joining
-from fgrpo_secure.client import policy as owner_policy
+from fgrpo_secure.client import policy as client_policy
 from fgrpo_secure.config import own_file
 from fgrpo_secure.learning import adapters, models
 from fgrpo_secure.plan import adapter_shape, run_plan
@@ -15,15 +15,15 @@ def attempt(folder: ClientFolder, run: str) -> str:
     made = folder.invitation(run)
     config, own = joining.configuration(made), own_file.load(folder.own_file)
     own_file.check_unit(own, config.privacy.unit, str(folder.own_file))
-    owner_policy.read(folder.policy)
+    client_policy.read(folder.policy)
     base = models.load(own.model(config.model))
     if base.digest.hex() != made.model:
         raise InvitationError(
             f"the base model {own.model(config.model).path!r} has digest {base.digest.hex()}, the run's {made.model}; "
             f"name the right one in {folder.own_file} under machine.model"
         )
-    policy = adapters.attach(base, config.adapter, config.run.seed)
-    tried = preflight.try_own(config, policy, own)
-    found = rehearsal.rehearse(config, policy, own.client())
-    privacy = run_plan.plan(config, adapter_shape.of(policy))
+    adapted = adapters.attach(base, config.adapter, config.run.seed)
+    tried = preflight.try_own(config, adapted, own)
+    found = rehearsal.rehearse(config, adapted, own.client())
+    privacy = run_plan.plan(config, adapter_shape.of(adapted))
     return "\n".join([f"{own.name}: {tried}", *rehearsal.lines(found, config, privacy)])

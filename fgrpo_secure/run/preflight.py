@@ -13,7 +13,7 @@ import torch
 from fgrpo_secure.client.boundary import UnusableRound, contained
 from fgrpo_secure.config.own_file import OwnFile
 from fgrpo_secure.config.schema import Client, Config
-from fgrpo_secure.learning.adapters import Policy
+from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.grpo import prompts, rewards, rollouts
 from fgrpo_secure.learning.grpo.isolated_reward import IsolatedReward
 from fgrpo_secure.learning.grpo.rewards import RewardError, RewardFunction
@@ -25,43 +25,45 @@ from fgrpo_secure.run import inputs, same_data
 TRIED_ROWS = 4  # on which a reward must work once
 
 
-def check(config: Config, policy: Policy, examination: Examination) -> None:
+def check(config: Config, adapted: AdaptedModel, examination: Examination) -> None:
     """Plans that cannot be, data that cannot be read, prompts that do not fit, the same data twice, rewards that never
     work.
 
     Raises Infeasible, InfeasiblePlan, UnusableData or RewardError.
     """
-    run_plan.plan(config, adapter_shape.of(policy))
+    run_plan.plan(config, adapter_shape.of(adapted))
     same_data.refuse(config)
     for client in config.client:
         rows = inputs.rows(config, client)
-        _check_prompts(config, policy, rows, f"client {client.name!r}")
-        _check_rewards(config, policy, client, rows)
+        _check_prompts(config, adapted, rows, f"client {client.name!r}")
+        _check_rewards(config, adapted, client, rows)
     for name, problems in examination.problems.items():
-        _check_prompts(config, policy, problems, f"evaluation set {name!r}")
+        _check_prompts(config, adapted, problems, f"evaluation set {name!r}")
 
 
-def try_own(config: Config, policy: Policy, own: OwnFile) -> str:
+def try_own(config: Config, adapted: AdaptedModel, own: OwnFile) -> str:
     """What an organisation's own data and rewards come to on its own machine, in words; see `check`."""
     client = own.client()
     config = config.model_copy(update={"client": (client,)})
     inputs.check_clients(config)
     rows = inputs.rows(config, client)
-    _check_prompts(config, policy, rows, f"client {client.name!r}")
-    _check_rewards(config, policy, client, rows, built_in=True)
+    _check_prompts(config, adapted, rows, f"client {client.name!r}")
+    _check_rewards(config, adapted, client, rows, built_in=True)
     what = f"{len(rows):,} rows" if client.data is not None or client.rows is not None else "a task without end"
     return f"{what}, every prompt fits, and rewards mark what the model writes"
 
 
-def _check_prompts(config: Config, policy: Policy, rows: Sequence[Row], whose: str) -> None:
+def _check_prompts(config: Config, adapted: AdaptedModel, rows: Sequence[Row], whose: str) -> None:
     try:
-        asked, base = [row["prompt"] for row in rows], policy.base
+        asked, base = [row["prompt"] for row in rows], adapted.base
         contained(lambda: prompts.check(base.tokenizer, asked, config.grpo, base.context_length))
     except UnusableRound as problem:
         raise UnusableData(f"{whose}: a prompt cannot be used: {problem}") from None
 
 
-def _check_rewards(config: Config, policy: Policy, client: Client, rows: Sequence[Row], built_in: bool = False) -> None:
+def _check_rewards(
+    config: Config, adapted: AdaptedModel, client: Client, rows: Sequence[Row], built_in: bool = False
+) -> None:
     """Each function is called with real completions of the first few rows; one that never works is refused here.
 
     Built-in ones are known to work, and are called only where that is asked for.
@@ -72,15 +74,15 @@ def _check_rewards(config: Config, policy: Policy, client: Client, rows: Sequenc
     functions = inputs.check_rewards(client, rows)
     own = any(isinstance(each, IsolatedReward) for each in functions)
     if own or built_in:
-        _try(config, policy, client, functions, rows[:TRIED_ROWS])
+        _try(config, adapted, client, functions, rows[:TRIED_ROWS])
 
 
 def _try(
-    config: Config, policy: Policy, client: Client, functions: Sequence[RewardFunction], rows: Sequence[Row]
+    config: Config, adapted: AdaptedModel, client: Client, functions: Sequence[RewardFunction], rows: Sequence[Row]
 ) -> None:
     def work(row: Row) -> None:
         prompt, generator = row["prompt"], torch.Generator().manual_seed(config.run.seed)
-        sampled = rollouts.sample(policy, [prompt], config.grpo, generator)
+        sampled = rollouts.sample(adapted, [prompt], config.grpo, generator)
         columns = {key: [value] for key, value in row.items() if key != "prompt"}
         done = sampled.completions, sampled.completion_ids
         marks = rewards.score(functions, client.reward_weights, [prompt], *done, columns, {"global_step": 0})

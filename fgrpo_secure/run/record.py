@@ -89,7 +89,7 @@ class RunRecord:
             "shares": list(federation.shares),
         }
         state = federation.optimizer.state() | federation.average.state()
-        return Checkpoint(self.rounds_done, federation.policy.full_state(), state, progress)
+        return Checkpoint(self.rounds_done, federation.adapted.full_state(), state, progress)
 
     @staticmethod
     def load(progress: Mapping[str, Any]) -> "RunRecord":

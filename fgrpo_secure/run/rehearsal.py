@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fgrpo_secure import entropy
 from fgrpo_secure.client.boundary import UnusableRound, contained
 from fgrpo_secure.config.schema import Client, Config
-from fgrpo_secure.learning.adapters import Policy
+from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.grpo import local_update, rewards, rollouts
 from fgrpo_secure.learning.grpo.local_update import PromptGroups
 from fgrpo_secure.learning.grpo.rewards import RewardError, RewardFunction
@@ -49,23 +49,23 @@ class Rehearsal:
         return int((whole.max(axis=1) > whole.min(axis=1)).sum()) if whole.size else 0
 
 
-def rehearse(config: Config, policy: Policy, client: Client) -> Rehearsal:
-    """One step on the first rows of `client`. The policy is the same afterwards. Raises UnusableData or RewardError."""
+def rehearse(config: Config, adapted: AdaptedModel, client: Client) -> Rehearsal:
+    """One step on the first rows of `client`. The adapter is as before then. Raises UnusableData or RewardError."""
     rows = inputs.rows(config, client)[: config.grpo.prompts_per_step]
     functions = inputs.check_rewards(client, rows)
     try:
-        return contained(partial(_step, config, policy, client, rows, functions))
+        return contained(partial(_step, config, adapted, client, rows, functions))
     except UnusableRound as problem:
         raise RewardError(f"client {client.name!r}: {problem}") from None
 
 
 def _step(
-    config: Config, policy: Policy, client: Client, rows: Sequence[Row], functions: Sequence[RewardFunction]
+    config: Config, adapted: AdaptedModel, client: Client, rows: Sequence[Row], functions: Sequence[RewardFunction]
 ) -> Rehearsal:
     asked, generator = [row["prompt"] for row in rows], torch.Generator().manual_seed(config.run.seed)
     columns = {key: [row.get(key) for row in rows] for row in rows for key in row if key != "prompt"}
     times = [entropy.stopwatch()]
-    drawn = rollouts.sample(policy, asked, config.grpo, generator)
+    drawn = rollouts.sample(adapted, asked, config.grpo, generator)
     times.append(entropy.stopwatch())
     said = asked, drawn.completions, drawn.completion_ids, columns, {"global_step": 0}
     paid = rewards.table(functions, *said)
@@ -73,7 +73,7 @@ def _step(
     rewards.marked(total)
     times.append(entropy.stopwatch())
     groups = PromptGroups(drawn, total)
-    update = local_update.run(policy, lambda _: groups, config.grpo, 0, 1)
+    update = local_update.run(adapted, lambda _: groups, config.grpo, 0, 1)
     times.append(entropy.stopwatch())
     seconds = dict(zip(("sampling", "rewards", "training"), np.diff(times).tolist(), strict=True))
     names = [str(spec) for spec in client.rewards]

@@ -4,7 +4,7 @@ from fgrpo_secure.config import files as config_file
 from fgrpo_secure.config.schema import Config
 from fgrpo_secure.errors import UnusableInput
 from fgrpo_secure.learning import adapters, models
-from fgrpo_secure.learning.adapters import Policy
+from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.models import BaseModel
 from fgrpo_secure.storage.run_directory import RunDirectory
 
@@ -23,12 +23,12 @@ def configuration(directory: RunDirectory, model: str | None = None) -> Config:
     return config.model_copy(update={"model": config.model.model_copy(update={"path": model})})
 
 
-def untrained(config: Config) -> Policy:
+def untrained(config: Config) -> AdaptedModel:
     """The model that the run began with."""
     return adapters.attach(models.load(config.model), config.adapter, config.run.seed)
 
 
-def trained(directory: RunDirectory, config: Config, base: BaseModel) -> Policy:
+def trained(directory: RunDirectory, config: Config, base: BaseModel) -> AdaptedModel:
     """The model that the run released."""
     released = config.adapter.model_copy(update={"init_from": str(directory.adapter)})
     return adapters.attach(base, released, config.run.seed)

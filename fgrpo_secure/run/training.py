@@ -63,8 +63,8 @@ def start(config: Config, directory: RunDirectory, observer: Observer) -> None:
     inputs.check(config)
     examination = Examination.prepare(config)
     base = models.load(config.model)
-    policy = adapters.attach(base, config.adapter, config.run.seed)
-    preflight.check(config, policy, examination)
+    adapted = adapters.attach(base, config.adapter, config.run.seed)
+    preflight.check(config, adapted, examination)
     for sentence in earlier_claims.sentences(config):
         observer.say(sentence)
     source = entropy.from_kind(config.run.entropy, config.run.seed)
@@ -72,10 +72,10 @@ def start(config: Config, directory: RunDirectory, observer: Observer) -> None:
     enrolment.check_returning(directory, config)
     directory.create(config_file.dump(config))
     with directory.claimed():
-        enrolment.enrol(directory, config, base, policy, source.child("enrolment"))
+        enrolment.enrol(directory, config, base, adapted, source.child("enrolment"))
         with closing(Embedded.start(directory, config)) as engine, interruptible(engine.give_up):
             engine.on_trained = partial(observer.step, "train")
-            federation = Federation.open(config, directory, base, policy, faults.struck(engine, config))
+            federation = Federation.open(config, directory, base, adapted, faults.struck(engine, config))
             simulation = Simulation.open(directory.simulation, 0, engine)
             _run(federation, examination, RunRecord(), simulation, observer)
 
@@ -88,12 +88,12 @@ def resume(directory: RunDirectory, observer: Observer) -> None:
     with directory.claimed():
         enrolment.check_stores(directory, config)  # what is missing would be made anew, and empty
         base = models.load(config.model)
-        policy = adapters.attach(base, config.adapter, config.run.seed)
+        adapted = adapters.attach(base, config.adapter, config.run.seed)
         examination = Examination.prepare(config)
         found = checkpoint.latest(directory.checkpoints)
         with closing(Embedded.start(directory, config)) as engine, interruptible(engine.give_up):
             engine.on_trained = partial(observer.step, "train")
-            federation = Federation.open(config, directory, base, policy, faults.struck(engine, config))
+            federation = Federation.open(config, directory, base, adapted, faults.struck(engine, config))
             federation.recover()
             record = RunRecord() if found is None else _continued(federation, found)
             directory.drop_metrics_after(record.rounds_done)
@@ -111,12 +111,12 @@ def serve(directory: RunDirectory, open_engine: Callable[[RunDirectory, Config],
     with directory.claimed():
         _check_founded(directory)
         base = models.load(config.model)
-        policy = adapters.attach(base, config.adapter, config.run.seed)
+        adapted = adapters.attach(base, config.adapter, config.run.seed)
         examination = Examination.prepare(config)
         found = checkpoint.latest(directory.checkpoints)
         begun = directory.sessions.exists()
         with closing(open_engine(directory, config)) as engine, interruptible():
-            federation = Federation.open(config, directory, base, policy, engine)
+            federation = Federation.open(config, directory, base, adapted, engine)
             if begun:
                 federation.recover()
             record = RunRecord() if found is None else _continued(federation, found)
@@ -147,7 +147,7 @@ def _check_founded(directory: RunDirectory) -> None:
 
 def _continued(federation: Federation, found: Checkpoint) -> RunRecord:
     """The record in a checkpoint, whose adapter and optimiser the federation then has."""
-    federation.policy.load_full_state(found.adapter)
+    federation.adapted.load_full_state(found.adapter)
     federation.optimizer.load(averaging.without(found.optimizer))
     federation.average.load(found.optimizer)
     try:
@@ -197,7 +197,7 @@ def _run(
             record.stopped = "budget spent" if isinstance(refusal, BudgetExceeded) else str(refusal)
             break
         record.rounds_done += 1
-        federation.average.add(federation.policy.full_state())
+        federation.average.add(federation.adapted.full_state())
         record.add(result, failed, federation.epsilon_spent())
         # Paid: kept before an examination or a report can fail. Otherwise a resumed run would pay again.
         checkpoint.save(directory.checkpoints, record.checkpoint(federation))
@@ -214,8 +214,8 @@ def _run(
         _examine(federation, examination, record, observer)
     if simulation is not None:
         simulation.examined("final", record.final)
-    with federation.average.shown(federation.policy):
-        federation.policy.save(directory.adapter)
+    with federation.average.shown(federation.adapted):
+        federation.adapted.save(directory.adapter)
         publish.publish(federation, record)
 
 
@@ -239,8 +239,8 @@ def _examine(federation: Federation, examination: Examination, record: RunRecord
 def _take(federation: Federation, examination: Examination, record: RunRecord, observer: Observer) -> Exam:
     """The figures of the adapter that would be saved now: the average, where there is one."""
     started = entropy.processor_time()
-    with federation.average.shown(federation.policy):
-        exam = examination.take(federation.policy, partial(observer.step, "evaluate"))
+    with federation.average.shown(federation.adapted):
+        exam = examination.take(federation.adapted, partial(observer.step, "evaluate"))
     record.sums.examinations += entropy.processor_time() - started
     return exam
 

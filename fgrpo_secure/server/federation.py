@@ -14,16 +14,16 @@ from safetensors.torch import save
 from fgrpo_secure import entropy
 from fgrpo_secure.config.schema import Config
 from fgrpo_secure.entropy import Entropy
-from fgrpo_secure.learning.adapters import Policy
+from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.averaging import IterateAverage
 from fgrpo_secure.learning.models import BaseModel
 from fgrpo_secure.ledger import cosigning as witness
-from fgrpo_secure.ledger import privacy_spent as spent
+from fgrpo_secure.ledger import privacy_spent
 from fgrpo_secure.ledger.entries import Facts
 from fgrpo_secure.ledger.store import Ledger, Ledgers
 from fgrpo_secure.plan import adapter_shape, division, run_plan, schedule, terms
 from fgrpo_secure.plan.cost import PrivacyPlan
-from fgrpo_secure.plan.terms import Admitted, ClientPolicy
+from fgrpo_secure.plan.terms import Admitted, RunTerms
 from fgrpo_secure.privacy.encode import SumOutOfBounds
 from fgrpo_secure.server import plain, stages
 from fgrpo_secure.server import round as server_round
@@ -71,13 +71,13 @@ class Federation:
     config: Config
     directory: RunDirectory
     base: BaseModel
-    policy: Policy
+    adapted: AdaptedModel
     privacy: PrivacyPlan
     engine: Engine
     roster: Roster
     identity: Identity
     ledger: Ledger | None
-    demands: ClientPolicy
+    demands: RunTerms
     optimizer: ServerOptimizer
     average: IterateAverage
     source: Entropy  # of a baseline's central noise; a server that is not trusted adds none
@@ -94,14 +94,16 @@ class Federation:
         self.run = opening.check(opening.read(self.directory), self.config, rosters.first(self.directory))
 
     @staticmethod
-    def open(config: Config, directory: RunDirectory, base: BaseModel, policy: Policy, engine: Engine) -> "Federation":
+    def open(
+        config: Config, directory: RunDirectory, base: BaseModel, adapted: AdaptedModel, engine: Engine
+    ) -> "Federation":
         """The server of the run in `directory`."""
-        privacy = run_plan.plan(config, adapter_shape.of(policy))
+        privacy = run_plan.plan(config, adapter_shape.of(adapted))
         return Federation(
             config,
             directory,
             base,
-            policy,
+            adapted,
             privacy,
             engine,
             rosters.roster(directory),
@@ -134,7 +136,7 @@ class Federation:
         claim = self.privacy.claim
         if self.ledger is None or claim is None:
             return None
-        return spent.epsilon(self.ledger, spent.Terms.of(claim, self.config))
+        return privacy_spent.epsilon(self.ledger, privacy_spent.Terms.of(claim, self.config))
 
     def conduct(self, training_round: int, on_answer: OnAnswer) -> RoundResult:
         """The sessions of a training round, one per shard, up to the model's new vector, which is set.
@@ -142,7 +144,7 @@ class Federation:
         Raises SessionFailed if no shard ended with a sum, or BudgetExceeded before anything is opened.
         """
         opened = self.open_round(training_round)
-        adapter = save(dict(self.policy.full_state()))
+        adapter = save(dict(self.adapted.full_state()))
         charged = stages.charge(opened, self.ledger, self.identity)
         self.engine.invite(opened.number, adapter, self.directory.roster.read_bytes())
         server_started = entropy.processor_time()
@@ -173,12 +175,12 @@ class Federation:
             return
         if self.ledger.closing() is None:
             adapter = {
-                "adapter": self.policy.adapter_digest().hex(),
+                "adapter": self.adapted.adapter_digest().hex(),
                 "files": digests.of_folder(self.directory.adapter),
             }
             facts: dict[str, str | int] = {"rounds": rounds, "stopped": stopped or "", "ended": entropy.utc_now()}
             self.ledger.close_run(facts | adapter | {"engine": opening.engine_digest(self.config)})
-        adapter_bytes = save(dict(self.policy.full_state()))
+        adapter_bytes = save(dict(self.adapted.full_state()))
         self.engine.invite(self._last_session(), adapter_bytes, self.directory.roster.read_bytes())
         if (showing := self._showing()) is not None:
             showing.close(range(self.config.clients_total))
@@ -197,7 +199,7 @@ class Federation:
                 self.failures.left_out(revoked)  # those who stay are together again, as at the beginning
         clients = schedule.clients(self.config, self.roster, entropy.today())
         privacy = run_plan.replan(
-            self.config, adapter_shape.of(self.policy), self.first_plan, len(clients), len(self.roster)
+            self.config, adapter_shape.of(self.adapted), self.first_plan, len(clients), len(self.roster)
         )
         if clients != (self.clients or tuple(range(self.config.clients_total))):
             said = f"{said or 'who may take part has changed'}; {len(clients)} clients take part from now on"
@@ -246,7 +248,7 @@ class Federation:
         planned = (self._planned(training_round, shard, privacy, demands) for shard in shards)
         return Opened(training_round, tuple(planned))
 
-    def _ways(self, training_round: int) -> tuple[PrivacyPlan, ClientPolicy, tuple[tuple[int, ...], ...]]:
+    def _ways(self, training_round: int) -> tuple[PrivacyPlan, RunTerms, tuple[tuple[int, ...], ...]]:
         """A round's plan, what its clients insist on, its shards: one for everybody, until somebody spoiled a sum."""
         ids = self.clients or tuple(range(self.config.clients_total))
         if self.failures.goes_on_in_shards(training_round):
@@ -259,14 +261,14 @@ class Federation:
         return self.privacy, self.demands, whole
 
     def _planned(
-        self, training_round: int, shard: tuple[int, ...], privacy: PrivacyPlan, demands: ClientPolicy
+        self, training_round: int, shard: tuple[int, ...], privacy: PrivacyPlan, demands: RunTerms
     ) -> OpenedSession:
-        dimension = self.policy.dimension(training_round)
+        dimension = self.adapted.dimension(training_round)
         plan = run_plan.open_round(
             self.config,
             privacy,
             self.roster,
-            self.policy.context(),
+            self.adapted.context(),
             training_round,
             self._next_session(),
             dimension,
@@ -313,13 +315,13 @@ class Federation:
         return transcript_file.Writer(self.directory.transcripts, session.name, signed, roster)
 
     def _step(self, training_round: int, sums: ShardSums, admitted: Admitted) -> Conclusion:
-        vector, factors = self.policy.get_vector(training_round), self.policy.factors(training_round)
+        vector, factors = self.adapted.get_vector(training_round), self.adapted.factors(training_round)
         return server_round.conclude(sums.recovered(), admitted, vector, factors, self.optimizer)
 
     def _publish(self, training_round: int, witnessed: Witnessed) -> None:
         """From here on the model is the next one."""
         conclusion = witnessed.conclusion
-        self.policy.set_vector(training_round, conclusion.vector)
+        self.adapted.set_vector(training_round, conclusion.vector)
         if conclusion.share_within is not None:
             self.shares = (*self.shares[:training_round], conclusion.share_within)
 

@@ -23,8 +23,7 @@ from fractions import Fraction
 import numpy as np
 
 from fgrpo_secure.ledger import clip_norm_history as clip_norms
-from fgrpo_secure.ledger import cosigning, released
-from fgrpo_secure.ledger import privacy_spent as spent
+from fgrpo_secure.ledger import cosigning, privacy_spent, released
 from fgrpo_secure.ledger.store import Ledger
 from fgrpo_secure.plan.terms import Admitted
 from fgrpo_secure.privacy.encode import SumOutOfBounds
@@ -168,12 +167,12 @@ def conclude(
 
 
 def settle(concluded: Concluded, ledger: Ledger | None, blocks: int) -> Settled:
-    """Write what the round cost, who survived, and what it released. `blocks`: the run's turns of units."""
+    """Write what the round cost, who survived, and what it released. `blocks`: how many the units are divided into."""
     if ledger is not None:
         gathered, conclusion = concluded.gathered, concluded.conclusion
         sums, training_round = gathered.sums, gathered.charged.opened.training_round
         ended, mean = cosigning.end_facts(training_round, sums.ended), conclusion.mean
-        facts: dict[str, str | int] = {**ended, **spent.facts(training_round, blocks)}
+        facts: dict[str, str | int] = {**ended, **privacy_spent.facts(training_round, blocks)}
         facts |= released.facts(mean.mean_weight, mean.mean_gain, float(np.linalg.norm(mean.update)))
         facts |= clip_norms.facts(conclusion.share_within)
         ledger.settle(gathered.charged.entry, len(sums.survivors), sums.charge, facts)

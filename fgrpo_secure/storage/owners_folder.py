@@ -58,12 +58,12 @@ def store(folder: Path, host: int) -> Path:
 
 
 def ledger_of(folder: Path, name: str | None) -> tuple[Path, str]:
-    """(file, its name in there) of the ledger of owner `name`; units in turns have one each: `name/turn-0`.
+    """(file, its name in there) of the ledger of owner `name`; blocks of units have one each: `name/block-0`.
 
     RunDirectoryError if the folder has no such owner.
     """
     enrolled = Enrolled.read(folder)
-    owner, slash, turn = (name or "").partition("/")
+    owner, slash, block = (name or "").partition("/")
     if owner not in enrolled.names:
         asked = "choose one with --owner" if name is None else f"none of them is {owner!r}"
         raise RunDirectoryError(
@@ -72,4 +72,4 @@ def ledger_of(folder: Path, name: str | None) -> tuple[Path, str]:
             + (", ..." if len(enrolled.names) > 5 else "")
         )
     client = enrolled.names.index(owner)
-    return store(folder, client % enrolled.hosts).with_name(LEDGERS), f"{client}{slash}{turn}"
+    return store(folder, client % enrolled.hosts).with_name(LEDGERS), f"{client}{slash}{block}"

@@ -82,18 +82,18 @@ def model_folders(tmp_path_factory):
 
 
 @pytest.fixture
-def make_policy(model_folders):
+def make_adapted(model_folders):
     """A policy on a freshly loaded model, its factors moved away from the start unless `moved` is 0."""
 
     def make(family="llama", factors="full", moved=0.3, **settings):
         base = models.load(Model(path=model_folders[family]))
-        policy = adapters.attach(base, Adapter(targets=TARGETS[family], factors=factors, **settings), seed=3)
+        adapted = adapters.attach(base, Adapter(targets=TARGETS[family], factors=factors, **settings), seed=3)
         random = torch.Generator().manual_seed(11)
-        state = policy.full_state()
+        state = adapted.full_state()
         for tensor in state.values():
             tensor += moved * torch.randn(tensor.shape, generator=random)
-        policy.load_full_state(state)
-        return policy
+        adapted.load_full_state(state)
+        return adapted
 
     return make
 
@@ -195,12 +195,12 @@ class Trial:
         config, directory = self.configure(*overrides, **where)
         directory = directory.with_owners(config.engine.owners)
         base = models.load(config.model)
-        policy = adapters.attach(base, config.adapter, config.run.seed)
+        adapted = adapters.attach(base, config.adapter, config.run.seed)
         directory.create(config_file.dump(config))
         source = entropy.from_kind(config.run.entropy, config.run.seed)
-        enrolment.enrol(directory, config, base, policy, source.child("enrolment"))
+        enrolment.enrol(directory, config, base, adapted, source.child("enrolment"))
         self.engines.append(Embedded.start(directory, config))
-        return Federation.open(config, directory, base, policy, struck(self.engines[-1], config))
+        return Federation.open(config, directory, base, adapted, struck(self.engines[-1], config))
 
     def restart(self, federation):
         """The federation's engine again, after its owners' files were edited."""

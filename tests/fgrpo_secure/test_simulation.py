@@ -78,7 +78,7 @@ def test_a_simulated_run_samples_trains_encodes_and_applies_as_the_federation_do
         drift = np.sum(vectors, axis=0) - session.total
         assert np.abs(drift).max() <= 1
     np.testing.assert_allclose(
-        watched.simulation.policy.get_vector(0), federation.policy.get_vector(0), rtol=0, atol=1e-3
+        watched.simulation.adapted.get_vector(0), federation.adapted.get_vector(0), rtol=0, atol=1e-3
     )
 
 
@@ -116,7 +116,7 @@ max_dropout = 0.25
         assert np.count_nonzero(drift) <= 0.01 * drift.size + 1
         assert np.abs(watched.trained[number].updates).max() > 0
     np.testing.assert_allclose(
-        watched.simulation.policy.get_vector(0), federation.policy.get_vector(0), rtol=0, atol=1e-3
+        watched.simulation.adapted.get_vector(0), federation.adapted.get_vector(0), rtol=0, atol=1e-3
     )
 
 

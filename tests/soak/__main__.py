@@ -113,7 +113,7 @@ class Soak:
         settings = [f"engine.processes={count}", f"federation.step_seconds={step_seconds}"]
         self.config = config_file.load(str(folder / "run.toml"), settings)
         self.directory = RunDirectory(folder / "run")
-        self.base, self.policy = enrolled(self.config, self.directory)
+        self.base, self.adapted = enrolled(self.config, self.directory)
         allow_repeats(self.directory)
         self.pem = certificate(folder, address=address)
         self.engine = self._open(0)
@@ -128,7 +128,7 @@ class Soak:
         )
 
     def _federation(self):
-        return Federation.open(self.config, self.directory, self.base, self.policy, self.engine)
+        return Federation.open(self.config, self.directory, self.base, self.adapted, self.engine)
 
     def warm(self):
         """Until every client's process has loaded its model: nobody's first answer is late for that alone."""

@@ -37,10 +37,10 @@ def test_what_is_allowed_is_reached_by_the_best_test_of_two_contributions():
 def test_expected_rewards_are_the_shares_of_right_answers_that_sampling_finds():
     learners = Learners.build(grpo={"num_generations": 400, "prompts_per_step": 1})
     rows = rows_of("add", 3)
-    chances = membership.expected_rewards(learners.policy, rows)
+    chances = membership.expected_rewards(learners.adapted, rows)
     for row, chance in zip(rows, chances, strict=True):
         said = rollouts.sample(
-            learners.policy, [row["prompt"]], learners.settings.grpo, torch.Generator().manual_seed(4)
+            learners.adapted, [row["prompt"]], learners.settings.grpo, torch.Generator().manual_seed(4)
         )
         right = sum(text.strip() == row["answer"] for text in said.completions)
         assert abs(right - 400 * chance) <= 4.5 * np.sqrt(400 * chance * (1 - chance)) + 1

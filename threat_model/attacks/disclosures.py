@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fgrpo_secure.client.store import OwnerStore
+from fgrpo_secure.client.store import ClientStore
 from fgrpo_secure.config import files as config_file
 from fgrpo_secure.plan import round_settings
 from protocols.errors import Malformed
@@ -43,7 +43,7 @@ def readable_store() -> Outcome:
     seed = world.invented("identity of the victim")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "owner.sqlite"
-        store = OwnerStore(path)
+        store = ClientStore(path)
         store.enrol(0, seed)
         readable = bool(path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH))
         found = readable and seed in _contents(path)

@@ -31,12 +31,12 @@ def reward_gains() -> Outcome:
     learners = Learners.build()
     rows = rows_of("add", 2 * MEMBERS)
     planned = _plan(learners)
-    before = membership.expected_rewards(learners.policy, rows)
+    before = membership.expected_rewards(learners.adapted, rows)
     for number in range(ROUNDS):
-        received = learners.policy.get_vector(number)
+        received = learners.adapted.get_vector(number)
         total = _noised_sum(learners, rows[:MEMBERS], planned, number)
-        learners.policy.set_vector(number, received + SERVER_RATE * total)
-    gains = membership.expected_rewards(learners.policy, rows) - before
+        learners.adapted.set_vector(number, received + SERVER_RATE * total)
+    gains = membership.expected_rewards(learners.adapted, rows) - before
     found = membership.area(gains[:MEMBERS], gains[MEMBERS:])
     most = membership.allowed(planned.claim.mu if planned.claim else 0.0)
     return Outcome(

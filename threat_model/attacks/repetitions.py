@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fgrpo_secure.client.store import OwnerStore
+from fgrpo_secure.client.store import ClientStore
 from protocols import envelope, ring, wire
 from protocols.drive import ClientDriver
 from protocols.errors import ProtocolError
@@ -102,9 +102,9 @@ def restarted_round() -> Outcome:
     return Outcome(views.reads(at, victim, read), READ)
 
 
-def _restart(at: World, client: int, path: Path, times: int) -> OwnerStore:
+def _restart(at: World, client: int, path: Path, times: int) -> ClientStore:
     """A client's program over its file, with randomness that it did not use before."""
-    store, draws = OwnerStore(path), count()
+    store, draws = ClientStore(path), count()
     source = SEED.child("restarted", client, times)
     at.drivers[client] = ClientDriver(
         at.drivers[client].member,

@@ -14,7 +14,7 @@ import numpy as np
 from fgrpo_secure.config import files as config_file
 from fgrpo_secure.ledger.store import Ledgers
 from fgrpo_secure.plan import round_settings
-from fgrpo_secure.plan.terms import ClientPolicy
+from fgrpo_secure.plan.terms import RunTerms
 from fgrpo_secure.privacy import clip, encode, noise
 from fgrpo_secure.privacy.accounting import BudgetExceeded
 from fgrpo_secure.privacy.clip import Update
@@ -112,13 +112,13 @@ def weak_noise() -> Outcome:
     """Plans four rounds with the least noise that a client can add, and a dead model for everyone else."""
     lattice = Lattice.build(50, 1.0)
     wanted = NoisePlan.build(lattice, 1.0, FLOOR, COLLUDERS)
-    policy = ClientPolicy("client", wanted.charge, Adversary.LYING_SERVER, 0.1, 0.34, 6, FLOOR)
+    demands = RunTerms("client", wanted.charge, Adversary.LYING_SERVER, 0.1, 0.34, 6, FLOOR)
     config = config_file.load("quickstart", ["privacy.clip_norm=1.0"])
     settings = round_settings.for_round(config, 0, noise.MIN_SHARE_VARIANCE)
     at = world.build(vectors=(("update", lattice.dimension), ("scores", lattice.scores)))
     at.change_plan(settings=settings.encode())
     try:
-        admitted = policy.admit(at.plan, lattice.dimension)
+        admitted = demands.admit(at.plan, lattice.dimension)
     except Refused as refusal:
         return Outcome(False, f"the victim refused the plan: {refusal}")
     offered = NoisePlan(lattice.integer_bound, FLOOR, COLLUDERS, admitted.settings.share_variance)
@@ -130,14 +130,14 @@ def noise_turned_off() -> Outcome:
     """Plans a round in which clients leave the noise to the server, and a dead model for everyone else."""
     lattice = Lattice.build(50, 1.0)
     wanted = NoisePlan.build(lattice, 1.0, FLOOR, COLLUDERS)
-    policy = ClientPolicy("client", wanted.charge, Adversary.LYING_SERVER, 0.1, 0.34, 6, FLOOR)
+    demands = RunTerms("client", wanted.charge, Adversary.LYING_SERVER, 0.1, 0.34, 6, FLOOR)
     config = config_file.load("quickstart", ["privacy.clip_norm=1.0"])
     honest = round_settings.for_round(config, 0, 4 * wanted.share_variance)
     settings = honest.model_copy(update={"aggregation": "plain"})
     at = world.build(vectors=(("update", lattice.dimension), ("scores", lattice.scores)))
     at.change_plan(settings=settings.encode())
     try:
-        admitted = policy.admit(at.plan, lattice.dimension)
+        admitted = demands.admit(at.plan, lattice.dimension)
     except Refused as refusal:
         return Outcome(False, f"the victim refused the plan: {refusal}")
     values = data_owner.contribute(0, _update(0, lattice.dimension).values, admitted.settings)

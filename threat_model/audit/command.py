@@ -85,12 +85,12 @@ def audit_data(
 
     with one_sentence():
         loaded = config_file.load(config, overrides or [])
-        policy = adapters.attach(models.load(loaded.model), loaded.adapter, loaded.run.seed)
+        adapted = adapters.attach(models.load(loaded.model), loaded.adapter, loaded.run.seed)
         try:
             audited = setting.of_config(loaded)
         except setting.NothingToAudit as problem:
             raise UnusableInput(f"{config} cannot be audited: {problem}") from None
-        found = data.audit(loaded, policy, audited, most)
+        found = data.audit(loaded, adapted, audited, most)
         if out is not None:
             _keep(data.publishable(found, loaded.clients_total), audited, out)
         _say(found, as_json)

@@ -1,6 +1,6 @@
 """The neighbour audit: an owner's own data with and without each unit, through the product's own code.
 
-For every unit that is taken away it asks two things. Are names, turns, batches, seeds and contributions of all other
+For every unit that is taken away it asks two things. Are names, blocks, batches, seeds and contributions of all other
 units the same, bit for bit? And does the client's sum of integers move by the contribution that is gone, and by no
 more than the bound that noise is scaled to? Under unit `client` the vector that is gone is all there is to ask about.
 
@@ -22,7 +22,7 @@ from fgrpo_secure.config.unit_rules import SMALL_UNITS
 from fgrpo_secure.entropy import SeededEntropy
 from fgrpo_secure.evidence.audits import Audit
 from fgrpo_secure.gain import Baseline
-from fgrpo_secure.learning.adapters import Policy
+from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.tasks import open_units
 from fgrpo_secure.learning.tasks.files import Line, UnusableData, lines
 from fgrpo_secure.learning.tasks.procedural import named
@@ -41,14 +41,14 @@ VIEW = "an owner's own data with and without each unit, before noise; figures ar
 class Part:
     """What one unit does in a round: everything that must not depend on any other."""
 
-    turn: int
+    block: int
     batch: str = field(repr=False)
     seed: int
     values: IntArray | None = field(repr=False)
 
     def same(self, other: "Part | None") -> bool:
         """Bit for bit."""
-        if other is None or (self.turn, self.batch, self.seed) != (other.turn, other.batch, other.seed):
+        if other is None or (self.block, self.batch, self.seed) != (other.block, other.batch, other.seed):
             return False
         mine, theirs = self.values, other.values
         return (mine is None) == (theirs is None) and (mine is None or theirs is None or bool((mine == theirs).all()))
@@ -76,23 +76,23 @@ class Found:
         return self.moved <= self.bound and self.changed == 0
 
 
-def see(owner: Owner, policy: Policy, settings: RoundSettings) -> Seen:
-    """`owner`'s units in the first step of a round from the policy as it is. The policy is the same afterwards."""
+def see(owner: Owner, adapted: AdaptedModel, settings: RoundSettings) -> Seen:
+    """`owner`'s units in the first step of a round from the adapter as it is, which is the same afterwards."""
     table, terms = owner.units, unit_round.terms(settings)
     if table is None:
         raise ValueError("this owner's data is not divided into units")
-    turns = {name: block for block in range(terms.blocks) for name in table.turn(block, terms.blocks)}
-    groups = {name: owner.unit_groups(policy, settings, 0, name) for name in table.rows}
+    block_of = {name: block for block in range(terms.blocks) for name in table.in_block(block, terms.blocks)}
+    groups = {name: owner.unit_groups(adapted, settings, 0, name) for name in table.rows}
     parts = {}
     for name, own in groups.items():
         rounding = SAME_COINS.child("rounding", 0).child("unit", name)
-        vector = None if own is None else unit_round.unit_vector(policy, owner, settings, own, 1.0, rounding)
+        vector = None if own is None else unit_round.unit_vector(adapted, owner, settings, own, 1.0, rounding)
         batch = table.batch(name, settings.training_round, 0, settings.grpo.prompts_per_step)
         seed = owner.rollout_seed(settings, f"0/{name}")
-        parts[name] = Part(turns[name], repr(batch), seed, None if vector is None else vector.values)
+        parts[name] = Part(block_of[name], repr(batch), seed, None if vector is None else vector.values)
     scores = client_round.scores(0.0, 1.0, settings)
     step = unit_round.Step(0, groups)
-    total = unit_round.before_noise(policy, owner, settings, step, 1.0, scores, SAME_COINS)
+    total = unit_round.before_noise(adapted, owner, settings, step, 1.0, scores, SAME_COINS)
     return Seen(parts, total.values)
 
 
@@ -103,12 +103,12 @@ def difference(whole: Seen, without: Seen, bound: int) -> Found:
     return Found(norm(whole.total - without.total), bound, changed + lost)
 
 
-def audit(config: Config, policy: Policy, audited: Setting, most: int = DEFAULT_UNITS) -> Audit:
+def audit(config: Config, adapted: AdaptedModel, audited: Setting, most: int = DEFAULT_UNITS) -> Audit:
     """Every client's own data, up to `most` units of each taken away. Raises UnusableData."""
     if not config.client:
         raise UnusableData("engine.kind is 'https': no [[client]] table names data to take a unit from")
     with TemporaryDirectory() as folder:
-        found = [each for client in config.client for each in _client(config, client, policy, Path(folder), most)]
+        found = [each for client in config.client for each in _client(config, client, adapted, Path(folder), most)]
     passed = all(each.passed for each in found)
     return Audit(
         audit="data",
@@ -134,25 +134,25 @@ def publishable(found: Audit, clients: int) -> Audit:
     return replace(found, trials=clients, sensitivity=float(found.sensitivity_bound), interference=failed)
 
 
-def _client(config: Config, client: Client, policy: Policy, folder: Path, most: int) -> Iterator[Found]:
+def _client(config: Config, client: Client, adapted: AdaptedModel, folder: Path, most: int) -> Iterator[Found]:
     settings = round_settings.for_round(config, 0, 0)
     if config.privacy.unit not in SMALL_UNITS:
-        yield _whole(config, client, policy, settings, folder)
+        yield _whole(config, client, adapted, settings, folder)
         return
     kept = _lines(config, client)
-    bound = settings.unit_lattice(policy.dimension(0)).integer_bound
-    whole = see(_owner(config, client, folder, kept), policy, settings)
+    bound = settings.unit_lattice(adapted.dimension(0)).integer_bound
+    whole = see(_owner(config, client, folder, kept), adapted, settings)
     for unit in list(dict.fromkeys(filter(None, (_unit(line, config, client) for line in kept))))[:most]:
         fewer = [line for line in kept if _unit(line, config, client) != unit]
-        yield difference(whole, see(_owner(config, client, folder, fewer), policy, settings), bound)
+        yield difference(whole, see(_owner(config, client, folder, fewer), adapted, settings), bound)
 
 
-def _whole(config: Config, client: Client, policy: Policy, settings: RoundSettings, folder: Path) -> Found:
+def _whole(config: Config, client: Client, adapted: AdaptedModel, settings: RoundSettings, folder: Path) -> Found:
     """A client that is a unit itself: its whole vector is what goes, and `unit` none leaves the noise out."""
     bare = settings.model_copy(update={"unit": "none"})
-    lattice = bare.upload_lattice(policy.dimension(0))
+    lattice = bare.upload_lattice(adapted.dimension(0))
     (owner,) = make_owners((client.model_copy(update={"count": 1}),), config.run.seed, {0}, folder).values()
-    learned = client_round.learn(policy, owner, bare)
+    learned = client_round.learn(adapted, owner, bare)
     made = client_round.privatise(learned, bare, lattice, Baseline(), 1.0, SAME_COINS)
     return Found(norm(made.vector.values), lattice.integer_bound, 0)
 

@@ -1,6 +1,6 @@
 """Local training: a few optimiser steps on fresh rollouts, and what they changed.
 
-A plain loop of our own, so that nothing outside a step's groups enters its gradient. The policy comes back as it was.
+A plain loop of our own, so that nothing outside a step's groups enters its gradient. The adapter comes back as it was.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from fgrpo_secure.config.schema import Grpo
-from fgrpo_secure.learning.adapters import Policy
+from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.grpo import memory
 from fgrpo_secure.learning.grpo.advantages import group_advantages
 from fgrpo_secure.learning.grpo.forward import opened
@@ -56,7 +56,7 @@ class Tally:
 
 
 def run(
-    policy: Policy,
+    adapted: AdaptedModel,
     next_groups: Callable[[int], PromptGroups],
     settings: Grpo,
     round_number: int,
@@ -68,34 +68,34 @@ def run(
     `next_groups(step)` samples with the policy as it is then. The optimiser starts afresh in every round. `tally`
     counts along.
     """
-    received = policy.get_vector(round_number)
-    parameters = policy.trainable(round_number)
+    received = adapted.get_vector(round_number)
+    parameters = adapted.trainable(round_number)
     optimizer = local_optimizer(parameters, settings)
     try:
         for step in range(local_steps):
-            _learn(policy, parameters, optimizer, next_groups(step), settings, tally)
-        return policy.get_vector(round_number) - received
+            _learn(adapted, parameters, optimizer, next_groups(step), settings, tally)
+        return adapted.get_vector(round_number) - received
     finally:
-        policy.set_vector(round_number, received)
+        adapted.set_vector(round_number, received)
         for parameter in parameters:
             parameter.grad = None
 
 
-def completion_logp(policy: Policy, rollouts: Rollouts, temperature: float) -> torch.Tensor:
+def completion_logp(adapted: AdaptedModel, rollouts: Rollouts, temperature: float) -> torch.Tensor:
     """Log-probability of every completion token at `temperature`, shape (sequences, tokens)."""
     ids = rollouts.ids
     group = ids.shape[0] // rollouts.prompt_ids.shape[0]
     prompts = rollouts.prompt_ids, rollouts.prompt_mask
-    logits = opened(policy.network, *prompts, group, policy.base.from_cache).follow(ids)
+    logits = opened(adapted.network, *prompts, group, adapted.base.from_cache).follow(ids)
     scaled = (logits if logits.dtype == torch.float64 else logits.float()) / temperature
     return -functional.cross_entropy(scaled.flatten(0, 1), ids.flatten(), reduction="none").view(ids.shape)
 
 
 def gradients(
-    policy: Policy, parameters: list[torch.nn.Parameter], groups: PromptGroups, settings: Grpo, times: int
+    adapted: AdaptedModel, parameters: list[torch.nn.Parameter], groups: PromptGroups, settings: Grpo, times: int
 ) -> list[torch.Tensor]:
     """Each parameter's gradient of `times` the objective of fresh rollouts: old and new policy are one."""
-    return _gradients(policy, parameters, _parts(policy, groups, settings), settings, times)
+    return _gradients(adapted, parameters, _parts(adapted, groups, settings), settings, times)
 
 
 @dataclass
@@ -112,16 +112,16 @@ class _Part:
 
 
 def _learn(
-    policy: Policy,
+    adapted: AdaptedModel,
     parameters: list[torch.nn.Parameter],
     optimizer: torch.optim.Optimizer,
     groups: PromptGroups,
     settings: Grpo,
     tally: Tally | None,
 ) -> None:
-    split = _parts(policy, groups, settings)
+    split = _parts(adapted, groups, settings)
     for _ in range(settings.num_iterations):
-        found = _gradients(policy, parameters, split, settings, tally=tally)
+        found = _gradients(adapted, parameters, split, settings, tally=tally)
         for parameter, gradient in zip(parameters, found, strict=True):
             parameter.grad = gradient
         if settings.max_grad_norm is not None:
@@ -130,7 +130,7 @@ def _learn(
 
 
 def _gradients(
-    policy: Policy,
+    adapted: AdaptedModel,
     parameters: list[torch.nn.Parameter],
     split: list[_Part],
     settings: Grpo,
@@ -140,7 +140,7 @@ def _gradients(
     """One backward for each part, whose gradients add up to the whole's: the objective is a sum over completions."""
     total: list[torch.Tensor] = []
     for part in split:
-        logp = completion_logp(policy, part.rollouts, settings.temperature)
+        logp = completion_logp(adapted, part.rollouts, settings.temperature)
         if tally is not None:
             tally.add(logp.detach(), part, settings, part.old is None)
         part.old = logp.detach() if part.old is None else part.old
@@ -150,21 +150,21 @@ def _gradients(
     return total
 
 
-def _parts(policy: Policy, groups: PromptGroups, settings: Grpo) -> list[_Part]:
+def _parts(adapted: AdaptedModel, groups: PromptGroups, settings: Grpo) -> list[_Part]:
     """The step as a whole where its memory allows it, else a few completions at a time: whole groups, or pieces of one.
 
     A part's objective has its own denominator; times `share` it has the step's.
     """
     rollouts = groups.rollouts
     advantages, mask = _signal(groups, settings)
-    sequences, size = mask.shape[0], memory.completions_at_once(policy, rollouts)
+    sequences, size = mask.shape[0], memory.completions_at_once(adapted, rollouts)
     made = []
     for start in range(0, sequences, size):
         rows = slice(start, start + size)
         by_tokens = settings.loss_type in ("bnpo", "dapo")
         share = mask[rows].sum().clamp(min=1) / mask.sum().clamp(min=1) if by_tokens else size / sequences
         part = rollouts if size == sequences else rollouts.some(start, size)
-        reference = _reference_logp(policy, part, settings)
+        reference = _reference_logp(adapted, part, settings)
         made.append(_Part(part, advantages[rows], mask[rows], None if size == sequences else share, reference))
     return made
 
@@ -180,12 +180,12 @@ def _signal(groups: PromptGroups, settings: Grpo) -> tuple[torch.Tensor, torch.T
     return advantages, mask
 
 
-def _reference_logp(policy: Policy, rollouts: Rollouts, settings: Grpo) -> torch.Tensor | None:
+def _reference_logp(adapted: AdaptedModel, rollouts: Rollouts, settings: Grpo) -> torch.Tensor | None:
     """Log-probabilities under the model that the KL term compares with, if there is one."""
     if settings.beta == 0:
         return None
-    with torch.no_grad(), policy.reference():
-        return completion_logp(policy, rollouts, settings.temperature)
+    with torch.no_grad(), adapted.reference():
+        return completion_logp(adapted, rollouts, settings.temperature)
 
 
 def local_optimizer(parameters: list[torch.nn.Parameter], settings: Grpo) -> torch.optim.Optimizer:

@@ -7,7 +7,7 @@ are estimates from the model's own linear layers, on the safe side of what was m
 import torch
 from transformers.pytorch_utils import Conv1D
 
-from fgrpo_secure.learning.adapters import Policy
+from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.grpo.rollouts import Rollouts
 
 STEP_BYTES = 1 << 30  # what one backward pass may keep, about: small steps go in one
@@ -16,11 +16,11 @@ LOGIT_COPIES = 4  # the model's, those in float32 over the temperature, their lo
 FLOAT = 4
 
 
-def completions_at_once(policy: Policy, rollouts: Rollouts) -> int:
+def completions_at_once(adapted: AdaptedModel, rollouts: Rollouts) -> int:
     """A number that divides the step's completions into whole groups, or one group into equal pieces."""
     sequences, tokens = rollouts.ids.shape
     prompts, read = rollouts.prompt_ids.shape
-    group, each = sequences // prompts, token_bytes(policy)
+    group, each = sequences // prompts, token_bytes(adapted)
     with_prompt = group * tokens + read
     if prompts * with_prompt * each <= STEP_BYTES:
         return sequences
@@ -31,9 +31,9 @@ def completions_at_once(policy: Policy, rollouts: Rollouts) -> int:
     return max(count for count in range(1, max(1, fitting) + 1) if group % count == 0)
 
 
-def token_bytes(policy: Policy) -> int:
+def token_bytes(adapted: AdaptedModel) -> int:
     """What one token's pass through the model keeps for its gradient, about."""
-    network = policy.network
+    network = adapted.network
     outputs = [
         module.weight.shape[1 if isinstance(module, Conv1D) else 0]
         for module in network.modules()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from fgrpo_secure.config.schema import Grpo
-from fgrpo_secure.learning.adapters import Policy
+from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.grpo import prompts as prompt_forms
 from fgrpo_secure.learning.grpo import sampling
 from fgrpo_secure.learning.grpo.forward import PlainRows, Reading, opened
@@ -52,7 +52,7 @@ class Rollouts:
         )
 
 
-def sample(policy: Policy, prompts: Sequence[Prompt], settings: Grpo, generator: torch.Generator) -> Rollouts:
+def sample(adapted: AdaptedModel, prompts: Sequence[Prompt], settings: Grpo, generator: torch.Generator) -> Rollouts:
     """`settings.num_generations` sampled completions of each prompt. Raises UnusablePrompt."""
 
     def draw(logits: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
@@ -60,28 +60,28 @@ def sample(policy: Policy, prompts: Sequence[Prompt], settings: Grpo, generator:
         drawn = torch.multinomial(weights.to(generator.device), 1, generator=generator)
         return drawn.squeeze(1).to(logits.device)
 
-    return _generate(policy, prompts, settings.num_generations, settings, draw)
+    return _generate(adapted, prompts, settings.num_generations, settings, draw)
 
 
-def greedy(policy: Policy, prompts: Sequence[Prompt], settings: Grpo) -> Rollouts:
+def greedy(adapted: AdaptedModel, prompts: Sequence[Prompt], settings: Grpo) -> Rollouts:
     """The most likely continuation of each prompt, token by token. Raises UnusablePrompt."""
 
     def draw(logits: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
         return sampling.penalised(logits, seen, settings).argmax(dim=-1)
 
-    return _generate(policy, prompts, 1, settings, draw)
+    return _generate(adapted, prompts, 1, settings, draw)
 
 
-def _generate(policy: Policy, prompts: Sequence[Prompt], group: int, settings: Grpo, draw: Draw) -> Rollouts:
-    tokenizer = policy.base.tokenizer
-    prompt_ids, prompt_mask = _encoded(policy, prompts, settings)
-    prompt_forms.check_length(prompt_ids.shape[1], settings.max_completion_length, policy.base.context_length)
-    with policy.merged(), torch.inference_mode():
-        reading = opened(policy.network, prompt_ids, prompt_mask, group, policy.base.from_cache)
+def _generate(adapted: AdaptedModel, prompts: Sequence[Prompt], group: int, settings: Grpo, draw: Draw) -> Rollouts:
+    tokenizer = adapted.base.tokenizer
+    prompt_ids, prompt_mask = _encoded(adapted, prompts, settings)
+    prompt_forms.check_length(prompt_ids.shape[1], settings.max_completion_length, adapted.base.context_length)
+    with adapted.merged(), torch.inference_mode():
+        reading = opened(adapted.network, prompt_ids, prompt_mask, group, adapted.base.from_cache)
         seen = None
         if settings.repetition_penalty != 1:
             seen = _seen(prompt_ids, prompt_mask, reading.next_logits.shape[1]).repeat_interleave(group, dim=0)
-        drawn, ends, finished = _Decoding(policy, settings).run(reading, draw, seen)
+        drawn, ends, finished = _Decoding(adapted, settings).run(reading, draw, seen)
     width = int(ends.max())
     ids = drawn[:, :width].clone()  # a tensor made in inference mode cannot be trained on
     mask = (torch.arange(width, device=ids.device) < ends.unsqueeze(1)).to(prompt_mask.dtype)
@@ -98,9 +98,9 @@ def _generate(policy: Policy, prompts: Sequence[Prompt], group: int, settings: G
     )
 
 
-def _encoded(policy: Policy, prompts: Sequence[Prompt], settings: Grpo) -> tuple[torch.Tensor, torch.Tensor]:
+def _encoded(adapted: AdaptedModel, prompts: Sequence[Prompt], settings: Grpo) -> tuple[torch.Tensor, torch.Tensor]:
     """(tokens, mask) of the prompts, shape (prompts, tokens), padded on the left."""
-    tokenizer, device = policy.base.tokenizer, policy.network.device
+    tokenizer, device = adapted.base.tokenizer, adapted.network.device
     rows = [prompt_forms.token_ids(tokenizer, prompt, settings) for prompt in prompts]
     width = max(map(len, rows))
     ids = [[tokenizer.pad_token_id] * (width - len(row)) + row for row in rows]
@@ -118,7 +118,7 @@ def _seen(ids: torch.Tensor, mask: torch.Tensor, vocabulary: int) -> torch.Tenso
 class _Decoding:
     """Token after token until every completion has ended: by an end token, by a stop string, or by its length."""
 
-    policy: Policy
+    adapted: AdaptedModel
     settings: Grpo
 
     def run(
@@ -126,7 +126,7 @@ class _Decoding:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(tokens, number of tokens that count, whether it came to its end), one row per completion."""
         logits, length = reading.next_logits, self.settings.max_completion_length
-        pad = self.policy.base.tokenizer.pad_token_id
+        pad = self.adapted.base.tokenizer.pad_token_id
         ids = torch.full((logits.shape[0], length), pad, device=logits.device)
         ends = torch.full((logits.shape[0],), length, device=logits.device)
         alive = torch.ones_like(ends, dtype=torch.bool)
@@ -145,9 +145,9 @@ class _Decoding:
 
     def _ended(self, token: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """Which completions end with their last token, shape (sequences,)."""
-        ended = torch.isin(token, torch.tensor(self.policy.base.end_ids, device=token.device))
+        ended = torch.isin(token, torch.tensor(self.adapted.base.end_ids, device=token.device))
         if self.settings.stop:
-            texts: list[Any] = self.policy.base.tokenizer.batch_decode(ids, skip_special_tokens=True)
+            texts: list[Any] = self.adapted.base.tokenizer.batch_decode(ids, skip_special_tokens=True)
             stopped = [any(stop in text for stop in self.settings.stop) for text in texts]
             ended = ended | torch.tensor(stopped, device=token.device)
         return ended

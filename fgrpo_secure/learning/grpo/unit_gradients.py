@@ -9,17 +9,17 @@ import torch
 from numpy.typing import NDArray
 
 from fgrpo_secure.config.schema import Grpo
-from fgrpo_secure.learning.adapters import Policy
+from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.grpo import local_update
 from fgrpo_secure.learning.grpo.local_update import PromptGroups
 
 
-def descent(policy: Policy, groups: PromptGroups, settings: Grpo, round_number: int) -> NDArray[np.float64]:
+def descent(adapted: AdaptedModel, groups: PromptGroups, settings: Grpo, round_number: int) -> NDArray[np.float64]:
     """Minus the sum of the groups' gradients at the policy as it is, shape (dimension,).
 
     `settings` decouple the groups (see `coupling`), so that the mean over P groups times P is their sum.
     """
-    parameters = policy.trainable(round_number)
-    found = local_update.gradients(policy, parameters, groups, settings, times=groups.rewards.shape[0])
+    parameters = adapted.trainable(round_number)
+    found = local_update.gradients(adapted, parameters, groups, settings, times=groups.rewards.shape[0])
     flat: NDArray[np.float64] = -torch.cat([each.reshape(-1) for each in found]).double().cpu().numpy()
     return flat

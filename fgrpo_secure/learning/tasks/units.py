@@ -5,7 +5,7 @@ This file is the whole way from a data file to units, and it cuts first:
     file -> lines -> (each line alone) row, or a reason why not -> (each row alone) name of its unit -> units
 
 Until a row has joined its unit, no code holds it against another line; afterwards each unit is completed by itself.
-So columns, names, turns, seeds, batches and failures of a unit follow from its own lines and public numbers, and
+So columns, names, blocks, seeds, batches and failures of a unit follow from its own lines and public numbers, and
 taking one unit away changes nothing about any other. What belongs to no unit (a line that cannot be read) is left
 out, with a reason for the owner alone. Names of units never leave the client.
 """
@@ -33,8 +33,8 @@ class UnitTable:
     label: tuple[str | int, ...] = field(repr=False)
     left_out: tuple[str, ...] = field(default=(), repr=False)
 
-    def turn(self, block: int, blocks: int) -> list[str]:
-        """The units whose turn `block` of `blocks` is, fixed for the run."""
+    def in_block(self, block: int, blocks: int) -> list[str]:
+        """The units of block `block` of `blocks`, fixed for the run."""
         return [unit for unit in self.rows if Draws(*self.label, "turn", unit).below(blocks) == block]
 
     def batch(self, unit: str, round: int, step: int, count: int) -> list[Row]:

@@ -90,17 +90,17 @@ def _trained(trainer: Trainer, asked: Mapping[str, Any]) -> dict[str, Any]:
 
     torch.set_num_threads(asked["threads"])
     client, settings = Client.model_validate(asked["client"]), Adapter.model_validate(asked["adapter"])
-    policy = adapters.attach(models.load(Model.model_validate(asked["model"])), settings, 0)
-    policy.load_full_state(load(base64.b64decode(asked["factors"])))
+    adapted = adapters.attach(models.load(Model.model_validate(asked["model"])), settings, 0)
+    adapted.load_full_state(load(base64.b64decode(asked["factors"])))
     number = int(asked["training_round"])
-    received = policy.get_vector(number)
-    policy.trainable(number)
+    received = adapted.get_vector(number)
+    adapted.trainable(number)
     limits = Limits(**asked["limits"])
     rewards = {str(spec or client.task): _limited(reward_of(client, spec), limits) for spec in client.rewards}
     seen = trainer(
         Lesson(
-            policy.model,
-            policy.base.tokenizer,
+            adapted.model,
+            adapted.base.tokenizer,
             asked["rows"],
             rewards,
             client.reward_weights,
@@ -110,7 +110,7 @@ def _trained(trainer: Trainer, asked: Mapping[str, Any]) -> dict[str, Any]:
             int(asked["seed"]),
         )
     )
-    update = policy.get_vector(number) - received
+    update = adapted.get_vector(number) - received
     return {"update": base64.b64encode(update.tobytes()).decode(), "rewards": _numbers(seen)}
 
 

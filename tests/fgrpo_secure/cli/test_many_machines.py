@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from fgrpo_secure.cli import app
 from fgrpo_secure.client import joining, own_view
-from fgrpo_secure.client import policy as owner_policy
+from fgrpo_secure.client import policy as client_policy
 from fgrpo_secure.ledger.store import Ledger
 from fgrpo_secure.storage import identity_file, invitation, opening, signed_file
 from fgrpo_secure.storage.client_folder import ClientFolder, ClientFolderError
@@ -330,7 +330,7 @@ def test_an_owner_watches_its_own_rounds_and_what_they_cost(place):
     assert "round 2: no prompt had two different rewards: nothing was learnt from this data" in shown
     assert "round 1:" not in shown
     assert "epsilon" not in shown, "nothing was charged yet"
-    budget = owner_policy.read(folder.policy).budget()
+    budget = client_policy.read(folder.policy).budget()
     with closing(Ledger.open(folder.ledgers, 2, budget)) as ledger:
         ledger.intent(bytes(32), 0, budget)
     assert "epsilon spent 8.500 of 8.5, in all runs together" in said("client", "watch", place / "east", "--once")

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from fgrpo_secure.client.store import OwnerStore
+from fgrpo_secure.client.store import ClientStore
 from protocols.drive import ClientDriver
 from protocols.errors import ProtocolError
 from protocols.wire import Step
@@ -43,7 +43,7 @@ def answer(made, store, client, step, request, word):
 
 
 def main(path, requests, answers, word, *more):
-    made, store = world(), OwnerStore(Path(path))
+    made, store = world(), ClientStore(Path(path))
     asked = json.loads(Path(requests).read_text())
     Path(f"{path}.{word}.ready").touch()
     while not Path(f"{path}.go").exists():

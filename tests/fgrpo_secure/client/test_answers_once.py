@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from fgrpo_secure.client.session_records import RecordConflict
-from fgrpo_secure.client.store import OwnerStore
+from fgrpo_secure.client.store import ClientStore
 from protocols import envelope, wire
 from protocols.errors import FaultyServer
 from protocols.server import open_session
@@ -36,7 +36,7 @@ def stopped(path):
     """stop(step) -> (world, server state at that step): an honest session up to it, all clients in one durable file."""
 
     def stop(until):
-        world, store = answer_once.world(), OwnerStore(path)
+        world, store = answer_once.world(), ClientStore(path)
         state = open_session(world.server, world.plan, world.roster, world.verify)
         while state.step is not until:
             for client in state.outgoing:
@@ -75,9 +75,9 @@ def test_of_two_objects_that_answer_one_step_the_second_sends_nothing(same, stop
     me = world.ids[0]
     request = state.outgoing[me]
     other = request if same else without_last(request)
-    quick, sent = OwnerStore(path), []
+    quick, sent = ClientStore(path), []
     slow = interrupted(
-        OwnerStore(path), "put", lambda: sent.append(answer_once.answer(world, quick, me, "agree", other, "quick"))
+        ClientStore(path), "put", lambda: sent.append(answer_once.answer(world, quick, me, "agree", other, "quick"))
     )
     with pytest.raises(RecordConflict):
         answer_once.driver(world, me, slow, "slow").handle(Step.AGREE, request, None)
@@ -93,9 +93,9 @@ def test_two_plans_for_one_round_get_one_announcement(path):
     me, one = world.ids[0], world.signed(world.plan)
     two = world.signed(world.change_plan(settings=b"[]"))
 
-    sent, quick = [], OwnerStore(path)
+    sent, quick = [], ClientStore(path)
     slow = interrupted(
-        OwnerStore(path), "accept", lambda: sent.append(answer_once.answer(world, quick, me, "announce", two, "quick"))
+        ClientStore(path), "accept", lambda: sent.append(answer_once.answer(world, quick, me, "announce", two, "quick"))
     )
     with pytest.raises(RecordConflict):
         answer_once.driver(world, me, slow, "slow").handle(Step.ANNOUNCE, one, None)
@@ -130,7 +130,7 @@ def test_of_two_processes_that_race_for_each_step_one_answers(stopped, path):
     go(path, *lists)
     assert [process.wait(120) for process, _ in racing] == [0, 0]
     all_of_them, fewer = (json.loads(answers.read_text()) for _, answers in racing)
-    store, session = OwnerStore(path), wire.session_of(world.plan)
+    store, session = ClientStore(path), wire.session_of(world.plan)
     for i in clients:
         stored = store.sessions.reply(world.identities[i].public, session, Step.AGREE)[1].hex()
         got = {all_of_them[str(i)], fewer[str(i)]}
@@ -151,7 +151,7 @@ def test_a_process_that_dies_between_storing_and_sending_sends_the_same_bytes_la
     go(path, "dead")
     assert process.wait(120) == 9
     assert not answers.exists()
-    store, session = OwnerStore(path), wire.session_of(world.plan)
+    store, session = ClientStore(path), wire.session_of(world.plan)
     _, stored = store.sessions.reply(world.identities[me].public, session, step)
     assert answer_once.answer(world, store, me, step.value, request, "alive") == stored.hex()
     state.receive(me, stored)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from fgrpo_secure.client import policy as owner_policy
+from fgrpo_secure.client import policy as client_policy
 from fgrpo_secure.server.stages import SessionFailed
 from fgrpo_secure.storage.run_directory import RunDirectory
 
@@ -18,7 +18,7 @@ def test_a_client_joins_only_so_many_sessions_of_a_round_that_never_ask_for_its_
     """A server could open sessions for ever: each costs training and a row, and is given back."""
     federation = trial.federation()
     for name in small[1]:
-        path = owner_policy.path_of(federation.directory.owners, name)
+        path = client_policy.path_of(federation.directory.owners, name)
         path.write_text(path.read_text().replace("max_unmasked = 32 ", "max_unmasked = 2 "))
     trial.restart(federation)
     for _ in range(2):

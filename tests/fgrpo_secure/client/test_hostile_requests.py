@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import save
 
 from fgrpo_secure import entropy
-from fgrpo_secure.client.store import OwnerStore
+from fgrpo_secure.client.store import ClientStore
 from fgrpo_secure.engines import messages
 from fgrpo_secure.engines.host import Host
 from fgrpo_secure.server import round as server_round
@@ -51,7 +51,7 @@ def federation(request, trial):
 
 def begin(federation, adapter=None, roster=None):
     host = federation.engine.hosts[0]
-    whole = save(dict(federation.policy.full_state()))
+    whole = save(dict(federation.adapted.full_state()))
     shown = federation.directory.roster.read_bytes() if roster is None else roster
     list(host.handle(messages.Begin(whole if adapter is None else adapter, 0, shown)))
     return host
@@ -105,7 +105,7 @@ def test_every_setting_of_a_plan_with_every_nasty_value_is_refused_at_once(feder
 
 
 def test_bytes_that_are_no_adapter_of_the_run_are_objected_to_and_forgotten_with_the_next(federation):
-    state = federation.policy.full_state()
+    state = federation.adapted.full_state()
     name = next(iter(state))
     plan = federation.open_round(0).sessions[0].plan
     cut = {key: value[:1, :1].contiguous() for key, value in state.items()}
@@ -141,7 +141,7 @@ def test_a_plan_that_comes_again_after_a_crash_between_two_files_is_refused(tria
         raise Crash
 
     with monkeypatch.context() as patch:
-        patch.setattr(OwnerStore, "transaction", dying)
+        patch.setattr(ClientStore, "transaction", dying)
         with pytest.raises(Crash):
             announce(host, federation, plan)
     host._book.close()

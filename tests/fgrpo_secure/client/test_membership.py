@@ -5,7 +5,7 @@ import contextlib
 import pytest
 
 from fgrpo_secure.client.membership import Trust
-from fgrpo_secure.client.store import AnswerConflict, OwnerStore
+from fgrpo_secure.client.store import AnswerConflict, ClientStore
 from fgrpo_secure.storage import identity_file
 from protocols.errors import BadSignature, FaultyServer, Refused
 from protocols.identity import Identity
@@ -42,7 +42,7 @@ def path(tmp_path):
 
 
 def trust(path, first=FIRST):
-    return Trust(OwnerStore(path), AUTHORITY.public, SERVER.public, first)
+    return Trust(ClientStore(path), AUTHORITY.public, SERVER.public, first)
 
 
 def test_the_newest_roster_outlives_the_process_and_an_older_one_is_refused(path):
@@ -89,7 +89,7 @@ def test_a_roster_that_brings_a_revoked_client_back_is_refused(path):
 
 
 def test_a_new_key_is_taken_up_when_the_roster_names_it_and_sessions_go_on_counting(path, tmp_path, make_plan):
-    known, store = trust(path), OwnerStore(path)
+    known, store = trust(path), ClientStore(path)
     store.enrol(1, SEEDS[1])
     plan = make_plan(41)
     store.sessions.accept(KEYS[1], b"server", plan)
@@ -106,7 +106,7 @@ def test_a_new_key_is_taken_up_when_the_roster_names_it_and_sessions_go_on_count
 
 
 def test_neither_a_revoked_client_nor_one_with_another_key_has_an_identity(path, tmp_path):
-    known, store = trust(path), OwnerStore(path)
+    known, store = trust(path), ClientStore(path)
     store.enrol(2, SEEDS[2])
     store.enrol(1, SEEDS[1])
     known.see(ROTATED)
@@ -117,7 +117,7 @@ def test_neither_a_revoked_client_nor_one_with_another_key_has_an_identity(path,
 
 
 def test_the_store_never_goes_back_to_an_older_roster(path):
-    store = OwnerStore(path)
+    store = ClientStore(path)
     store.put_roster(3, b"three")
     for version in (2, 3):
         with pytest.raises(AnswerConflict):
@@ -156,7 +156,7 @@ def test_a_roster_without_its_hand_overs_is_never_kept_and_shuts_nobody_out(path
 
 def test_who_kept_a_roster_without_its_hand_overs_admits_nobody_until_it_is_shown_whole(path):
     trust(path).see(MOVED)
-    OwnerStore(path).put_roster(5, STRIPPED)
+    ClientStore(path).put_roster(5, STRIPPED)
     known = trust(path)
     assert known.roster.version == 5, "its revocations stand"
     assert not known.goes_back_to(AUTHORITY.public)
@@ -166,7 +166,7 @@ def test_who_kept_a_roster_without_its_hand_overs_admits_nobody_until_it_is_show
         known.see(signed(6, by=NEXT, **LATER))
     known.see(AFTER)
     assert known.goes_back_to(AUTHORITY.public)
-    assert OwnerStore(path).roster() == AFTER
+    assert ClientStore(path).roster() == AFTER
     assert trust(path).goes_back_to(AUTHORITY.public)
 
 

@@ -64,7 +64,7 @@ def files(draw):
 
 
 @pytest.fixture(scope="module")
-def policy():
+def adapted():
     config = configuration("none", "subject")
     return adapters.attach(models.load(config.model), config.adapter, 0)
 
@@ -74,23 +74,23 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("neighbours")
 
 
-def seen(policy, folder, unit, kept):
+def seen(adapted, folder, unit, kept):
     path = folder / "rows.jsonl"
     path.write_bytes(b"".join(line + b"\n" for _, line in kept))
     config = configuration(path, unit)
     (owner,) = make_owners(config.client[:1], 0, {0}, folder, unit, ROOM).values()
     owner = dataclasses.replace(owner, reward_functions=(curious,))
     chosen = round_settings.for_round(config, 0, 400)
-    return data.see(owner, policy, chosen), chosen.unit_lattice(policy.dimension(0)).integer_bound
+    return data.see(owner, adapted, chosen), chosen.unit_lattice(adapted.dimension(0)).integer_bound
 
 
-def check(policy, folder, unit, file):
+def check(adapted, folder, unit, file):
     """Every unit of the file taken away once."""
-    whole, bound = seen(policy, folder, unit, file)
+    whole, bound = seen(adapted, folder, unit, file)
     away = {name for name, _ in file} if unit == "subject" else range(len(file))
     for gone in away - {None} if unit == "subject" else away:
         kept = [each for place, each in enumerate(file) if (each[0] if unit == "subject" else place) != gone]
-        without, _ = seen(policy, folder, unit, kept)
+        without, _ = seen(adapted, folder, unit, kept)
         found = data.difference(whole, without, bound)
         assert found.passed, (gone, found)
 
@@ -105,8 +105,8 @@ def no_process(monkeypatch):
 @pytest.mark.parametrize("unit", ["subject", "prompt_group"])
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(file=files())
-def test_taking_a_unit_away_changes_nothing_about_any_other(policy, folder, unit, file):
-    check(policy, folder, unit, file)
+def test_taking_a_unit_away_changes_nothing_about_any_other(adapted, folder, unit, file):
+    check(adapted, folder, unit, file)
 
 
 @pytest.mark.parametrize("unit", ["subject", "prompt_group"])
@@ -120,15 +120,15 @@ def test_taking_a_unit_away_changes_nothing_about_any_other(policy, folder, unit
         {"nested": [[[{"deep": [1]}]]]},
     ],
 )
-def test_what_only_one_unit_has_reaches_no_other(policy, folder, unit, special):
+def test_what_only_one_unit_has_reaches_no_other(adapted, folder, unit, special):
     rows = [("ann", {"prompt": "1+1=", "answer": "2"}), ("bob", {"prompt": "2+2=", "answer": "4"} | special)]
     rows += [("cas", {"prompt": "3+3="})]
-    check(policy, folder, unit, [(name, json.dumps(row | {"person": name}).encode()) for name, row in rows])
+    check(adapted, folder, unit, [(name, json.dumps(row | {"person": name}).encode()) for name, row in rows])
 
 
-def test_a_unit_with_a_thousand_rows_beside_units_of_one(policy, folder):
+def test_a_unit_with_a_thousand_rows_beside_units_of_one(adapted, folder):
     def row(name, number):
         return name, json.dumps({"prompt": f"{number}+1=", "person": name, f"c{number % 7}": number}).encode()
 
     file = [row("many", number) for number in range(1000)] + [row("ann", 1), row("bob", 2)]
-    check(policy, folder, "subject", file)
+    check(adapted, folder, "subject", file)

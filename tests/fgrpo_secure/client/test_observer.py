@@ -109,8 +109,8 @@ class Observer:
 def no_training(monkeypatch):
     """What is learned does not matter here; that it is learned in between does."""
 
-    def learn(policy, owner, settings):
-        return client_round.Learned(Update(np.ones(policy.dimension(settings.training_round))), Observation(0.5, 0.1))
+    def learn(adapted, owner, settings):
+        return client_round.Learned(Update(np.ones(adapted.dimension(settings.training_round))), Observation(0.5, 0.1))
 
     monkeypatch.setattr(client_round, "learn", learn)
 
@@ -121,7 +121,7 @@ class Adversary:
     def __init__(self, federation, rng):
         self.federation, self.rng = federation, rng
         self.host = federation.engine.hosts[0]
-        self.adapter = federation.policy
+        self.adapter = federation.adapted
         self.observers = {client: Observer() for client in self.host._participants}
         self.states, self.plans, self.known = {}, {}, []
         self.number = 0
@@ -319,11 +319,11 @@ def refunded(monkeypatch):
 def another_sessions_price(monkeypatch):
     """Settling at the terms of the plan that was accepted last, as it was once, where the plan names the noise."""
     several_open(monkeypatch)
-    monkeypatch.setattr(terms.ClientPolicy, "_check_settings", lambda policy, settings, dimension: None)
+    monkeypatch.setattr(terms.RunTerms, "_check_settings", lambda own, settings, dimension: None)
     original, last = Participant._admit, {}
 
-    def admit(participant, plan, policy):
-        original(participant, plan, policy)
+    def admit(participant, plan, adapted):
+        original(participant, plan, adapted)
         last[participant.name] = plan
 
     def settle(participant, session):

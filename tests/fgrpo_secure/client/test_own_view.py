@@ -16,7 +16,7 @@ from fgrpo_secure.plan import round_settings
 
 
 @pytest.fixture(scope="module")
-def policy():
+def adapted():
     return adapters.attach(models.load(Model()), Adapter(), 0)
 
 
@@ -28,20 +28,20 @@ def config(**grpo):
     )
 
 
-def train(policy, folder, chosen, training_round=0):
+def train(adapted, folder, chosen, training_round=0):
     (owner,) = make_owners(chosen.client, 0, {0}, folder).values()
-    trained = owner.train(policy, round_settings.for_round(chosen, training_round, 0))
+    trained = owner.train(adapted, round_settings.for_round(chosen, training_round, 0))
     return owner, trained
 
 
-def test_a_round_is_kept_with_the_figures_of_its_own_rollouts(policy, tmp_path):
+def test_a_round_is_kept_with_the_figures_of_its_own_rollouts(adapted, tmp_path):
     chosen = config(beta=0.1, num_iterations=2, learning_rate=0.05)
-    owner, trained = train(policy, tmp_path, chosen)
+    owner, trained = train(adapted, tmp_path, chosen)
     (kept,) = own_view.read(owner.log)
     drawn = torch.Generator().manual_seed(owner.rollout_seed(round_settings.for_round(chosen, 0, 0), "0"))
     rows = owner.source.batch(0, 0, 3)
-    first = rollouts.sample(policy, [row["prompt"] for row in rows], chosen.grpo, drawn)
-    logp = local_update.completion_logp(policy, first, 1.0).detach()
+    first = rollouts.sample(adapted, [row["prompt"] for row in rows], chosen.grpo, drawn)
+    logp = local_update.completion_logp(adapted, first, 1.0).detach()
     entropy = float(-(logp * first.mask).sum() / first.mask.sum())
     assert kept.round == 1
     assert kept.prompts == 6
@@ -56,26 +56,26 @@ def test_a_round_is_kept_with_the_figures_of_its_own_rollouts(policy, tmp_path):
     assert kept.norm == pytest.approx(np.linalg.norm(trained.update))
 
 
-def test_one_step_has_the_entropy_of_exactly_its_own_tokens_and_no_ratio(policy, tmp_path):
+def test_one_step_has_the_entropy_of_exactly_its_own_tokens_and_no_ratio(adapted, tmp_path):
     chosen = config().model_copy(update={"federation": config().federation.model_copy(update={"local_steps": 1})})
-    owner, _ = train(policy, tmp_path, chosen)
+    owner, _ = train(adapted, tmp_path, chosen)
     (kept,) = own_view.read(owner.log)
     drawn = torch.Generator().manual_seed(owner.rollout_seed(round_settings.for_round(chosen, 0, 0), "0"))
     rows = owner.source.batch(0, 0, 3)
-    first = rollouts.sample(policy, [row["prompt"] for row in rows], chosen.grpo, drawn)
-    logp = local_update.completion_logp(policy, first, 1.0).detach()
+    first = rollouts.sample(adapted, [row["prompt"] for row in rows], chosen.grpo, drawn)
+    logp = local_update.completion_logp(adapted, first, 1.0).detach()
     assert kept.entropy == pytest.approx(float(-(logp * first.mask).sum() / first.mask.sum()), rel=1e-5)
     assert kept.length == pytest.approx(np.mean([len(ids) for ids in first.completion_ids]))
     assert kept.cut_off == pytest.approx(float(first.truncated.float().mean()))
     assert (kept.kl, kept.clip_ratio) == (None, None)
 
 
-def test_counting_along_changes_no_update(policy):
+def test_counting_along_changes_no_update(adapted):
     chosen, drawn = config(beta=0.1, num_iterations=2), torch.Generator().manual_seed(3)
-    first = rollouts.sample(policy, ["1+1=", "2+2="], chosen.grpo, drawn)
+    first = rollouts.sample(adapted, ["1+1=", "2+2="], chosen.grpo, drawn)
     groups = local_update.PromptGroups(first, np.random.default_rng(1).normal(size=(2, 4)))
-    plain = local_update.run(policy, lambda _: groups, chosen.grpo, 0, 2)
-    counted = local_update.run(policy, lambda _: groups, chosen.grpo, 0, 2, local_update.Tally())
+    plain = local_update.run(adapted, lambda _: groups, chosen.grpo, 0, 2)
+    counted = local_update.run(adapted, lambda _: groups, chosen.grpo, 0, 2, local_update.Tally())
     assert np.array_equal(plain, counted)
 
 
@@ -96,14 +96,14 @@ def test_a_round_that_teaches_nothing_says_so_and_a_torn_line_is_left_out(tmp_pa
     assert str(usual.reward) not in repr(local_update.Tally(tokens=0.5))
 
 
-def test_a_view_that_cannot_be_made_costs_no_round(policy, tmp_path, monkeypatch):
+def test_a_view_that_cannot_be_made_costs_no_round(adapted, tmp_path, monkeypatch):
     monkeypatch.setattr(own_view, "of", lambda *_: 1 / 0)
-    owner, trained = train(policy, tmp_path, config())
+    owner, trained = train(adapted, tmp_path, config())
     assert np.linalg.norm(trained.update) > 0
     assert "no view of it was kept: ZeroDivisionError" in owner.log.read_text()
 
 
-def test_a_folder_that_cannot_be_written_ends_no_round(policy, tmp_path):
+def test_a_folder_that_cannot_be_written_ends_no_round(adapted, tmp_path):
     (tmp_path / "mine.rounds.jsonl").mkdir()
-    _, trained = train(policy, tmp_path, config())
+    _, trained = train(adapted, tmp_path, config())
     assert np.isfinite(trained.update).all()

@@ -10,7 +10,7 @@ from fractions import Fraction
 import msgspec
 import pytest
 
-from fgrpo_secure.client import policy as owner_policy
+from fgrpo_secure.client import policy as client_policy
 from fgrpo_secure.config import files as config_file
 from fgrpo_secure.ledger.store import Ledger, Ledgers
 from fgrpo_secure.plan import round_settings
@@ -34,7 +34,7 @@ def federation(trial):
 def offer(federation):
     """An honest plan and what the configuration alone admits it as; then the owner's file, changed in one key."""
     plan = federation.open_round(0).sessions[0].plan
-    written = owner_policy.load(federation.directory.owners, "mul")
+    written = client_policy.load(federation.directory.owners, "mul")
 
     def admit(change=None, sessions=0, signed=True, claim=None, **fields):
         table = written.model_dump()
@@ -43,14 +43,14 @@ def offer(federation):
             table[section][name] = value
         changed = msgspec.structs.replace(plan, **fields)
         admitted = federation.demands.admit(changed, DIMENSION)
-        own, known = owner_policy.OwnerPolicy, owner_policy.Known
+        own, known = client_policy.ClientPolicy, client_policy.Known
         own.model_validate(table).admit(changed, admitted, known(signed, 8, sessions, claim))
 
     return admit
 
 
 def edit(directory, name, *changes):
-    path = owner_policy.path_of(directory.owners, name)
+    path = client_policy.path_of(directory.owners, name)
     text = path.read_text()
     for old, new in changes:
         assert old in text
@@ -97,8 +97,8 @@ def test_a_session_with_more_releases_of_a_unit_than_the_owner_allows_is_refused
     text = text.replace("[privacy]", '[privacy]\nunit = "prompt_group"\nmode = "local"\nunits_per_client = 6')
     federation = trial.federation("federation.local_steps=2", "grpo.prompts_per_step=1", text=text)  # a release each
     plan, admitted = (session := federation.open_round(0).sessions[0]).plan, session.admitted
-    written = owner_policy.load(federation.directory.owners, "mul")
-    known, fewer = owner_policy.Known(True, 8, 0, None), written.privacy.model_copy(update={"max_releases": 1})
+    written = client_policy.load(federation.directory.owners, "mul")
+    known, fewer = client_policy.Known(True, 8, 0, None), written.privacy.model_copy(update={"max_releases": 1})
     assert (admitted.settings.releases, written.privacy.max_releases) == (2, 2)
     written.admit(plan, admitted, known)
     with pytest.raises(Refused, match=r"privacy.max_releases: releases of 2 is above this client's 1"):
@@ -191,7 +191,7 @@ def test_a_run_of_sampled_rounds_must_fit_the_budget_as_a_whole(offer, federatio
 
 
 def test_the_budget_covers_the_planned_rounds_and_not_one_more(federation):
-    own = owner_policy.load(federation.directory.owners, "mul")
+    own = client_policy.load(federation.directory.owners, "mul")
     budget, charge = own.budget(), federation.privacy.noise.charge
     assert 3 * charge <= budget < 4 * charge
     assert budget >= federation.privacy.claim.budget
@@ -203,7 +203,7 @@ def test_the_budget_covers_the_planned_rounds_and_not_one_more(federation):
 def test_a_written_budget_covers_its_plan_whichever_way_the_noise_was_given(trial, override):
     text = trial.text.replace("epsilon = 60.0\n", "") if "noise" in override else trial.text
     federation = trial.federation(override, text=text)
-    own = owner_policy.load(federation.directory.owners, "add")
+    own = client_policy.load(federation.directory.owners, "add")
     budget, rounds = own.budget(), federation.privacy.claim.rounds
     assert rounds * federation.privacy.noise.charge <= budget < (rounds + 1) * federation.privacy.noise.charge
     claimed = epsilon_of(math.sqrt(budget), own.privacy.delta)
@@ -217,7 +217,7 @@ def test_an_owner_that_lowered_its_budget_drops_out_and_the_run_goes_on_with_the
     refusals = [trial.conduct(federation, training_round).refusals for training_round in range(3)]
     assert refusals[0] == {}
     assert refusals[-1] == {2: "privacy.epsilon: the privacy budget does not cover this round"}
-    own = owner_policy.load(federation.directory.owners, "mul")
+    own = client_policy.load(federation.directory.owners, "mul")
     ledgers = Ledgers(federation.directory.owners / "host-0" / "ledgers.sqlite")
     assert 0 < ledgers.last_row("2").filter.spent <= own.budget()
     assert ledgers.last_row("2").filter.budget == own.budget() < ledgers.last_row("3").filter.budget
@@ -238,7 +238,7 @@ def test_two_runs_of_the_same_owners_add_up_in_their_ledgers_and_the_second_stop
     assert summary["rounds"] < 2
     assert summary["stopped"].endswith("8 clients refused; why stands in second.simulation.json")
     assert "privacy.epsilon: the privacy budget does not cover this round" in second.simulation.read_text()
-    after, budget = read_spent(trial.folder / "owners"), owner_policy.load(trial.folder / "owners", "add").budget()
+    after, budget = read_spent(trial.folder / "owners"), client_policy.load(trial.folder / "owners", "add").budget()
     assert all(spent[owner] <= after[owner] <= budget for owner in spent)
     assert sum(line.startswith("stopped after") for line in trial.lines) == 1
 
@@ -251,10 +251,10 @@ def test_a_raised_budget_lets_the_same_owners_go_on_at_another_server_with_the_s
     before = read_spent(first.owners)
     for name in ("add", "sub", "mul", "sort", "rev", "cnt", "mod", "minmax"):
         edit(first, name, ("epsilon = 20.0", "epsilon = 60.0"), ("max_sessions = 3", "max_sessions = 9"))
-    text = owner_policy.path_of(first.owners, "mul").read_text()
+    text = client_policy.path_of(first.owners, "mul").read_text()
     second = trial.run(shared, less, "federation.rounds=1", "run.seed=1", name="second")
     assert json.loads(second.summary.read_text())["stopped"] is None
-    assert owner_policy.path_of(first.owners, "mul").read_text() == text, "an owner's file is never written again"
+    assert client_policy.path_of(first.owners, "mul").read_text() == text, "an owner's file is never written again"
     assert second.roster.read_bytes() == first.roster.read_bytes()
     assert second.server_key.read_bytes() != first.server_key.read_bytes()
     after = read_spent(first.owners)
@@ -377,20 +377,20 @@ def test_refunded_sessions_do_not_count_as_taking_part(tmp_path):
 def test_a_file_that_cannot_be_used_is_named_with_key_and_what_is_allowed(federation, old, new, said):
     edit(federation.directory, "mul", (old, new))
     with pytest.raises(config_file.ConfigError, match=said) as problem:
-        owner_policy.check_all(federation.directory.owners, ["add", "mul"])
+        client_policy.check_all(federation.directory.owners, ["add", "mul"])
     assert "mul/client-policy.toml" in str(problem.value)
     assert "\n" not in str(problem.value)
 
 
 def test_an_owner_without_its_file_takes_no_part(federation):
-    owner_policy.path_of(federation.directory.owners, "mul").unlink()
+    client_policy.path_of(federation.directory.owners, "mul").unlink()
     with pytest.raises(config_file.ConfigError, match=r"client-policy.toml cannot be read: No such file"):
-        owner_policy.load(federation.directory.owners, "mul")
+        client_policy.load(federation.directory.owners, "mul")
 
 
 def test_a_written_file_reads_back_as_it_was_meant_and_explains_every_key(federation):
-    path = owner_policy.path_of(federation.directory.owners, "mul")
-    own = owner_policy.load(federation.directory.owners, "mul")
+    path = client_policy.path_of(federation.directory.owners, "mul")
+    own = client_policy.load(federation.directory.owners, "mul")
     assert path.stat().st_mode & 0o077 == 0
     assert own.privacy.min_noise_multiplier <= federation.privacy.claim.noise_multiplier
     assert own.privacy.min_noise_multiplier == pytest.approx(federation.privacy.claim.noise_multiplier, rel=2e-5)

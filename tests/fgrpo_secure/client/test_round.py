@@ -32,7 +32,7 @@ class Learner:
     notes: list = field(default_factory=list)
     max_weight: float = 1.0
 
-    def train(self, policy, settings):
+    def train(self, adapted, settings):
         if isinstance(self.update, UnusableRound):
             raise self.update
         return Trained(self.update, Observation(self.reward, 0.0))

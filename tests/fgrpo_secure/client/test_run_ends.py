@@ -22,8 +22,8 @@ from protocols.wire import Step
 
 @pytest.fixture
 def federation(trial, monkeypatch):
-    def learn(policy, owner, settings):
-        return client_round.Learned(Update(np.ones(policy.dimension(settings.training_round))), Observation(0.5, 0.1))
+    def learn(adapted, owner, settings):
+        return client_round.Learned(Update(np.ones(adapted.dimension(settings.training_round))), Observation(0.5, 0.1))
 
     monkeypatch.setattr(client_round, "learn", learn)
     trial.sessions.append(SimpleNamespace(learned={}, encoded={}, noised={}))
@@ -33,7 +33,7 @@ def federation(trial, monkeypatch):
 def announce(federation, host, training_round):
     """What the owners answer to an honest plan: (how many announce, why others refuse)."""
     plan = federation.open_round(training_round).sessions[0].plan
-    adapter, roster = save(dict(federation.policy.full_state())), federation.directory.roster.read_bytes()
+    adapter, roster = save(dict(federation.adapted.full_state())), federation.directory.roster.read_bytes()
     list(host.handle(messages.Begin(adapter, plan.session_number, roster)))
     signed = server_round.signed_plan(federation.identity, plan)
     answers = list(host.handle(messages.Step(Step.ANNOUNCE.value, dict.fromkeys(plan.cohort, signed))))
@@ -51,7 +51,7 @@ def test_whoever_signed_a_runs_end_takes_part_in_no_later_session_of_it(federati
     host = federation.engine.hosts[0]
     assert announce(federation, host, 1) == (8, {None})  # a session that is open when the run ends is closed unpaid
     paid = spent(host)
-    federation.policy.save(federation.directory.adapter)
+    federation.adapted.save(federation.directory.adapter)
     federation.end(1, "operator")
     assert all(after < before for before, after in zip(paid, spent(host), strict=True))
     assert announce(federation, host, 1) == (0, {"the run is over: this client signed its end"})

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fgrpo_secure.client.session_records import RecordConflict
-from fgrpo_secure.client.store import OwnerStore
+from fgrpo_secure.client.store import ClientStore
 from protocols import wire
 from protocols.drive import AFTER, BEFORE, Status
 from protocols.wire import Step
@@ -23,7 +23,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def store(path):
-    store = OwnerStore(path)
+    store = ClientStore(path)
     yield store
     store.close()
 
@@ -45,7 +45,7 @@ def reach(store, make_plan):
 
 def test_an_answer_survives_reopening_and_is_given_once(store, path, reach):
     session = reach(1, Step.MASK)
-    other = OwnerStore(path).sessions
+    other = ClientStore(path).sessions
     assert other.reply(ME, session, Step.MASK) == (b"d", b"reply")
     with pytest.raises(RecordConflict):
         other.put(ME, session, Step.MASK, b"e", b"state", b"another reply")
@@ -54,7 +54,7 @@ def test_an_answer_survives_reopening_and_is_given_once(store, path, reach):
 
 @given(st.lists(st.sampled_from([*STEPS, "close"]), max_size=8))
 def test_in_whatever_order_things_are_tried_the_status_moves_forward_and_left_stays(tmp_path_factory, make_plan, tried):
-    records = OwnerStore(tmp_path_factory.mktemp("records") / "state.sqlite").sessions
+    records = ClientStore(tmp_path_factory.mktemp("records") / "state.sqlite").sessions
     plan = make_plan(1)
     session = wire.session_of(plan)
     records.accept(ME, SERVER, plan)

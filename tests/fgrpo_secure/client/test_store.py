@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fgrpo_secure.client.store import AnswerConflict, OwnerStore, write_baseline
+from fgrpo_secure.client.store import AnswerConflict, ClientStore, write_baseline
 from fgrpo_secure.gain import Baseline, Observation
 
 RUN = b"r" * 16
@@ -22,7 +22,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def store(path):
-    store = OwnerStore(path)
+    store = ClientStore(path)
     yield store
     store.close()
 
@@ -63,12 +63,12 @@ def test_a_reward_history_moves_once_for_each_training_round_of_a_run(store):
 @given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(0, 1e3)), max_size=6))
 def test_a_reward_history_comes_back_from_disk_to_the_last_digit(rewards):
     with tempfile.TemporaryDirectory() as folder:
-        store, past = OwnerStore(Path(folder) / "state.sqlite"), Baseline()
+        store, past = ClientStore(Path(folder) / "state.sqlite"), Baseline()
         for number, (mean, error) in enumerate(rewards):
             past = past.updated(Observation(mean, error), number, 0.7)
         store.put_baseline(7, RUN, len(rewards), write_baseline(past))
         store.close()
-        again = OwnerStore(Path(folder) / "state.sqlite")
+        again = ClientStore(Path(folder) / "state.sqlite")
         assert again.baseline_before(7, RUN, len(rewards) + 1) == past
         again.close()
 

@@ -112,7 +112,7 @@ reward = "exact"
 
 
 @pytest.fixture(scope="module")
-def policy():
+def adapted():
     return adapters.attach(models.load(Model()), Adapter(rank=4, targets=("o_proj", "down_proj")), 0)
 
 
@@ -136,10 +136,10 @@ def owner_of(config, folder):
     return owner
 
 
-def right(policy, config):
+def right(adapted, config):
     rows = [{"prompt": prompt, "answer": answer} for prompt, answer in SUMS.items()]
     drawn = torch.Generator().manual_seed(5)
-    return evaluate(policy, rows, reward_of(config.client[0], "exact"), config.grpo, 16, drawn).pass_rate
+    return evaluate(adapted, rows, reward_of(config.client[0], "exact"), config.grpo, 16, drawn).pass_rate
 
 
 @pytest.mark.timeout(600)
@@ -152,22 +152,22 @@ def right(policy, config):
     ],
     ids=["built-in", "callable", "trl"],
 )
-def test_every_trainer_learns_the_task_and_leaves_the_policy_as_it_was(policy, configure, tmp_path, trainer, more):
+def test_every_trainer_learns_the_task_and_leaves_the_policy_as_it_was(adapted, configure, tmp_path, trainer, more):
     if trainer == "trl":
         pytest.importorskip("trl")
     config = configure(trainer, more=more)
-    settings, before = round_settings.for_round(config, 0, 0), policy.adapter_digest()
-    trained = owner_of(config, tmp_path).train(policy, settings)
-    assert policy.adapter_digest() == before
-    assert trained.update.shape == (policy.dimension(0),)
-    untrained = right(policy, config)
+    settings, before = round_settings.for_round(config, 0, 0), adapted.adapter_digest()
+    trained = owner_of(config, tmp_path).train(adapted, settings)
+    assert adapted.adapter_digest() == before
+    assert trained.update.shape == (adapted.dimension(0),)
+    untrained = right(adapted, config)
     assert abs(trained.observation.mean - untrained) < 0.25, "the rewards are those of the model as received"
-    received = policy.get_vector(0)
+    received = adapted.get_vector(0)
     try:
-        policy.set_vector(0, received + trained.update)
-        assert right(policy, config) > untrained + 0.3
+        adapted.set_vector(0, received + trained.update)
+        assert right(adapted, config) > untrained + 0.3
     finally:
-        policy.set_vector(0, received)
+        adapted.set_vector(0, received)
 
 
 @pytest.mark.parametrize(
@@ -180,21 +180,21 @@ def test_every_trainer_learns_the_task_and_leaves_the_policy_as_it_was(policy, c
     ],
 )
 def test_a_trainer_that_fails_is_a_sentence_for_the_owner_that_quotes_nothing(
-    policy, configure, tmp_path, function, sentence
+    adapted, configure, tmp_path, function, sentence
 ):
     config = configure(f"own:{function}")
     if function == "hangs":
         config = load(str(tmp_path / "run.toml"), ["federation.training_seconds=3"])
     (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": SECRET, "answer": "7"}) + "\n")
     with pytest.raises(UnusableRound, match=sentence) as raised:
-        owner_of(config, tmp_path).train(policy, round_settings.for_round(config, 0, 0))
+        owner_of(config, tmp_path).train(adapted, round_settings.for_round(config, 0, 0))
     assert SECRET not in str(raised.value)
 
 
-def test_a_repeat_without_noise_is_not_trained_by_a_trainer_that_may_repeat_itself(policy, configure, tmp_path):
+def test_a_repeat_without_noise_is_not_trained_by_a_trainer_that_may_repeat_itself(adapted, configure, tmp_path):
     config = configure("own:train")
     with pytest.raises(UnusableRound, match="may give the same update again"):
-        replace(owner_of(config, tmp_path), repeats=1).train(policy, round_settings.for_round(config, 0, 0))
+        replace(owner_of(config, tmp_path), repeats=1).train(adapted, round_settings.for_round(config, 0, 0))
 
 
 @pytest.mark.parametrize("unit", ["prompt_group", "subject"])
@@ -310,28 +310,28 @@ FORGED = [[[]], [1e308] * 4, [1e200, -1e200, 5.0], [float("nan")], ["1"], [None]
 
 @pytest.mark.parametrize("rewards", FORGED, ids=lambda rewards: str(rewards)[:9])
 def test_rewards_that_are_no_numbers_are_a_sentence_for_the_owner_and_no_warning(
-    policy, configure, tmp_path, monkeypatch, recwarn, rewards
+    adapted, configure, tmp_path, monkeypatch, recwarn, rewards
 ):
-    update = base64.b64encode(np.zeros(policy.dimension(0)).tobytes()).decode()
+    update = base64.b64encode(np.zeros(adapted.dimension(0)).tobytes()).decode()
     config = configure("own:train")
     monkeypatch.setattr(trainer_process, "call", lambda *_: {"update": update, "rewards": rewards})
     with pytest.raises(UnusableRound, match=r"the trainer's rewards must be numbers from -1e\+09 to 1e\+09"):
-        owner_of(config, tmp_path).train(policy, round_settings.for_round(config, 0, 0))
+        owner_of(config, tmp_path).train(adapted, round_settings.for_round(config, 0, 0))
     assert not recwarn.list
 
 
-def test_a_trainer_calls_rewards_within_the_limits_of_their_owner(policy, configure, tmp_path):
+def test_a_trainer_calls_rewards_within_the_limits_of_their_owner(adapted, configure, tmp_path):
     config = configure("own:limits")
     (tmp_path / "run.toml").write_text((tmp_path / "run.toml").read_text().replace('"exact"', '"own:pay"'))
     config = load(str(tmp_path / "run.toml"))
     owner = owner_of(config, tmp_path).limited(Limits(seconds=7.0, memory_mib=1025))
-    assert owner.train(policy, round_settings.for_round(config, 0, 0)).observation.mean == (7 + 1025) / 2
+    assert owner.train(adapted, round_settings.for_round(config, 0, 0)).observation.mean == (7 + 1025) / 2
 
 
-def test_what_a_trainer_sends_back_is_as_long_as_the_rounds_factors(policy, configure, tmp_path, monkeypatch):
+def test_what_a_trainer_sends_back_is_as_long_as_the_rounds_factors(adapted, configure, tmp_path, monkeypatch):
     config = configure("own:train")
     monkeypatch.setattr(trainer_process, "call", lambda *_: {"update": "", "rewards": []})
-    with pytest.raises(UnusableRound, match=f"left 0 numbers where the round's factors have {policy.dimension(0)}"):
-        owner_of(config, tmp_path).train(policy, round_settings.for_round(config, 0, 0))
+    with pytest.raises(UnusableRound, match=f"left 0 numbers where the round's factors have {adapted.dimension(0)}"):
+        owner_of(config, tmp_path).train(adapted, round_settings.for_round(config, 0, 0))
     assert os.path.exists(tmp_path / "owners")
-    assert np.isfinite(policy.get_vector(0)).all()
+    assert np.isfinite(adapted.get_vector(0)).all()

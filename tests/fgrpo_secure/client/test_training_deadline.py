@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fgrpo_secure.client.policy import OwnerPolicy
+from fgrpo_secure.client.policy import ClientPolicy
 from fgrpo_secure.plan.round_settings import UnitTerms
 from protocols.errors import Refused
 
@@ -13,7 +13,7 @@ def judge(seconds, units, limit=60.0):
     terms = UnitTerms(mode="distributed", sampling_rate=None, units_per_client=units, blocks=1) if units else None
     admitted = SimpleNamespace(settings=SimpleNamespace(training_seconds=seconds, units=terms))
     own = SimpleNamespace(rewards=SimpleNamespace(seconds=limit))
-    OwnerPolicy._admit_deadline(own, admitted)
+    ClientPolicy._admit_deadline(own, admitted)
 
 
 def test_a_plan_whose_deadline_is_shorter_than_all_units_at_their_limit_is_refused():
@@ -37,4 +37,4 @@ def test_the_plan_carries_the_deadline_of_the_run_and_another_one_is_refused(tri
         **{name: getattr(plan, name) for name in plan.__struct_fields__} | {"settings": sooner.encode()}
     )
     with pytest.raises(Refused, match="training_seconds"):
-        federation.demands.admit(changed, federation.policy.dimension(0))
+        federation.demands.admit(changed, federation.adapted.dimension(0))

@@ -1,4 +1,4 @@
-"""Rounds of clients whose units are people or prompts: neighbours, budgets by turn, and data that fails quietly."""
+"""Rounds of clients whose units are people or prompts: neighbours, budgets by block, and data that fails quietly."""
 
 import json
 
@@ -53,7 +53,7 @@ def write(path, people=PEOPLE, rows=3, **special):
 
 
 @pytest.fixture
-def policy():
+def adapted():
     config = configuration("none")
     return adapters.attach(models.load(config.model), config.adapter, 0)
 
@@ -66,18 +66,20 @@ def clear(monkeypatch):
     )
 
 
-def contribute(policy, config, folder, seed=0, max_weight=1.0):
+def contribute(adapted, config, folder, seed=0, max_weight=1.0):
     (owner,) = make_owners(
         config.client, config.run.seed, {0}, folder, config.privacy.unit, config.units_per_client
     ).values()
     settings = round_settings.for_round(config, 0, 400)
-    lattice = settings.upload_lattice(policy.dimension(0))
-    made = unit_round.contribute(policy, owner, settings, lattice, Baseline(), max_weight, SeededEntropy(bytes([seed])))
+    lattice = settings.upload_lattice(adapted.dimension(0))
+    made = unit_round.contribute(
+        adapted, owner, settings, lattice, Baseline(), max_weight, SeededEntropy(bytes([seed]))
+    )
     return made.vector, lattice
 
 
 @pytest.mark.parametrize("unit", ["subject", "prompt_group"])
-def test_one_unit_more_or_less_moves_nothing_but_its_own_integers(policy, clear, tmp_path, unit):
+def test_one_unit_more_or_less_moves_nothing_but_its_own_integers(adapted, clear, tmp_path, unit):
     """Changing bob in any way leaves the others' sum bit for bit, and bob's part within B."""
     one = {
         "privacy": {"unit": unit, "units_per_client": 20},
@@ -87,7 +89,7 @@ def test_one_unit_more_or_less_moves_nothing_but_its_own_integers(policy, clear,
 
     def total(name, **data):
         config = configuration(write(tmp_path / f"{name}.jsonl", rows=rows, **data), **one)
-        vector, lattice = contribute(policy, config, tmp_path)
+        vector, lattice = contribute(adapted, config, tmp_path)
         return vector.values, lattice.integer_bound
 
     without, bound = total("without", people=("ann", "cas", "dee"))
@@ -97,54 +99,54 @@ def test_one_unit_more_or_less_moves_nothing_but_its_own_integers(policy, clear,
         assert sum(int(value) ** 2 for value in moved) <= bound**2
     assert (everybody != without).any()
     alone, _ = total("alone", people=("bob",))
-    scores = slice(policy.dimension(0))
+    scores = slice(adapted.dimension(0))
     assert (everybody - without)[scores].tolist() == alone[scores].tolist()
 
 
-def test_a_person_whose_data_fails_contributes_nothing_and_the_others_go_on(policy, clear, tmp_path):
-    without, _ = contribute(policy, configuration(write(tmp_path / "a.jsonl", people=("ann", "cas", "dee"))), tmp_path)
+def test_a_person_whose_data_fails_contributes_nothing_and_the_others_go_on(adapted, clear, tmp_path):
+    without, _ = contribute(adapted, configuration(write(tmp_path / "a.jsonl", people=("ann", "cas", "dee"))), tmp_path)
     broken = write(tmp_path / "b.jsonl", bob={"prompt": "1+1=" * 2000})
-    failed, _ = contribute(policy, configuration(broken), tmp_path)
+    failed, _ = contribute(adapted, configuration(broken), tmp_path)
     assert (failed.values == without.values).all()
     assert "a unit contributes nothing" in (tmp_path / "a.log").read_text()
 
 
-def test_a_person_with_thousands_of_rows_weighs_no_more_than_the_bound(policy, clear, tmp_path):
+def test_a_person_with_thousands_of_rows_weighs_no_more_than_the_bound(adapted, clear, tmp_path):
     config = configuration(write(tmp_path / "many.jsonl", people=("ann",), rows=2000), grpo={"num_generations": 32})
-    vector, lattice = contribute(policy, config, tmp_path)
-    dimension = policy.dimension(0)
+    vector, lattice = contribute(adapted, config, tmp_path)
+    dimension = adapted.dimension(0)
     assert 0 < sum(int(value) ** 2 for value in vector.values[:dimension]) <= lattice.integer_bound**2
 
 
-def test_local_steps_leave_the_model_as_it_was_and_send_a_bounded_update(policy, tmp_path):
+def test_local_steps_leave_the_model_as_it_was_and_send_a_bounded_update(adapted, tmp_path):
     changes = {"federation": {"local_steps": 2}, "grpo": {"learning_rate": 1.0, "prompts_per_step": 1}}
     config = configuration(write(tmp_path / "l.jsonl"), **changes, privacy={"mode": "local"})
-    before = policy.get_vector(0)
-    vector, lattice = contribute(policy, config, tmp_path)
-    assert (policy.get_vector(0) == before).all()
+    before = adapted.get_vector(0)
+    vector, lattice = contribute(adapted, config, tmp_path)
+    assert (adapted.get_vector(0) == before).all()
     assert vector.share_variance == 0, "the noise is in the update: none is added for the sum"
     assert 0 < np.linalg.norm(vector.values.astype(float)) <= lattice.integer_bound
-    again, _ = contribute(policy, config, tmp_path, seed=1)
+    again, _ = contribute(adapted, config, tmp_path, seed=1)
     assert (again.values != vector.values).mean() > 0.5, "fresh noise in every step"
 
 
 @pytest.mark.parametrize("mode", ["distributed", "local"])
 @pytest.mark.parametrize("rule", ["uniform", "history"])
-def test_training_that_died_is_zero_in_the_noise_that_is_added_for_the_sum(policy, tmp_path, mode, rule):
+def test_training_that_died_is_zero_in_the_noise_that_is_added_for_the_sum(adapted, tmp_path, mode, rule):
     weighting = {
         "weighting": {"rule": rule}
         | ({"reward_range": [0, 1], "reward_noise_multiplier": 5.0} if rule == "history" else {})
     }
     config = configuration(write(tmp_path / "d.jsonl"), privacy={"mode": mode}, **weighting)
     settings = round_settings.for_round(config, 0, 400)
-    lattice, past = settings.upload_lattice(policy.dimension(0)), Baseline(0.5, 0.1, 3)
+    lattice, past = settings.upload_lattice(adapted.dimension(0)), Baseline(0.5, 0.1, 3)
     made = unit_round.untrained(settings, lattice, past, 1.0, SeededEntropy(b"0"))
     assert made.baseline == past
     assert made.vector.share_variance == settings.upload_variance
     assert np.std(made.vector.values.astype(float)) == pytest.approx(settings.upload_variance**0.5, rel=0.2)
 
 
-def test_rewards_of_any_size_say_nothing_on_the_screen(policy, tmp_path, capfd, recwarn):
+def test_rewards_of_any_size_say_nothing_on_the_screen(adapted, tmp_path, capfd, recwarn):
     """Their mean overflows; what is weighed by then is clipped and noised anyway."""
     (tmp_path / "huge.py").write_text("def pay(completions, **rest): return [1.7e308] * len(completions)")
     path = write(tmp_path / "h.jsonl")
@@ -155,37 +157,37 @@ def test_rewards_of_any_size_say_nothing_on_the_screen(policy, tmp_path, capfd, 
             "client": (config.client[0].model_copy(update={"reward": f"{tmp_path}/huge.py:pay"}), *config.client[1:])
         }
     )
-    contribute(policy, config, tmp_path)
+    contribute(adapted, config, tmp_path)
     assert capfd.readouterr() == ("", "")
     assert list(recwarn) == []
 
 
 @pytest.mark.parametrize(("mode", "noised"), [("distributed", False), ("local", True)])
-def test_an_owner_with_a_largest_weight_of_a_half_sends_half_of_what_it_would(policy, request, tmp_path, mode, noised):
+def test_an_owner_with_a_largest_weight_of_a_half_sends_half_of_what_it_would(adapted, request, tmp_path, mode, noised):
     """In mode 'local' the weight comes after the noise, which is the same here for both."""
     if not noised:
         request.getfixturevalue("clear")
     config = configuration(write(tmp_path / "w.jsonl"), privacy={"mode": mode})
     whole, half = (
-        contribute(policy, config, tmp_path, max_weight=most)[0].values[: policy.dimension(0)].astype(float)
+        contribute(adapted, config, tmp_path, max_weight=most)[0].values[: adapted.dimension(0)].astype(float)
         for most in (1.0, 0.5)
     )
     assert np.linalg.norm(half) == pytest.approx(np.linalg.norm(whole) / 2, rel=0.1)
     assert half @ whole > 0.9 * np.linalg.norm(half) * np.linalg.norm(whole)
 
 
-def test_a_sample_without_anybody_is_noised_all_the_same(policy, tmp_path):
+def test_a_sample_without_anybody_is_noised_all_the_same(adapted, tmp_path):
     config = configuration(write(tmp_path / "e.jsonl"), privacy={"sampling_rate": 1e-9})
-    vector, _ = contribute(policy, config, tmp_path)
-    assert np.std(vector.values[: policy.dimension(0)].astype(float)) == pytest.approx(20, rel=0.2)
+    vector, _ = contribute(adapted, config, tmp_path)
+    assert np.std(vector.values[: adapted.dimension(0)].astype(float)) == pytest.approx(20, rel=0.2)
 
 
 def test_units_in_turns_are_in_one_block_each_whoever_else_is_there(tmp_path):
     rows = {str(number): ({"prompt": "1"},) for number in range(60)}
     table, smaller = UnitTable(rows, ("x",)), UnitTable({k: v for k, v in rows.items() if k != "7"}, ("x",))
-    blocks = [table.turn(block, 3) for block in range(3)]
+    blocks = [table.in_block(block, 3) for block in range(3)]
     assert sorted(unit for block in blocks for unit in block) == sorted(rows)
-    assert [[unit for unit in block if unit != "7"] for block in blocks] == [smaller.turn(b, 3) for b in range(3)]
+    assert [[unit for unit in block if unit != "7"] for block in blocks] == [smaller.in_block(b, 3) for b in range(3)]
     assert min(len(block) for block in blocks) > 8
 
 
@@ -211,12 +213,12 @@ def test_equal_rows_are_units_of_their_own(tmp_path):
     assert len(open_units(config.client[0], 0, 0, "prompt_group", 6).rows) == 3
 
 
-def test_the_plan_charges_a_unit_for_its_turns_and_a_client_admits_no_other_terms(policy, tmp_path):
+def test_the_plan_charges_a_unit_for_its_blocks_and_a_client_admits_no_other_terms(adapted, tmp_path):
     write(tmp_path / "t.jsonl")
     every = configuration(tmp_path / "t.jsonl", federation={"rounds": 6})
     turns = configuration(tmp_path / "t.jsonl", federation={"rounds": 6}, privacy={"max_rounds_per_unit": 2})
     assert (every.unit_blocks, turns.unit_blocks) == (1, 3)
-    plans = [run_plan.plan(config, adapter_shape.of(policy)) for config in (every, turns)]
+    plans = [run_plan.plan(config, adapter_shape.of(adapted)) for config in (every, turns)]
     assert [plan.claim.rounds for plan in plans] == [6, 2]
     assert plans[1].share_variance == pytest.approx(plans[0].share_variance / 3, rel=0.01)
     assert run_plan.demands(turns, plans[1]).units.blocks == 3

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from fgrpo_secure.client import policy as owner_policy
+from fgrpo_secure.client import policy as client_policy
 from fgrpo_secure.plan import round_settings
 
 
@@ -18,8 +18,8 @@ def test_the_file_that_a_trial_writes_allows_every_round_of_that_trial(trial, fa
     federation = trial.federation(
         f"adapter.factors={factors}", f"privacy.unit={unit}", f"grpo.prompts_per_step={prompts}", text=text
     )
-    lengths = [federation.policy.dimension(number) + round_settings.SCORES for number in range(2)]
-    written = owner_policy.load(federation.directory.owners, "mul").privacy
+    lengths = [federation.adapted.dimension(number) + round_settings.SCORES for number in range(2)]
+    written = client_policy.load(federation.directory.owners, "mul").privacy
     assert written.max_dimension == max(lengths) == federation.privacy.longest
     assert (len(set(lengths)) == 2) is (factors == "alternate")
     for number in range(2):

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from fgrpo_secure import entropy
-from fgrpo_secure.client.store import OwnerStore
+from fgrpo_secure.client.store import ClientStore
 from fgrpo_secure.config import files as config_file
 from fgrpo_secure.engines import enrolment
 from fgrpo_secure.engines.host import Host
@@ -62,15 +62,15 @@ def certificate(folder, days=(-1, 30), name="server", address="127.0.0.1"):
 def enrolled(config, directory):
     """(base model, policy) of a new run whose owners are enrolled; those of https have a store each."""
     base = models.load(config.model)
-    policy = adapters.attach(base, config.adapter, config.run.seed)
+    adapted = adapters.attach(base, config.adapter, config.run.seed)
     directory.create(config_file.dump(config))
     source = entropy.from_kind(config.run.entropy, config.run.seed)
-    enrolment.enrol(directory, config, base, policy, source.child("enrolment"))
-    return base, policy
+    enrolment.enrol(directory, config, base, adapted, source.child("enrolment"))
+    return base, adapted
 
 
 def seed(directory, client):
-    with closing(OwnerStore(owners_folder.store(directory.owners, client))) as store:
+    with closing(ClientStore(owners_folder.store(directory.owners, client))) as store:
         return store.identity_seed(client)
 
 

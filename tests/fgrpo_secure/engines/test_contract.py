@@ -49,9 +49,9 @@ def federate(trial, tmp_path, kind):
 
     def make(*overrides):
         config, directory = trial.configure(f"engine.processes={kind.processes}", *overrides, text=FIVE)
-        base, policy = enrolled(config, directory)
+        base, adapted = enrolled(config, directory)
         opened.append(kind(config, directory, tmp_path))
-        return Federation.open(config, directory, base, policy, opened[-1].engine)
+        return Federation.open(config, directory, base, adapted, opened[-1].engine)
 
     yield make
     for made in opened:
@@ -60,7 +60,7 @@ def federate(trial, tmp_path, kind):
 
 def adapter_after_a_round(federation: Federation):
     federation.conduct(0, lambda *_: None)
-    return federation.policy.get_vector(0)
+    return federation.adapted.get_vector(0)
 
 
 ADAPTERS: dict[str, bytes] = {}  # by engine: what the same seed gave

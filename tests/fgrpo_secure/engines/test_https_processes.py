@@ -22,14 +22,14 @@ ALL = f"federation.training_seconds={TRAINING}"
 
 def adapter(federation):
     federation.conduct(0, lambda *_: None)
-    return federation.policy.get_vector(0).tobytes()
+    return federation.adapted.get_vector(0).tobytes()
 
 
 def embedded(trial):
     config, directory = trial.configure("engine.processes=1", ALL, text=FIVE, name="embedded")
-    base, policy = enrolled(config, directory)
+    base, adapted = enrolled(config, directory)
     trial.engines.append(Embedded.start(directory, config))
-    return adapter(Federation.open(config, directory, base, policy, trial.engines[-1]))
+    return adapter(Federation.open(config, directory, base, adapted, trial.engines[-1]))
 
 
 def kill_all(client):
@@ -45,7 +45,7 @@ def kill_all(client):
 def test_real_processes_give_the_adapter_of_the_seed_and_one_that_was_killed_takes_its_place_again(trial, tmp_path):
     expected = embedded(trial)
     config, directory = trial.configure(f"engine.processes={CLIENTS}", ALL, text=FIVE)
-    base, policy = enrolled(config, directory)
+    base, adapted = enrolled(config, directory)
     pem = certificate(tmp_path)
     engine = https_engine(directory, config, pem, times=(TRAINING, 120))
     clients = [ClientProcess(directory, client, engine.address, pem) for client in range(CLIENTS)]
@@ -59,7 +59,7 @@ def test_real_processes_give_the_adapter_of_the_seed_and_one_that_was_killed_tak
         yield from original(step, outgoing, seconds)
 
     engine.exchange = killing
-    federation = Federation.open(config, directory, base, policy, engine)
+    federation = Federation.open(config, directory, base, adapted, engine)
     try:
         assert adapter(federation) == expected
         steps = dict(seen)

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from fgrpo_secure.client.store import OwnerStore
+from fgrpo_secure.client.store import ClientStore
 from fgrpo_secure.evidence import basis, manifest, summary
 from fgrpo_secure.evidence.verify import UNCHECKED, Trust
 from fgrpo_secure.ledger import checkpoint_note, testimony
@@ -74,7 +74,7 @@ def test_no_leaf_can_be_changed_and_signed_again_without_being_refused_or_shown_
 
 def colluding(finished, count):
     """The identities of this many clients."""
-    store = OwnerStore(owners_folder.store(finished.owners, 0))
+    store = ClientStore(owners_folder.store(finished.owners, 0))
     found = {client: Identity.from_seed(store.identity_seed(client)) for client in range(count)}
     store.close()
     return found

@@ -7,7 +7,7 @@ import pytest
 
 from fgrpo_secure.config import files as config_file
 from fgrpo_secure.evidence.verify import Trust, verify
-from fgrpo_secure.ledger import privacy_spent as spent
+from fgrpo_secure.ledger import privacy_spent
 from fgrpo_secure.ledger.store import Ledgers
 from fgrpo_secure.run import training
 from fgrpo_secure.storage.run_directory import RunDirectory
@@ -15,7 +15,7 @@ from fgrpo_secure.storage.run_directory import RunDirectory
 ROUNDS, CLIENTS = 2, 6
 CASES = {
     "subject": {"privacy": {"unit": "subject"}},
-    "prompt_group in turns": {"privacy": {"unit": "prompt_group", "max_rounds_per_unit": 1}},
+    "prompt_group in blocks": {"privacy": {"unit": "prompt_group", "max_rounds_per_unit": 1}},
     "local": {"privacy": {"unit": "subject", "mode": "local"}, "federation": {"local_steps": 2}},
     "sampled": {"privacy": {"unit": "prompt_group", "sampling_rate": 0.5}},
     "noised rewards": {
@@ -67,7 +67,7 @@ def test_the_statement_says_how_units_take_part(run):
     config, _, stated = run
     mechanism, private = stated["mechanism"], config.privacy
     assert (stated["unit"], mechanism["mode"]) == (private.unit, private.mode)
-    assert mechanism["turns"] == ROUNDS // (private.max_rounds_per_unit or ROUNDS)
+    assert mechanism["unit_blocks"] == ROUNDS // (private.max_rounds_per_unit or ROUNDS)
     assert mechanism["rounds_per_unit"] == (private.max_rounds_per_unit or ROUNDS)
     assert (mechanism["sampling"] or {"rate": None})["rate"] == private.sampling_rate
     assert ("secret Poisson sampling" in stated["composition"]) == (private.sampling_rate is not None)
@@ -79,18 +79,20 @@ def test_the_statement_says_how_units_take_part(run):
 
 @pytest.mark.slow
 def test_every_clients_own_ledgers_agree_with_the_servers(run):
-    """Nobody dropped out, so each turn cost every client's units what the server's ledger says of that turn."""
+    """Nobody dropped out, so each block cost every client's units what the server's ledger says of that block."""
     _, directory, stated = run
     server = Ledgers.read(directory.ledger).existing("server")
-    turns = stated["mechanism"]["turns"]
+    blocks = stated["mechanism"]["unit_blocks"]
     found = {}
     for path in sorted(directory.owners.rglob("ledgers.sqlite")):
         for owner in Ledgers.read(path).owners():
             found[path, owner] = Ledgers.read(path).existing(owner)
-    assert len(found) == CLIENTS * turns
-    planned = server.budget() / turns  # of owners' own files: their epsilon, of which the planned rounds leave a little
+    assert len(found) == CLIENTS * blocks
+    planned = (
+        server.budget() / blocks
+    )  # of owners' own files: their epsilon, of which the planned rounds leave a little
     assert all(planned <= ledger.budget() < planned * Fraction(101, 100) for ledger in found.values())
-    assert max(ledger.spent() for ledger in found.values()) == spent.most(server)
+    assert max(ledger.spent() for ledger in found.values()) == privacy_spent.most(server)
     assert sum((ledger.spent() for ledger in found.values()), Fraction(0)) == CLIENTS * server.spent()
 
 

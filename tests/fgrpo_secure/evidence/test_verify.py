@@ -13,7 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from fgrpo_secure.cli import app
-from fgrpo_secure.client.store import OwnerStore
+from fgrpo_secure.client.store import ClientStore
 from fgrpo_secure.evidence import manifest, statement
 from fgrpo_secure.evidence.verify import Mismatch, Trust, verify
 from fgrpo_secure.ledger import checkpoint_note
@@ -178,7 +178,10 @@ def test_a_signature_in_capital_letters_is_another_file(copied, part):
         (lambda s: s["claims"]["server"].update(epsilon_spent=0.01), "says claims.server.epsilon_spent = 0.01"),
         (lambda s: s["claims"]["server"].update(mu=5.0), "says claims.server.mu"),
         (lambda s: s["rounds"].pop(), "has 1 of rounds; what was signed gives 2"),
-        (lambda s: s["mechanism"].update(turns=2), "says mechanism.turns = 2; what was signed and configured gives 1"),
+        (
+            lambda s: s["mechanism"].update(unit_blocks=2),
+            "says mechanism.unit_blocks = 2; what was signed and configured gives 1",
+        ),
         (lambda s: s["run"].update(adapter_digest="00" * 32), "says run.adapter_digest"),
         (lambda s: s.update(not_protected=s["not_protected"][1:]), "of not_protected; what was signed gives"),
         (lambda s: s.update(unit="none"), "says unit = .none"),
@@ -273,7 +276,7 @@ def test_a_forked_ledger_shown_to_one_client_is_found_by_what_that_client_kept(f
 
 
 def test_what_the_clients_kept_is_of_this_ledger(finished, tmp_path):
-    store = OwnerStore(owners_folder.store(finished.owners, 0))
+    store = ClientStore(owners_folder.store(finished.owners, 0))
     kept = tmp_path / "client-0.note"
     (text,) = store.notes(Identity.from_seed(store.identity_seed(0)).public)
     kept.write_text(text)

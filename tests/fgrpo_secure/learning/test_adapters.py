@@ -25,10 +25,10 @@ def attach(folder, seed=3, **settings):
     return adapters.attach(models.load(Model(path=folder)), Adapter(**settings), seed)
 
 
-def test_a_fresh_adapter_changes_nothing(make_policy, model_folders, family):
-    policy = make_policy(family, moved=0)
+def test_a_fresh_adapter_changes_nothing(make_adapted, model_folders, family):
+    adapted = make_adapted(family, moved=0)
     plain = models.load(Model(path=model_folders[family])).model
-    assert torch.equal(logits(policy.network), logits(plain))
+    assert torch.equal(logits(adapted.network), logits(plain))
 
 
 def test_fresh_factors_depend_on_the_public_seed_alone(model_folders):
@@ -57,127 +57,127 @@ def test_fresh_factors_are_uniform_within_the_bound_of_their_layer(model_folders
 @pytest.mark.parametrize(
     ("factors", "by_round"), [("ffa", ("B", "B")), ("alternate", ("B", "A")), ("full", ("AB", "AB"))]
 )
-def test_each_round_trains_and_sends_its_factors_and_no_others(make_policy, rng, factors, by_round):
-    policy = make_policy(factors=factors)
+def test_each_round_trains_and_sends_its_factors_and_no_others(make_adapted, rng, factors, by_round):
+    adapted = make_adapted(factors=factors)
     for round_number, letters in enumerate(by_round):
-        before = policy.full_state()
+        before = adapted.full_state()
         names = [name for name in sorted(before) if any(f"lora_{letter}" in name for letter in letters)]
-        assert policy.factors(round_number) == letters
-        trained = policy.trainable(round_number)
+        assert adapted.factors(round_number) == letters
+        trained = adapted.trainable(round_number)
         assert [p.shape for p in trained] == [before[name].shape for name in names]
-        assert {id(p) for p in policy.model.parameters() if p.requires_grad} == {id(p) for p in trained}
-        vector = rng.normal(size=policy.dimension(round_number))
-        policy.set_vector(round_number, vector)
-        after = policy.full_state()
+        assert {id(p) for p in adapted.model.parameters() if p.requires_grad} == {id(p) for p in trained}
+        vector = rng.normal(size=adapted.dimension(round_number))
+        adapted.set_vector(round_number, vector)
+        after = adapted.full_state()
         assert [name for name in sorted(before) if not torch.equal(before[name], after[name])] == names
         expected = np.concatenate([after[name].numpy().ravel() for name in names])
         assert np.array_equal(expected, vector.astype(np.float32))
 
 
-def test_reading_a_vector_and_writing_it_back_changes_no_bit(make_policy):
-    policy = make_policy()
-    digest = policy.adapter_digest()
-    vector = policy.get_vector(0)
+def test_reading_a_vector_and_writing_it_back_changes_no_bit(make_adapted):
+    adapted = make_adapted()
+    digest = adapted.adapter_digest()
+    vector = adapted.get_vector(0)
     assert vector.dtype == np.float64
-    policy.set_vector(0, vector)
-    assert policy.adapter_digest() == digest
+    adapted.set_vector(0, vector)
+    assert adapted.adapter_digest() == digest
 
 
-def test_a_vector_of_another_length_is_refused(make_policy):
-    policy = make_policy()
+def test_a_vector_of_another_length_is_refused(make_adapted):
+    adapted = make_adapted()
     with pytest.raises(ValueError, match="this round's has"):
-        policy.set_vector(0, np.zeros(policy.dimension(0) + 1))
+        adapted.set_vector(0, np.zeros(adapted.dimension(0) + 1))
 
 
-def test_the_frozen_digest_names_the_factors_that_no_round_trains(make_policy):
-    policy = make_policy(factors="ffa")
-    digest = policy.frozen_digest()
-    policy.set_vector(0, policy.get_vector(0) + 1)
-    assert policy.frozen_digest() == digest
-    state = policy.full_state()
+def test_the_frozen_digest_names_the_factors_that_no_round_trains(make_adapted):
+    adapted = make_adapted(factors="ffa")
+    digest = adapted.frozen_digest()
+    adapted.set_vector(0, adapted.get_vector(0) + 1)
+    assert adapted.frozen_digest() == digest
+    state = adapted.full_state()
     next(tensor for name, tensor in state.items() if "lora_A" in name)[0, 0] += 1e-6
-    policy.load_full_state(state)
-    assert policy.frozen_digest() != digest
+    adapted.load_full_state(state)
+    assert adapted.frozen_digest() != digest
 
 
-def test_a_state_of_another_adapter_is_refused(make_policy):
-    policy = make_policy()
-    state = policy.full_state()
+def test_a_state_of_another_adapter_is_refused(make_adapted):
+    adapted = make_adapted()
+    state = adapted.full_state()
     state.popitem()
     with pytest.raises(ValueError, match="names and shapes"):
-        policy.load_full_state(state)
+        adapted.load_full_state(state)
 
 
-def test_a_state_is_a_copy(make_policy):
-    policy = make_policy()
-    digest = policy.adapter_digest()
-    for tensor in policy.full_state().values():
+def test_a_state_is_a_copy(make_adapted):
+    adapted = make_adapted()
+    digest = adapted.adapter_digest()
+    for tensor in adapted.full_state().values():
         tensor.zero_()
-    assert policy.adapter_digest() == digest
+    assert adapted.adapter_digest() == digest
 
 
-def test_without_adapter_is_the_base_model(make_policy, model_folders, family):
-    policy = make_policy(family)
+def test_without_adapter_is_the_base_model(make_adapted, model_folders, family):
+    adapted = make_adapted(family)
     plain = logits(models.load(Model(path=model_folders[family])).model)
-    with policy.reference():
-        assert torch.equal(logits(policy.network), plain)
-    assert not torch.allclose(logits(policy.network), plain, atol=0.1)
+    with adapted.reference():
+        assert torch.equal(logits(adapted.network), plain)
+    assert not torch.allclose(logits(adapted.network), plain, atol=0.1)
 
 
-def test_merged_weights_compute_the_same_function_and_leave_no_trace(make_policy, family):
-    policy = make_policy(family)
-    before = {name: tensor.clone() for name, tensor in policy.model.state_dict().items()}
-    unmerged = logits(policy.network)
+def test_merged_weights_compute_the_same_function_and_leave_no_trace(make_adapted, family):
+    adapted = make_adapted(family)
+    before = {name: tensor.clone() for name, tensor in adapted.model.state_dict().items()}
+    unmerged = logits(adapted.network)
     for _ in range(3):
-        with policy.merged():
-            merged = logits(policy.network)
+        with adapted.merged():
+            merged = logits(adapted.network)
     assert not torch.equal(merged, unmerged)  # really another computation
     torch.testing.assert_close(merged, unmerged, atol=1e-4, rtol=1e-4)
-    after = policy.model.state_dict()
+    after = adapted.model.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
-    assert torch.equal(logits(policy.network), unmerged)
+    assert torch.equal(logits(adapted.network), unmerged)
 
 
-def test_an_error_while_merged_leaves_no_trace(make_policy):
-    policy = make_policy()
-    before = logits(policy.network)
-    with pytest.raises(RuntimeError), policy.merged():
+def test_an_error_while_merged_leaves_no_trace(make_adapted):
+    adapted = make_adapted()
+    before = logits(adapted.network)
+    with pytest.raises(RuntimeError), adapted.merged():
         raise RuntimeError
-    assert torch.equal(logits(policy.network), before)
+    assert torch.equal(logits(adapted.network), before)
 
 
 def test_in_half_precision_factors_stay_apart_from_the_weights(model_folders):
     base = models.load(Model(path=model_folders["llama"], dtype="bfloat16"))
-    policy = adapters.attach(base, Adapter(), 3)
-    policy.set_vector(0, policy.get_vector(0) + 1e-3)
-    unmerged = logits(policy.network)
-    with policy.merged():
-        assert torch.equal(logits(policy.network), unmerged)
+    adapted = adapters.attach(base, Adapter(), 3)
+    adapted.set_vector(0, adapted.get_vector(0) + 1e-3)
+    unmerged = logits(adapted.network)
+    with adapted.merged():
+        assert torch.equal(logits(adapted.network), unmerged)
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT 0.21 asks by the old name
-def test_peft_loads_the_saved_folder_and_computes_the_same(make_policy, model_folders, family, tmp_path):
-    policy = make_policy(family)
-    policy.save(tmp_path)
+def test_peft_loads_the_saved_folder_and_computes_the_same(make_adapted, model_folders, family, tmp_path):
+    adapted = make_adapted(family)
+    adapted.save(tmp_path)
     plain = AutoModelForCausalLM.from_pretrained(model_folders[family])
     loaded = PeftModel.from_pretrained(plain, tmp_path).eval()
-    torch.testing.assert_close(logits(loaded), logits(policy.network), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits(loaded), logits(adapted.network), atol=1e-5, rtol=1e-5)
     merged = loaded.merge_and_unload()
-    torch.testing.assert_close(logits(merged), logits(policy.network), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits(merged), logits(adapted.network), atol=1e-4, rtol=1e-4)
 
 
-def test_saving_does_not_ask_the_model_hub(make_policy, tmp_path):
-    policy = make_policy()
-    policy.model.peft_config["default"].base_model_name_or_path = "some/model"
-    policy.save(tmp_path)  # asking in vain is a warning, and a warning is an error here
+def test_saving_does_not_ask_the_model_hub(make_adapted, tmp_path):
+    adapted = make_adapted()
+    adapted.model.peft_config["default"].base_model_name_or_path = "some/model"
+    adapted.save(tmp_path)  # asking in vain is a warning, and a warning is an error here
     assert (tmp_path / "adapter_model.safetensors").is_file()
 
 
-def test_a_run_starts_from_a_saved_folder(make_policy, model_folders, tmp_path):
-    policy = make_policy("llama")
-    policy.save(tmp_path)
-    again = make_policy("llama", moved=0, init_from=str(tmp_path))
-    assert again.adapter_digest() == policy.adapter_digest()
+def test_a_run_starts_from_a_saved_folder(make_adapted, model_folders, tmp_path):
+    adapted = make_adapted("llama")
+    adapted.save(tmp_path)
+    again = make_adapted("llama", moved=0, init_from=str(tmp_path))
+    assert again.adapter_digest() == adapted.adapter_digest()
 
 
 @pytest.mark.parametrize(
@@ -192,27 +192,27 @@ def test_a_run_starts_from_a_saved_folder(make_policy, model_folders, tmp_path):
         (lambda folder: edit(folder, use_rslora=True), "has use_rslora = true; only plain LoRA"),
     ],
 )
-def test_another_kind_of_folder_to_start_from_is_refused(make_policy, tmp_path, change, reason):
-    make_policy("llama").save(tmp_path / "adapter")
+def test_another_kind_of_folder_to_start_from_is_refused(make_adapted, tmp_path, change, reason):
+    make_adapted("llama").save(tmp_path / "adapter")
     change(tmp_path / "adapter")
     with pytest.raises(ModelError, match=reason):
-        make_policy("llama", init_from=str(tmp_path / "adapter"))
+        make_adapted("llama", init_from=str(tmp_path / "adapter"))
 
 
-def test_the_kl_term_compares_with_the_adapter_that_the_run_started_from(make_policy, model_folders, tmp_path):
-    start = make_policy("llama")
+def test_the_kl_term_compares_with_the_adapter_that_the_run_started_from(make_adapted, model_folders, tmp_path):
+    start = make_adapted("llama")
     start.save(tmp_path)
     expected = logits(start.network)
-    policy = make_policy("llama", moved=0.2, init_from=str(tmp_path))
-    before = logits(policy.network)
-    with policy.reference():
-        assert torch.equal(logits(policy.network), expected)
-    assert torch.equal(logits(policy.network), before)
+    adapted = make_adapted("llama", moved=0.2, init_from=str(tmp_path))
+    before = logits(adapted.network)
+    with adapted.reference():
+        assert torch.equal(logits(adapted.network), expected)
+    assert torch.equal(logits(adapted.network), before)
     assert not torch.equal(before, expected)
 
 
-def test_a_folder_with_other_targets_is_refused(make_policy, model_folders, tmp_path):
-    make_policy("llama").save(tmp_path)
+def test_a_folder_with_other_targets_is_refused(make_adapted, model_folders, tmp_path):
+    make_adapted("llama").save(tmp_path)
     with pytest.raises(ModelError, match="other targets or another model"):
         attach(model_folders["llama"], targets=("up_proj",), init_from=str(tmp_path))
 

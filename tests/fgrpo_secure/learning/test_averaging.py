@@ -14,47 +14,47 @@ from fgrpo_secure.run import training
 from fgrpo_secure.storage import checkpoint
 
 
-def state_of(policy):
-    return {name: value.detach().clone() for name, value in policy.full_state().items()}
+def state_of(adapted):
+    return {name: value.detach().clone() for name, value in adapted.full_state().items()}
 
 
-def moved(policy, seed):
+def moved(adapted, seed):
     random = torch.Generator().manual_seed(seed)
-    policy.load_full_state({k: v + torch.randn(v.shape, generator=random) for k, v in state_of(policy).items()})
+    adapted.load_full_state({k: v + torch.randn(v.shape, generator=random) for k, v in state_of(adapted).items()})
 
 
 @pytest.mark.parametrize("decay", [0.1, 0.5, 0.9, 0.999])
-def test_the_average_is_the_weighted_mean_of_all_rounds_so_far(make_policy, decay):
-    policy, average, seen = make_policy(), IterateAverage(decay), []
+def test_the_average_is_the_weighted_mean_of_all_rounds_so_far(make_adapted, decay):
+    adapted, average, seen = make_adapted(), IterateAverage(decay), []
     for round_number in range(5):
-        moved(policy, round_number)
-        average.add(policy.full_state())
-        seen.append(state_of(policy))
+        moved(adapted, round_number)
+        average.add(adapted.full_state())
+        seen.append(state_of(adapted))
         weights = np.array([decay ** (round_number - i) for i in range(round_number + 1)])
-        last = state_of(policy)
-        with average.shown(policy):
-            for name, value in policy.full_state().items():
+        last = state_of(adapted)
+        with average.shown(adapted):
+            for name, value in adapted.full_state().items():
                 direct = sum(w * s[name].double().numpy() for w, s in zip(weights, seen, strict=True)) / weights.sum()
                 np.testing.assert_allclose(value.detach().numpy(), direct, atol=1e-6)
-        for name, value in policy.full_state().items():
+        for name, value in adapted.full_state().items():
             assert torch.equal(value, last[name]), "the rounds go on from the last adapter"
 
 
-def test_without_averaging_nothing_is_kept_and_the_last_adapter_is_shown(make_policy):
-    policy, average = make_policy(), IterateAverage(0.0)
-    average.add(policy.full_state())
+def test_without_averaging_nothing_is_kept_and_the_last_adapter_is_shown(make_adapted):
+    adapted, average = make_adapted(), IterateAverage(0.0)
+    average.add(adapted.full_state())
     assert average.state() == {}
-    last = state_of(policy)
-    with average.shown(policy):
-        assert all(torch.equal(value, last[name]) for name, value in policy.full_state().items())
+    last = state_of(adapted)
+    with average.shown(adapted):
+        assert all(torch.equal(value, last[name]) for name, value in adapted.full_state().items())
 
 
-def test_a_resumed_average_goes_on_where_it_was(make_policy):
-    policy, straight, stopped = make_policy(), IterateAverage(0.8), IterateAverage(0.8)
+def test_a_resumed_average_goes_on_where_it_was(make_adapted):
+    adapted, straight, stopped = make_adapted(), IterateAverage(0.8), IterateAverage(0.8)
     for round_number in range(4):
-        moved(policy, round_number)
-        straight.add(policy.full_state())
-        stopped.add(policy.full_state())
+        moved(adapted, round_number)
+        straight.add(adapted.full_state())
+        stopped.add(adapted.full_state())
         again = IterateAverage(0.8)
         again.load({"B.momentum_buffer": torch.zeros(3)} | stopped.state())
         stopped = again
@@ -93,11 +93,11 @@ def test_a_run_saves_the_average_of_its_checkpoints_and_resuming_repeats_it(tria
 
 def digest_of_average(directory, released):
     config, average = config_file.load(str(directory.config)), IterateAverage(0.5)
-    policy = adapters.attach(models.load(config.model), config.adapter, config.run.seed)
+    adapted = adapters.attach(models.load(config.model), config.adapter, config.run.seed)
     for adapter in released:
         average.add(adapter)
-    with average.shown(policy):
-        return policy.adapter_digest().hex()
+    with average.shown(adapted):
+        return adapted.adapter_digest().hex()
 
 
 def same_factor(key, name):

@@ -15,18 +15,18 @@ def contains(completions, answer, **_):
     return [1.0 if right in said else 0.25 for said, right in zip(completions, answer, strict=True)]
 
 
-def run(policy, rows=ROWS, reward=contains, samples=3, seed=1):
-    return evaluate(policy, rows, reward, SETTINGS, samples, torch.Generator().manual_seed(seed))
+def run(adapted, rows=ROWS, reward=contains, samples=3, seed=1):
+    return evaluate(adapted, rows, reward, SETTINGS, samples, torch.Generator().manual_seed(seed))
 
 
-def test_the_score_counts_what_was_drawn(make_policy):
-    policy = make_policy()
+def test_the_score_counts_what_was_drawn(make_adapted):
+    adapted = make_adapted()
     prompts = [row["prompt"] for row in ROWS]
     settings = SETTINGS.model_copy(update={"num_generations": 3})
-    drawn = rollouts.sample(policy, prompts, settings, torch.Generator().manual_seed(1)).completions
-    likeliest = rollouts.greedy(policy, prompts, SETTINGS).completions
+    drawn = rollouts.sample(adapted, prompts, settings, torch.Generator().manual_seed(1)).completions
+    likeliest = rollouts.greedy(adapted, prompts, SETTINGS).completions
     passed = [row["answer"] in text for row, text in zip([row for row in ROWS for _ in range(3)], drawn, strict=True)]
-    score = run(policy)
+    score = run(adapted)
     assert 0 < np.mean(passed) < 1
     assert score.pass_rate == pytest.approx(np.mean(passed))
     assert score.reward == pytest.approx(0.25 + 0.75 * np.mean(passed))
@@ -35,16 +35,16 @@ def test_the_score_counts_what_was_drawn(make_policy):
     )
 
 
-def test_a_reward_below_one_is_no_pass(make_policy):
-    score = run(make_policy(), reward=lambda completions, **_: [0.99] * len(completions))
+def test_a_reward_below_one_is_no_pass(make_adapted):
+    score = run(make_adapted(), reward=lambda completions, **_: [0.99] * len(completions))
     assert (score.pass_rate, score.greedy, score.reward) == (0.0, 0.0, pytest.approx(0.99))
 
 
-def test_problems_in_several_batches_are_all_marked_with_their_own_columns(make_policy, monkeypatch):
-    policy = make_policy()
-    whole = run(policy, samples=1)
+def test_problems_in_several_batches_are_all_marked_with_their_own_columns(make_adapted, monkeypatch):
+    adapted = make_adapted()
+    whole = run(adapted, samples=1)
     monkeypatch.setattr(evaluation, "SEQUENCES", 7)
-    parts = run(policy, samples=1)
+    parts = run(adapted, samples=1)
     assert parts.greedy == whole.greedy
     seen = []
 
@@ -52,14 +52,14 @@ def test_problems_in_several_batches_are_all_marked_with_their_own_columns(make_
         seen.extend(zip(prompts, answer, strict=True))
         return [0.0] * len(prompts)
 
-    run(policy, reward=note, samples=2)
+    run(adapted, reward=note, samples=2)
     for row in ROWS:
         assert seen.count((row["prompt"], row["answer"])) == 3  # two samples and the likeliest
 
 
-def test_the_same_draws_give_the_same_score(make_policy):
-    policy = make_policy()
-    assert run(policy) == run(policy)
+def test_the_same_draws_give_the_same_score(make_adapted):
+    adapted = make_adapted()
+    assert run(adapted) == run(adapted)
 
 
 def test_tasks_count_equally_whatever_their_size():

@@ -60,9 +60,9 @@ def saved(folder, base, variant):
 
 
 def ours(folder, base):
-    policy = adapters.attach(models.load(Model(path=base)), Adapter(targets=tuple(TARGETS), init_from=str(folder)), 3)
+    adapted = adapters.attach(models.load(Model(path=base)), Adapter(targets=tuple(TARGETS), init_from=str(folder)), 3)
     with torch.no_grad():
-        return policy.network(input_ids=IDS).logits
+        return adapted.network(input_ids=IDS).logits
 
 
 @pytest.mark.parametrize("variant", READ, ids=str)

@@ -8,9 +8,8 @@ import msgspec
 import pytest
 
 from fgrpo_secure import entropy
-from fgrpo_secure.ledger import checkpoint_note, note_file, testimony
+from fgrpo_secure.ledger import checkpoint_note, note_file, privacy_spent, testimony
 from fgrpo_secure.ledger import cosigning as witness
-from fgrpo_secure.ledger import privacy_spent as spent
 from fgrpo_secure.ledger.checkpoint_note import BadCheckpoint
 from fgrpo_secure.ledger.cosigning import Exhibit, Own, Unwitnessed
 from fgrpo_secure.ledger.store import Ledger
@@ -32,10 +31,10 @@ def ledger(tmp_path):
     opened.close()
 
 
-def settle(ledger, which, survivors=9, charge=CHARGE, training_round=4, turn=None):
+def settle(ledger, which, survivors=9, charge=CHARGE, training_round=4, block=None):
     facts = witness.end_facts(training_round, {S[which]: range(survivors)})
     ledger.intent(S[which], which, Fraction(1, 2))
-    ledger.settle(S[which], survivors, charge, facts | ({} if turn is None else turn))
+    ledger.settle(S[which], survivors, charge, facts | ({} if block is None else block))
 
 
 def places(ledger, *sessions):
@@ -50,14 +49,14 @@ def show(ledger, which, seen=0, signer=SERVER, origin=ORIGIN):
     return witness.exhibit(ledger, note, seen, {*places(ledger, *(S[each] for each in whiches)), ledger.size() - 1})
 
 
-def own(which, survivors=9, charge=CHARGE, training_round=4, turns=1):
+def own(which, survivors=9, charge=CHARGE, training_round=4, blocks=1):
     return Own(
-        Charged(which, S[which].hex(), charge, survivors), training_round, turns, full=max(charge, Fraction(1, 2))
+        Charged(which, S[which].hex(), charge, survivors), training_round, blocks, full=max(charge, Fraction(1, 2))
     )
 
 
-def examine(data, which, last=None, survivors=9, charge=CHARGE, training_round=4, turns=1):
-    mine = [own(which, survivors, charge, training_round, turns)]
+def examine(data, which, last=None, survivors=9, charge=CHARGE, training_round=4, blocks=1):
+    mine = [own(which, survivors, charge, training_round, blocks)]
     return witness.examine(data, SERVER.public, ORIGIN, last, mine).checkpoint
 
 
@@ -162,24 +161,24 @@ def test_an_entry_of_several_shards_is_signed_by_each_for_its_own_survivors_and_
 
 def test_an_entry_that_is_counted_for_another_turns_units_is_refused(ledger):
     """Else their spending could be hidden among those who paid nothing."""
-    for number, facts in enumerate([spent.facts(5, 3), {}, {spent.TURN: "2"}]):
-        settle(ledger, number, training_round=4 if number == 9 else 5, turn=facts)
-    examine(show(ledger, 0), 0, training_round=5, turns=3)
-    for number, turns, training_round in [(0, 4, 5), (0, 1, 5), (1, 3, 5), (2, 3, 5)]:
-        with pytest.raises(Unwitnessed, match="another turn's units"):
-            examine(show(ledger, number), number, training_round=training_round, turns=turns)
+    for number, facts in enumerate([privacy_spent.facts(5, 3), {}, {privacy_spent.BLOCK: "2"}]):
+        settle(ledger, number, training_round=4 if number == 9 else 5, block=facts)
+    examine(show(ledger, 0), 0, training_round=5, blocks=3)
+    for number, blocks, training_round in [(0, 4, 5), (0, 1, 5), (1, 3, 5), (2, 3, 5)]:
+        with pytest.raises(Unwitnessed, match="another block of units"):
+            examine(show(ledger, number), number, training_round=training_round, blocks=blocks)
 
 
 def test_spending_is_that_of_the_turn_that_paid_most_and_what_nobody_vouched_for_counts_for_all(ledger):
     ends = [(0, Fraction(1, 8)), (1, Fraction(1, 16)), (1, Fraction(3, 32))]
-    for number, (turn, charge) in enumerate(ends):
+    for number, (block, charge) in enumerate(ends):
         ledger.intent(S[number], number, charge)
-        ledger.settle(S[number], 9, charge, spent.facts(turn, 2))
-    assert spent.most(ledger) == Fraction(5, 32)
+        ledger.settle(S[number], 9, charge, privacy_spent.facts(block, 2))
+    assert privacy_spent.most(ledger) == Fraction(5, 32)
     ledger.intent(S[3], 3, Fraction(1, 64))
-    assert spent.most(ledger) == Fraction(5, 32) + Fraction(1, 64)
+    assert privacy_spent.most(ledger) == Fraction(5, 32) + Fraction(1, 64)
     ledger.abort(S[3], refund=True)
-    assert spent.most(ledger) == Fraction(5, 32)
+    assert privacy_spent.most(ledger) == Fraction(5, 32)
 
 
 def test_an_aborted_session_is_nothing_to_sign(ledger):

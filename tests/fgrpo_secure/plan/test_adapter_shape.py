@@ -15,11 +15,11 @@ TARGETS = {"llama": ("o_proj", "down_proj"), "qwen2": ("q_proj", "v_proj"), "gpt
 @pytest.mark.parametrize("factors", ["ffa", "alternate", "full"])
 def test_files_and_loaded_adapter_agree(model_folders, family, factors, rank):
     settings = Adapter(targets=TARGETS[family], factors=factors, rank=rank)
-    policy = adapters.attach(models.load(Model(path=model_folders[family])), settings, seed=0)
-    read, loaded = adapter_shape.read(model_folders[family], settings), adapter_shape.of(policy)
+    adapted = adapters.attach(models.load(Model(path=model_folders[family])), settings, seed=0)
+    read, loaded = adapter_shape.read(model_folders[family], settings), adapter_shape.of(adapted)
     assert read.tensors == loaded.tensors
-    assert [read.dimension(kind) for kind in (0, 1, 2)] == [policy.dimension(kind) for kind in (0, 1, 2)]
-    assert read.file_bytes == len(save(policy.full_state()))
+    assert [read.dimension(kind) for kind in (0, 1, 2)] == [adapted.dimension(kind) for kind in (0, 1, 2)]
+    assert read.file_bytes == len(save(adapted.full_state()))
 
 
 def test_another_rank_is_what_an_adapter_of_that_rank_has(model_folders):

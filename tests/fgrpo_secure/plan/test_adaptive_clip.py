@@ -87,7 +87,7 @@ class Learner:
     def __init__(self, update, reward=0.0):
         self.update, self.reward = update, reward
 
-    def train(self, policy, settings):
+    def train(self, adapted, settings):
         if isinstance(self.update, UnusableRound):
             raise self.update
         return Trained(self.update, Observation(self.reward, 0.0))
@@ -195,8 +195,8 @@ def planned(small, tmp_path_factory):
 
 
 def test_the_plan_says_what_the_bit_costs_and_how_noisy_its_share_is(planned):
-    config, policy = planned(ON, "client.add.count=100")
-    found, without = run_plan.plan(config, policy), run_plan.plan(*planned("client.add.count=100"))
+    config, adapted = planned(ON, "client.add.count=100")
+    found, without = run_plan.plan(config, adapted), run_plan.plan(*planned("client.add.count=100"))
     assert found.claim.epsilon <= 60
     cost = found.lattice.integer_bound / without.lattice.integer_bound - 1
     assert found.facts()["privacy.adaptive_clip_cost"] == pytest.approx(cost)
@@ -210,12 +210,12 @@ def test_the_plan_says_what_the_bit_costs_and_how_noisy_its_share_is(planned):
 
 
 def test_noise_that_would_toss_the_clip_norm_about_is_refused_with_a_rate_that_is_not(planned):
-    config, policy = planned(ON, "privacy.epsilon=1")
+    config, adapted = planned(ON, "privacy.epsilon=1")
     with pytest.raises(InfeasiblePlan, match="would move it by") as problem:
-        run_plan.plan(config, policy)
+        run_plan.plan(config, adapted)
     rate = problem.value.nearest.split(" = ")[1].split(",")[0]
-    config, policy = planned(f"privacy.adaptive_clip={{learning_rate = {rate}}}", "privacy.epsilon=1")
-    assert run_plan.plan(config, policy).claim.epsilon <= 1
+    config, adapted = planned(f"privacy.adaptive_clip={{learning_rate = {rate}}}", "privacy.epsilon=1")
+    assert run_plan.plan(config, adapted).claim.epsilon <= 1
 
 
 def test_units_inside_clients_cannot_have_it_and_are_told_why(tmp_path):
@@ -247,7 +247,7 @@ def offer(federation, **changes):
 def test_a_client_computes_the_announced_clip_norm_again_and_refuses_any_other(trial):
     federation = trial.federation(ON, "privacy.unit=none")
     federation.shares = (0.25, 0.75)
-    dimension = federation.policy.dimension(2)
+    dimension = federation.adapted.dimension(2)
     good = federation.demands.admit(offer(federation), dimension)
     assert good.settings.clip_norm == pytest.approx(federation.config.privacy.clip_norm)
     for changes, reason in (

@@ -33,36 +33,36 @@ def planned(small, tmp_path_factory):
 @pytest.mark.parametrize("budget", [3.0, 8.0, 20.0])
 @pytest.mark.parametrize("noise", [2.0, 5.0])
 def test_a_budget_buys_the_most_rounds_that_stay_within_it(planned, budget, noise):
-    config, policy, _ = planned(noise=noise)
-    bought, found = advice.rounds_for_epsilon(config, policy, budget)
+    config, adapted, _ = planned(noise=noise)
+    bought, found = advice.rounds_for_epsilon(config, adapted, budget)
     rounds = bought.federation.rounds
     assert found.claim.epsilon <= budget
     more = config.model_copy(update={"federation": config.federation.model_copy(update={"rounds": rounds + 1})})
-    assert run_plan.plan(more, policy).claim.epsilon > budget
+    assert run_plan.plan(more, adapted).claim.epsilon > budget
     direct = max(t for t in range(1, 5000) if epsilon_of(math.sqrt(t * found.noise.charge), 1e-5) <= budget)
     assert rounds == direct
 
 
 def test_a_run_that_states_epsilon_buys_its_own_rounds_with_it(planned):
-    config, policy, _ = planned("privacy.epsilon=8", "federation.rounds=6")
-    bought, found = advice.rounds_for_epsilon(config, policy, 8.0)
+    config, adapted, _ = planned("privacy.epsilon=8", "federation.rounds=6")
+    bought, found = advice.rounds_for_epsilon(config, adapted, 8.0)
     assert bought.federation.rounds == 6
     assert found.claim.epsilon <= 8.0
 
 
 def test_a_budget_below_one_round_names_what_one_costs_and_that_is_enough(planned):
-    config, policy, _ = planned(noise=2.0)
+    config, adapted, _ = planned(noise=2.0)
     with pytest.raises(InfeasiblePlan, match="one round at noise_multiplier = 2 costs more") as problem:
-        advice.rounds_for_epsilon(config, policy, 0.5)
+        advice.rounds_for_epsilon(config, adapted, 0.5)
     least = float(problem.value.nearest.removeprefix("epsilon = "))
-    assert advice.rounds_for_epsilon(config, policy, least)[0].federation.rounds == 1
+    assert advice.rounds_for_epsilon(config, adapted, least)[0].federation.rounds == 1
 
 
 @pytest.mark.parametrize("budget", [0.0, -1.0, math.inf, math.nan])
 def test_a_budget_that_is_none_is_refused(planned, budget):
-    config, policy, _ = planned(noise=2.0)
+    config, adapted, _ = planned(noise=2.0)
     with pytest.raises(InfeasiblePlan, match="is no budget"):
-        advice.rounds_for_epsilon(config, policy, budget)
+        advice.rounds_for_epsilon(config, adapted, budget)
 
 
 # ------------------------------------------------------------------------------------------------ what to change
@@ -77,10 +77,10 @@ def test_a_budget_that_is_none_is_refused(planned, budget):
     ],
 )
 def test_following_any_one_advice_makes_the_plan_learn(planned, overrides, noise, ways):
-    config, policy, path = planned(*overrides, noise=noise)
-    found = run_plan.plan(config, policy)
+    config, adapted, path = planned(*overrides, noise=noise)
+    found = run_plan.plan(config, adapted)
     assert found.verdict != CAN_LEARN
-    changes = advice.changes(config, policy, found)
+    changes = advice.changes(config, adapted, found)
     for change in changes:
         changed = config_file.load(str(path), [*overrides, *change.overrides])
         again = adapter_shape.read(changed.model.path, changed.adapter)
@@ -92,7 +92,7 @@ def test_following_any_one_advice_makes_the_plan_learn(planned, overrides, noise
 @pytest.mark.parametrize("copies", [False, True])
 def test_more_clients_are_advised_only_where_the_configuration_would_be_accepted(planned, tmp_path, copies):
     """Copies of a data file would give its units several budgets."""
-    _, policy, _ = planned()
+    _, adapted, _ = planned()
     units = 'unit = "subject"\nepsilon = 1.0\nclip_norm = 0.01\nunits_per_client = 4\n'
     source = 'task = "add"\nrows = 4\nrows_per_subject = 1\n' if copies else 'data = "{}"\nreward = "exact"\n'
     clients = "".join(
@@ -100,29 +100,29 @@ def test_more_clients_are_advised_only_where_the_configuration_would_be_accepted
     )
     (tmp_path / "units.toml").write_text(f"[privacy]\n{units}{clients}")
     config = config_file.load(str(tmp_path / "units.toml"), [])
-    found = run_plan.plan(config, policy)
+    found = run_plan.plan(config, adapted)
     assert found.verdict != CAN_LEARN
-    says = [change.says for change in advice.changes(config, policy, found)]
+    says = [change.says for change in advice.changes(config, adapted, found)]
     assert any("clients per round" in each for each in says) == copies
     assert any("epsilon = " in each for each in says)
 
 
 def test_the_advised_number_of_clients_is_the_least_multiple(planned):
-    config, policy, path = planned("privacy.epsilon=8", "adapter.rank=2")
-    changes = advice.changes(config, policy, run_plan.plan(config, policy))
+    config, adapted, path = planned("privacy.epsilon=8", "adapter.rank=2")
+    changes = advice.changes(config, adapted, run_plan.plan(config, adapted))
     (clients,) = [change for change in changes if "clients per round" in change.says]
     times = int(clients.says.split()[0].replace(",", "")) // 8
     assert times > 1
     fewer = [override.rpartition("=")[0] + f"={times - 1}" for override in clients.overrides]
     config = config_file.load(str(path), ["privacy.epsilon=8", "adapter.rank=2", *fewer])
-    assert run_plan.plan(config, policy).verdict != CAN_LEARN
+    assert run_plan.plan(config, adapted).verdict != CAN_LEARN
 
 
 def test_a_plan_that_can_learn_gets_no_advice(planned):
-    config, policy, _ = planned("client.add.count=400", "privacy.epsilon=60")
-    found = run_plan.plan(config, policy)
+    config, adapted, _ = planned("client.add.count=400", "privacy.epsilon=60")
+    found = run_plan.plan(config, adapted)
     assert found.verdict == CAN_LEARN
-    assert advice.changes(config, policy, found) == ()
+    assert advice.changes(config, adapted, found) == ()
 
 
 # ---------------------------------------------------------------------------------------------- rounds of two kinds
@@ -130,11 +130,11 @@ def test_a_plan_that_can_learn_gets_no_advice(planned):
 
 @pytest.mark.parametrize("more", [(), ("federation.schedule=blocks", "federation.clients_per_round=7")])
 def test_alternate_rounds_are_charged_for_what_each_kind_costs(planned, more):
-    config, policy, _ = planned("adapter.factors=alternate", "federation.rounds=7", "adapter.rank=2", *more)
-    found = run_plan.plan(config, policy)
+    config, adapted, _ = planned("adapter.factors=alternate", "federation.rounds=7", "adapter.rank=2", *more)
+    found = run_plan.plan(config, adapted)
     honest, charges = found.noise.floor - found.noise.colluders, []
     for kind in (0, 1):
-        lattice = Lattice.build(policy.dimension(kind), config.privacy.clip_norm)
+        lattice = Lattice.build(adapted.dimension(kind), config.privacy.clip_norm)
         shares = honest * run_plan.share_variance(found, lattice)
         charges.append(Fraction(lattice.integer_bound**2, shares - 4))
     assert charges[0] != charges[1]

@@ -175,7 +175,7 @@ def test_every_round_of_an_honest_run_keeps_within_the_demands(trial, factors):
         session = federation.open_round(training_round).sessions[0]
         plan, admitted = session.plan, session.admitted
         assert admitted.charge <= federation.demands.max_charge < admitted.charge * (1 + Fraction(1, 10))
-        assert dict(plan.vectors)["update"] == federation.policy.dimension(training_round)
+        assert dict(plan.vectors)["update"] == federation.adapted.dimension(training_round)
 
 
 # ------------------------------------------------------------------------------------------- refusals in a session

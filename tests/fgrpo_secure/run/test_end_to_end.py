@@ -52,11 +52,11 @@ def test_lost_repeated_and_damaged_messages_end_in_an_exact_sum_or_in_a_failed_s
     federation.engine = Faulty(federation.engine, Faults(wishes, seed=3))
     sums = 0
     for training_round in range(6):
-        before = federation.policy.get_vector(0)
+        before = federation.adapted.get_vector(0)
         try:
             session = trial.conduct(federation, training_round)
         except SessionFailed:
-            np.testing.assert_array_equal(federation.policy.get_vector(0), before)
+            np.testing.assert_array_equal(federation.adapted.get_vector(0), before)
             continue
         assert_exact(session)
         sums += 1
@@ -65,11 +65,11 @@ def test_lost_repeated_and_damaged_messages_end_in_an_exact_sum_or_in_a_failed_s
 
 def test_too_many_losses_fail_every_attempt_of_a_round_without_moving_the_model(trial, trains_once):
     federation = trial.federation(WITHOUT_PRIVACY)
-    before = federation.policy.get_vector(0)
+    before = federation.adapted.get_vector(0)
     for step in STEPS:
         with pytest.raises(SessionFailed, match=rf"step {step}: 4 clients remain, [56] are needed"):
             trial.conduct(federation, lost={step: {0, 1, 2, 3}})
-    np.testing.assert_array_equal(federation.policy.get_vector(0), before)
+    np.testing.assert_array_equal(federation.adapted.get_vector(0), before)
 
 
 @pytest.mark.parametrize("clip_norm", [0.02, 1.0])  # the first clips most updates, the second none
@@ -115,10 +115,10 @@ def test_weights_that_are_all_equal_give_the_plain_mean(trial):
 
 def test_the_next_model_is_the_last_one_plus_the_server_step_of_the_mean(trial):
     federation = trial.federation(WITHOUT_PRIVACY, "server.learning_rate=2.5")
-    before = federation.policy.get_vector(0)
+    before = federation.adapted.get_vector(0)
     session = trial.conduct(federation)
     expected = before + 2.5 * session.result.conclusion.mean.update
-    np.testing.assert_allclose(federation.policy.get_vector(0), expected, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(federation.adapted.get_vector(0), expected, rtol=1e-6, atol=1e-9)
 
 
 # --------------------------------------------------------------------------------------------------- liars and budgets
@@ -155,10 +155,10 @@ def ledger_of(path, owner):
 
 def test_a_sum_beyond_its_bound_is_refused_and_charged_and_the_next_session_goes_on(trial, liar):
     federation = trial.federation("federation.rounds=5")
-    before = federation.policy.get_vector(0)
+    before = federation.adapted.get_vector(0)
     with pytest.raises(SessionFailed, match="exceeds its norm bound"):
         trial.conduct(federation)
-    np.testing.assert_array_equal(federation.policy.get_vector(0), before)
+    np.testing.assert_array_equal(federation.adapted.get_vector(0), before)
     shares = trial.sessions[0].noised[0]
     at_worst = settled_at(shares.share_variance, shares.bound, survivors=6)
     assert federation.ledger.spent() == at_worst
@@ -173,7 +173,7 @@ def test_a_lie_within_the_bound_moves_the_model_by_no_more_than_itself(trial, li
     federation = trial.federation(WITHOUT_PRIVACY)
     session = trial.conduct(federation)
     honest = sum(vector.values for vector in session.noised.values())
-    lie = (session.total - honest)[: federation.policy.dimension(0)]
+    lie = (session.total - honest)[: federation.adapted.dimension(0)]
     assert np.linalg.norm(lie) == 100
 
 

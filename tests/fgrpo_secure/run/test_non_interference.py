@@ -119,9 +119,9 @@ class Watched:
         monkeypatch.setattr(entropy, "stopwatch", self.clock.read)
         train, collect = Owner.train, server_round.collect
 
-        def slowly(owner, policy, settings):
+        def slowly(owner, adapted, settings):
             self.clock.now += 1.0 + (sum(map(len, map(str, owner.source.rows))) if owner.name == "own" else 0)
-            return train(owner, policy, settings)
+            return train(owner, adapted, settings)
 
         def collected(*arguments):
             recovered, traffic = collect(*arguments)
@@ -131,9 +131,9 @@ class Watched:
             self.sums.append(recovered)
             return recovered, traffic
 
-        def slow_units(owner, policy, settings, step, unit):
+        def slow_units(owner, adapted, settings, step, unit):
             self.clock.now += 1.0 + (sum(map(len, map(str, owner.units.rows[unit]))) if owner.name == "own" else 0)
-            return unit_groups(owner, policy, settings, step, unit)
+            return unit_groups(owner, adapted, settings, step, unit)
 
         unit_groups = Owner.unit_groups
         monkeypatch.setattr(Owner, "train", slowly)

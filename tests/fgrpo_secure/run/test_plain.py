@@ -45,7 +45,7 @@ def test_without_privacy_the_baseline_and_the_protocol_give_the_same_integers_an
     for index, settings in enumerate(((), PLAIN)):
         federation = trial.federation("privacy.unit=none", *settings, name=f"run{index}")
         totals.append(trial.conduct(federation).total)
-        models.append(federation.policy.get_vector(0))
+        models.append(federation.adapted.get_vector(0))
     np.testing.assert_array_equal(*totals)
     np.testing.assert_array_equal(*models)
 
@@ -114,9 +114,9 @@ def test_no_plan_turns_off_the_noise_of_a_client_that_insists_on_secure_aggregat
     tempting = settings.model_copy(update={"aggregation": "plain", "share_variance": 10**9})
     weaker = wire.RoundPlan(**{**{f: getattr(plan, f) for f in plan.__struct_fields__}, "settings": tempting.encode()})
     with pytest.raises(Refused, match="aggregation is 'plain'"):
-        federation.demands.admit(weaker, federation.policy.dimension(0))
+        federation.demands.admit(weaker, federation.adapted.dimension(0))
     with pytest.raises(Refused, match="aggregation is 'secure'"):
-        replace(federation.demands, aggregation="plain").admit(plan, federation.policy.dimension(0))
+        replace(federation.demands, aggregation="plain").admit(plan, federation.adapted.dimension(0))
 
 
 class Uploads:
@@ -191,6 +191,6 @@ def test_a_baselines_budget_is_spent_at_the_servers_ledger_alone(trial):
     assert federation.ledger.spent() == federation.privacy.noise.charge
     participants = federation.engine.hosts[0]._participants.values()
     assert all(participant.ledgers == () for participant in participants)
-    assert run_plan.plan(federation.config, adapter_shape.of(federation.policy)).claim.budget >= Fraction(
+    assert run_plan.plan(federation.config, adapter_shape.of(federation.adapted)).claim.budget >= Fraction(
         federation.ledger.spent()
     )

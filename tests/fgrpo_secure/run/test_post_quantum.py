@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from fgrpo_secure.config import files as config_file
 from fgrpo_secure.config.files import ConfigError
-from fgrpo_secure.plan.terms import ClientPolicy
+from fgrpo_secure.plan.terms import RunTerms
 from fgrpo_secure.run import training
 from fgrpo_secure.storage.run_directory import RunDirectory
 from protocols.params import Adversary
@@ -67,8 +67,8 @@ def test_a_hybrid_run_survives_losses_at_each_step(step, run):
 
 def test_clients_of_a_hybrid_run_demand_it():
     """The server's plan alone cannot take it back."""
-    policy = ClientPolicy("client", None, Adversary.LYING_SERVER, 0.05, 0.2, 5, 4, post_quantum=True)
-    assert policy.limits(0, 0).post_quantum
+    demands = RunTerms("client", None, Adversary.LYING_SERVER, 0.05, 0.2, 5, 4, post_quantum=True)
+    assert demands.limits(0, 0).post_quantum
 
 
 def test_a_plain_run_cannot_claim_it(tmp_path):

@@ -50,9 +50,9 @@ def start(tmp_path):
         )
         (tmp_path / "run.toml").write_text(text)
         config = config_file.load(str(tmp_path / "run.toml"))
-        policy = adapters.attach(models.load(config.model), config.adapter, 0)
+        adapted = adapters.attach(models.load(config.model), config.adapter, 0)
         inputs.check(config)
-        preflight.check(config, policy, Examination.prepare(config))
+        preflight.check(config, adapted, Examination.prepare(config))
 
     return check
 

@@ -69,8 +69,8 @@ def test_a_run_that_ended_early_and_crashed_before_it_was_published_asks_nobody_
     """Its clients signed that end: another session would be one that no auditor is shown."""
     accept = Participant.accept
 
-    def willing_once(participant, message, policy):
-        plan = accept(participant, message, policy)
+    def willing_once(participant, message, adapted):
+        plan = accept(participant, message, adapted)
         if terms.training_round(plan) > 0:
             raise Refused("rounds.min_cohort: this owner has changed its mind")
         return plan

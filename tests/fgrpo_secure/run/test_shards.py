@@ -196,11 +196,11 @@ def test_shards_are_made_of_those_who_may_take_part_and_differ_by_one(trial, cro
     assert session.result.failures == ()
 
 
-def test_three_thousand_clients_of_a_lying_server_are_planned_at_once(trial, make_policy):
+def test_three_thousand_clients_of_a_lying_server_are_planned_at_once(trial, make_adapted):
     text = '[aggregation]\nadversary = "lying_server"\n[privacy]\nepsilon = 8.0\n[[client]]\n'
     config, _ = trial.configure(text=text + 'name = "adders"\ntask = "add"\ncount = 3000\n')
-    policy, started = make_policy(), entropy.processor_time()
-    plan = run_plan.plan(config, adapter_shape.of(policy))
+    adapted, started = make_adapted(), entropy.processor_time()
+    plan = run_plan.plan(config, adapter_shape.of(adapted))
     assert entropy.processor_time() - started < 2, "some hundredths of a second; no search over thousands of clients"
     assert (plan.shards, plan.parameters.cohort, plan.parameters.colluders) == (3, 1000, 150)
 

@@ -327,7 +327,7 @@ def test_who_is_asked_and_how_long_every_message_is_does_not_depend_on_data(tria
 OURS = ("fgrpo_secure", "protocols")
 MUST_BE_SEEN = {
     "Baseline", "Book", "ClippedUpdate", "Contribution", "Embedded", "EncodedVector", "Federation", "Host", "Identity",
-    "Learned", "Member", "NoisedVector", "Observation", "Owner", "OwnerStore", "Participant", "PromptGroups",
+    "Learned", "Member", "NoisedVector", "Observation", "Owner", "ClientStore", "Participant", "PromptGroups",
     "Recovered", "Rollouts", "RoundResult", "Score", "SeededEntropy", "SessionRecords", "Trained", "Update",
 }  # fmt: skip
 

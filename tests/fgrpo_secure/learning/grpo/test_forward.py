@@ -10,31 +10,31 @@ GROUP = 2
 
 
 @pytest.fixture
-def batch(make_policy, prompts, family):
+def batch(make_adapted, prompts, family):
     """(policy, prompt ids, prompt mask, completion tokens)."""
-    policy = make_policy(family)
-    encoded = policy.base.tokenizer(prompts, padding=True, return_tensors="pt")
+    adapted = make_adapted(family)
+    encoded = adapted.base.tokenizer(prompts, padding=True, return_tensors="pt")
     ids = torch.randint(2, 18, (len(prompts) * GROUP, 5), generator=torch.Generator().manual_seed(1))
-    return policy, encoded["input_ids"], encoded["attention_mask"], ids
+    return adapted, encoded["input_ids"], encoded["attention_mask"], ids
 
 
-def one_by_one(policy, prompt_ids, prompt_mask, ids):
+def one_by_one(adapted, prompt_ids, prompt_mask, ids):
     """Logits that predict `ids`, from whole sequences without padding, cache or batch."""
     rows = []
     for row, completion in enumerate(ids):
         prompt = prompt_ids[row // GROUP][prompt_mask[row // GROUP].bool()]
-        logits = policy.network(input_ids=torch.cat([prompt, completion])[None]).logits[0]
+        logits = adapted.network(input_ids=torch.cat([prompt, completion])[None]).logits[0]
         rows.append(logits[len(prompt) - 1 : -1])
     return torch.stack(rows)
 
 
-def read_at_once(policy, prompt_ids, prompt_mask, ids):
-    reading = Reading(policy.network, prompt_ids, prompt_mask, GROUP)
+def read_at_once(adapted, prompt_ids, prompt_mask, ids):
+    reading = Reading(adapted.network, prompt_ids, prompt_mask, GROUP)
     return torch.cat([reading.next_logits.unsqueeze(1), reading.feed(ids[:, :-1])], dim=1)
 
 
-def read_in_pieces(policy, prompt_ids, prompt_mask, ids):
-    reading = Reading(policy.network, prompt_ids, prompt_mask, GROUP)
+def read_in_pieces(adapted, prompt_ids, prompt_mask, ids):
+    reading = Reading(adapted.network, prompt_ids, prompt_mask, GROUP)
     pieces = [reading.feed(piece) for piece in (ids[:, :1], ids[:, 1:3], ids[:, 3:4])]
     return torch.cat([reading.next_logits.unsqueeze(1), *pieces], dim=1)
 
@@ -110,12 +110,12 @@ class NeverReturned(Wrapped):
 
 
 @pytest.mark.parametrize("wrap", [NamedAsItWas, NamedAsItIsNow, NamedAsNobodyThought, NotDeclared])
-def test_a_model_is_read_from_its_cache_whatever_the_argument_is_called(make_policy, prompts, wrap):
-    policy = make_policy()
-    encoded = policy.base.tokenizer(prompts, padding=True, return_tensors="pt")
+def test_a_model_is_read_from_its_cache_whatever_the_argument_is_called(make_adapted, prompts, wrap):
+    adapted = make_adapted()
+    encoded = adapted.base.tokenizer(prompts, padding=True, return_tensors="pt")
     ids = torch.full((8, 2), 5)
-    known = Reading(policy.network, encoded["input_ids"], encoded["attention_mask"], GROUP)
-    wrapped = wrap(policy.network)
+    known = Reading(adapted.network, encoded["input_ids"], encoded["attention_mask"], GROUP)
+    wrapped = wrap(adapted.network)
     other = Reading(wrapped, encoded["input_ids"], encoded["attention_mask"], GROUP)
     assert torch.allclose(known.next_logits, other.next_logits, atol=1e-5)
     assert torch.allclose(known.feed(ids), other.feed(ids), atol=1e-5)
@@ -123,8 +123,8 @@ def test_a_model_is_read_from_its_cache_whatever_the_argument_is_called(make_pol
 
 
 @pytest.mark.parametrize("wrap", [Swallowed, NeverReturned])
-def test_a_cache_that_is_swallowed_or_never_returned_is_none(make_policy, wrap):
-    assert not reads_from_cache(wrap(make_policy().network))
+def test_a_cache_that_is_swallowed_or_never_returned_is_none(make_adapted, wrap):
+    assert not reads_from_cache(wrap(make_adapted().network))
 
 
 def test_a_recurrent_model_that_reads_on_token_by_token_has_no_cache_to_train_from():
@@ -134,8 +134,8 @@ def test_a_recurrent_model_that_reads_on_token_by_token_has_no_cache_to_train_fr
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_rounding_in_half_precision_is_not_taken_for_a_missing_cache(make_policy, family, dtype):
-    assert reads_from_cache(make_policy(family).network.to(dtype))
+def test_rounding_in_half_precision_is_not_taken_for_a_missing_cache(make_adapted, family, dtype):
+    assert reads_from_cache(make_adapted(family).network.to(dtype))
 
 
 class Unplaced(Wrapped):
@@ -158,8 +158,8 @@ class Unplaced(Wrapped):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("offset", [0.0, -30.0, -100.0])
-def test_what_all_tokens_have_in_common_hides_no_wrong_position(make_policy, dtype, offset):
+def test_what_all_tokens_have_in_common_hides_no_wrong_position(make_adapted, dtype, offset):
     """Softmax does not see it, and trained models' logits often have much in common."""
-    network = make_policy("gpt2").network.to(dtype)
+    network = make_adapted("gpt2").network.to(dtype)
     assert reads_from_cache(Unplaced(network, offset, forgets=False))
     assert not reads_from_cache(Unplaced(network, offset, forgets=True))

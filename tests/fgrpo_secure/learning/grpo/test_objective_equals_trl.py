@@ -138,20 +138,20 @@ def test_the_comparison_notices_every_option(trainer, monkeypatch, tensors):
 
 
 @pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "bnpo", "dapo"])
-def test_on_a_real_model_the_gradients_of_all_factors_equal_trls(trainer, make_policy, prompts, kind):
+def test_on_a_real_model_the_gradients_of_all_factors_equal_trls(trainer, make_adapted, prompts, kind):
     settings = case(kind, 0.1, 0.3, "token", True).model_copy(update={"temperature": TEMPERATURE})
     configure(trainer, settings)
-    policy = make_policy("llama")
+    adapted = make_adapted("llama")
     theirs = dict(trainer.model.named_parameters())
     with torch.no_grad():
-        for name, tensor in policy.full_state().items():
+        for name, tensor in adapted.full_state().items():
             theirs[name].copy_(tensor)
     random = torch.Generator().manual_seed(6)
     ids = torch.randint(2, 18, (8, 6), generator=random)
     mask = (torch.arange(6) < torch.tensor([6, 1, 3, 6, 2, 5, 4, 6]).unsqueeze(1)).long()
-    encoded = policy.base.tokenizer(prompts, padding=True, return_tensors="pt")
+    encoded = adapted.base.tokenizer(prompts, padding=True, return_tensors="pt")
     rollouts = Rollouts(encoded["input_ids"], encoded["attention_mask"], ids, mask, mask.sum(1) == 6, [], [])
-    old, reference = (completion_logp(policy, rollouts, TEMPERATURE).detach() for _ in range(2))
+    old, reference = (completion_logp(adapted, rollouts, TEMPERATURE).detach() for _ in range(2))
     old += 0.2 * torch.randn(8, 6, generator=random)
     reference += 0.2 * torch.randn(8, 6, generator=random)
     advantages = torch.randn(8, generator=random)
@@ -161,9 +161,9 @@ def test_on_a_real_model_the_gradients_of_all_factors_equal_trls(trainer, make_p
         "completion_ids": ids,
     }
 
-    parameters = policy.trainable(0)
-    names = [name for name, parameter in policy.model.named_parameters() if parameter.requires_grad]
-    logp = completion_logp(policy, rollouts, TEMPERATURE)
+    parameters = adapted.trainable(0)
+    names = [name for name, parameter in adapted.model.named_parameters() if parameter.requires_grad]
+    logp = completion_logp(adapted, rollouts, TEMPERATURE)
     loss = objective(logp, old, reference, advantages, mask.float(), settings)
     their_loss = trainer._compute_loss(trainer.model, inputs)
     assert abs(loss - their_loss) < 1e-6

@@ -12,8 +12,8 @@ from fgrpo_secure.learning.grpo.local_update import PromptGroups
 GROUP = 3
 
 
-def groups_of(policy, prompts, settings, seed=2):
-    drawn = rollouts.sample(policy, prompts, settings, torch.Generator().manual_seed(seed))
+def groups_of(adapted, prompts, settings, seed=2):
+    drawn = rollouts.sample(adapted, prompts, settings, torch.Generator().manual_seed(seed))
     return PromptGroups(drawn, np.random.default_rng(seed).normal(size=(len(prompts), GROUP)))
 
 
@@ -22,36 +22,40 @@ def close(ours, theirs):
 
 
 @pytest.mark.parametrize("factors", ["ffa", "alternate", "full"])
-def test_a_subjects_gradient_is_the_sum_of_its_prompt_groups_gradients(make_policy, factors, prompts, settings):
+def test_a_subjects_gradient_is_the_sum_of_its_prompt_groups_gradients(make_adapted, factors, prompts, settings):
     """Each group once more by itself, unpadded: one backward per group."""
-    policy = make_policy(factors=factors)
-    groups = groups_of(policy, prompts, settings)
-    together = unit_gradients.descent(policy, groups, settings, 1)
+    adapted = make_adapted(factors=factors)
+    groups = groups_of(adapted, prompts, settings)
+    together = unit_gradients.descent(adapted, groups, settings, 1)
     parts = []
     for index, prompt in enumerate(prompts):
-        alone = policy.base.tokenizer([prompt], return_tensors="pt")
+        alone = adapted.base.tokenizer([prompt], return_tensors="pt")
         rows = slice(GROUP * index, GROUP * (index + 1))
         drawn = groups.rollouts
         part = rollouts.Rollouts(
             alone["input_ids"], alone["attention_mask"], drawn.ids[rows], drawn.mask[rows], drawn.truncated[rows],
             drawn.completion_ids[rows], drawn.completions[rows],
         )  # fmt: skip
-        parts.append(unit_gradients.descent(policy, PromptGroups(part, groups.rewards[index : index + 1]), settings, 1))
-    assert together.shape == (policy.dimension(1),)
+        parts.append(
+            unit_gradients.descent(adapted, PromptGroups(part, groups.rewards[index : index + 1]), settings, 1)
+        )
+    assert together.shape == (adapted.dimension(1),)
     assert close(together, sum(parts))
 
 
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")  # what Opacus' hooks are
-def test_opacus_hooks_give_the_same_gradients_of_every_group(make_policy, prompts, settings):
+def test_opacus_hooks_give_the_same_gradients_of_every_group(make_adapted, prompts, settings):
     """The oracle reads whole sequences, without cache; its per-completion gradients are added up by group."""
-    policy = make_policy("llama", "ffa")
+    adapted = make_adapted("llama", "ffa")
     prompts = ["12+3=", "4-b+7", "1+1+1"]  # of one length: nothing is padded
-    groups = groups_of(policy, prompts, settings)
-    ours = unit_gradients.descent(policy, groups, settings, 0)
+    groups = groups_of(adapted, prompts, settings)
+    ours = unit_gradients.descent(adapted, groups, settings, 0)
     drawn = groups.rollouts
     advantages = group_advantages(torch.from_numpy(groups.rewards), "group").flatten().float()
-    parameters = policy.trainable(0)
-    hooked = GradSampleModule(policy.model, strict=False, loss_reduction="sum").train()  # its hooks sleep in evaluation
+    parameters = adapted.trainable(0)
+    hooked = GradSampleModule(
+        adapted.model, strict=False, loss_reduction="sum"
+    ).train()  # its hooks sleep in evaluation
     sequences = torch.cat([drawn.prompt_ids.repeat_interleave(GROUP, dim=0), drawn.ids], dim=1)
     start = drawn.prompt_ids.shape[1] - 1
     with torch.enable_grad():
@@ -66,17 +70,17 @@ def test_opacus_hooks_give_the_same_gradients_of_every_group(make_policy, prompt
     assert close(ours, by_group.sum(0))
 
 
-def test_the_policy_and_its_gradients_are_left_as_they_were(make_policy, prompts, settings):
-    policy = make_policy()
-    before = policy.get_vector(0)
-    unit_gradients.descent(policy, groups_of(policy, prompts, settings), settings, 0)
-    assert (policy.get_vector(0) == before).all()
-    assert all(parameter.grad is None for parameter in policy.trainable(0))
+def test_the_policy_and_its_gradients_are_left_as_they_were(make_adapted, prompts, settings):
+    adapted = make_adapted()
+    before = adapted.get_vector(0)
+    unit_gradients.descent(adapted, groups_of(adapted, prompts, settings), settings, 0)
+    assert (adapted.get_vector(0) == before).all()
+    assert all(parameter.grad is None for parameter in adapted.trainable(0))
 
 
-def test_the_loss_of_fresh_rollouts_is_what_a_first_local_step_descends(make_policy, prompts, settings):
-    policy = make_policy()
-    groups = groups_of(policy, prompts, settings)
+def test_the_loss_of_fresh_rollouts_is_what_a_first_local_step_descends(make_adapted, prompts, settings):
+    adapted = make_adapted()
+    groups = groups_of(adapted, prompts, settings)
     plain = settings.model_copy(update={"optimizer": "sgd", "learning_rate": 1.0, "max_grad_norm": None})
-    step = local_update.run(policy, lambda _: groups, plain, 0, 1)
-    assert close(unit_gradients.descent(policy, groups, settings, 0) / len(prompts), step)
+    step = local_update.run(adapted, lambda _: groups, plain, 0, 1)
+    assert close(unit_gradients.descent(adapted, groups, settings, 0) / len(prompts), step)
