@@ -35,8 +35,12 @@ demo: $(VENV)/.installed
 federation: $(VENV)/.installed
 	$(BIN)/python examples/many_machines/federation.py
 
+# What fails beside other tests is run once more with the machine to itself, and named either way: a test of real processes and
+# deadlines can lose a race to its neighbours, a fault of the code fails twice. Anything but failed tests (exit 1) ends at once.
 test: lint
-	$(PYTEST)
+	code=0; $(PYTEST) || code=$$?; [ $$code = 0 ] && exit 0; [ $$code = 1 ] || exit $$code; \
+	echo "== Failed above; once more, alone. What passes now needs a look all the same:"; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --verbose --last-failed --last-failed-no-failures=none
 
 quick: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow" --hypothesis-profile=quick

@@ -64,6 +64,19 @@ def enrol(directory: RunDirectory, config: Config, base: BaseModel, adapted: Ada
     Enrolled(authority.hex(), servers, tuple(names), hosts(config), config.privacy.unit, runs).write(directory.owners)
 
 
+def was_cut_short(directory: RunDirectory) -> bool:
+    """Whether whoever made this run ended before its clients had pinned it, so before any session: `enrol` goes on.
+
+    **Why** A configuration without clients can be neither resumed nor begun again, and what a session left behind must
+    never be made anew: so the pins come last, and nothing counts as cut short once a session may have been.
+    """
+    if directory.sessions.exists() or directory.ledger.exists() or directory.old_server_key.exists():
+        return False
+    if not owners_folder.exists(directory.owners) or not directory.opening.exists():
+        return True
+    return opening.read(directory).run not in Enrolled.read(directory.owners).runs
+
+
 def check_returning(directory: RunDirectory, config: Config) -> None:
     """Returns if the owners of an earlier run, where there was one, are those that this configuration means.
 

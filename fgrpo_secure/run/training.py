@@ -67,12 +67,11 @@ def start(config: Config, directory: RunDirectory, observer: Observer) -> None:
     preflight.check(config, adapted, examination)
     for sentence in earlier_claims.sentences(config):
         observer.say(sentence)
-    source = entropy.from_kind(config.run.entropy, config.run.seed)
     directory = directory.with_owners(config.engine.owners)
     enrolment.check_returning(directory, config)
     directory.create(config_file.dump(config))
     with directory.claimed():
-        enrolment.enrol(directory, config, base, adapted, source.child("enrolment"))
+        enrolment.enrol(directory, config, base, adapted, _enrolling(config))
         with closing(Embedded.start(directory, config)) as engine, interruptible(engine.give_up):
             engine.on_trained = partial(observer.step, "train")
             federation = Federation.open(config, directory, base, adapted, faults.struck(engine, config))
@@ -86,9 +85,13 @@ def resume(directory: RunDirectory, observer: Observer) -> None:
     _refuse_clients_elsewhere(config)
     directory = directory.with_owners(config.engine.owners)
     with directory.claimed():
-        enrolment.check_stores(directory, config)  # what is missing would be made anew, and empty
+        cut_short = enrolment.was_cut_short(directory)
+        if not cut_short:
+            enrolment.check_stores(directory, config)  # what is missing would be made anew, and empty
         base = models.load(config.model)
         adapted = adapters.attach(base, config.adapter, config.run.seed)
+        if cut_short:
+            enrolment.enrol(directory, config, base, adapted, _enrolling(config))
         examination = Examination.prepare(config)
         found = checkpoint.latest(directory.checkpoints)
         with closing(Embedded.start(directory, config)) as engine, interruptible(engine.give_up):
@@ -100,6 +103,11 @@ def resume(directory: RunDirectory, observer: Observer) -> None:
             directory.append_missing(record.last)
             simulation = Simulation.open(directory.simulation, record.rounds_done, engine)
             _run(federation, examination, record, simulation, observer)
+
+
+def _enrolling(config: Config) -> entropy.Entropy:
+    """Where the keys of a trial's parties come from."""
+    return entropy.from_kind(config.run.entropy, config.run.seed).child("enrolment")
 
 
 def serve(directory: RunDirectory, open_engine: Callable[[RunDirectory, Config], Engine], observer: Observer) -> None:

@@ -215,7 +215,7 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"{self.root} holds a run already; continue it with {go_on} or choose another --out"
             )
-        if self.shared_owners is None and self.owners.exists():
+        if self.shared_owners is None and self.owners.exists() and any(self.owners.iterdir()):
             raise RunDirectoryError(
                 f"{self.owners} holds the clients of an earlier run; move it away or choose another --out"
             )
