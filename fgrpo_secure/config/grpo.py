@@ -3,7 +3,7 @@
 It travels in every round's signed plan: prompts, rollouts and gradients of all clients follow one table.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -24,6 +24,8 @@ VARIABLES = (
 
 class Grpo(Section):
     """A client's sampling and training in a round. Names and meaning are TRL's, where TRL has them."""
+
+    of_several_lines: ClassVar[frozenset[str]] = frozenset({"stop", "system_prompt"})
 
     num_generations: Annotated[int, Field(ge=2, le=1_000_000_000)] = Field(
         8, description="completions of each prompt: its group"

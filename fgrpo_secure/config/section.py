@@ -5,7 +5,7 @@ tables would turn one into the other without a word, and their author meant some
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -23,26 +23,37 @@ class Section(BaseModel):
     """One table of the configuration: immutable, unknown keys refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+    of_several_lines: ClassVar[frozenset[str]] = frozenset()  # keys whose texts a model reads, not a person at a screen
 
     @field_validator("*", mode="before")
     @classmethod
     def of_its_own_type(cls, value: Any, about: ValidationInfo) -> Any:
         """Not even of a type that could be read as the right one."""
-        _check(value, cls.model_fields[str(about.field_name)].annotation)
+        name = str(about.field_name)
+        _check(value, cls.model_fields[name].annotation, "\n\t" if name in cls.of_several_lines else "")
         return value
 
 
-def _check(value: Any, annotation: Any) -> None:
-    """Refuses if `value`, or one inside it, is of a plain type that no part of `annotation` has."""
+def _check(value: Any, annotation: Any, besides: str) -> None:
+    """Refuses if `value`, or one inside it, is of a plain type that no part of `annotation` has, or a text
+    that cannot be printed, but for the characters `besides`."""
     allowed = set(_plain(annotation))
     for each in _leaves(value):
         empty = value == ""  # in a list, whoever reads the list knows more about its entries
-        if isinstance(each, str) and str in allowed and (empty or len(each) > LONGEST_TEXT or not each.isprintable()):
+        if (
+            isinstance(each, str)
+            and str in allowed
+            and (empty or len(each) > LONGEST_TEXT or not _printable(each, besides))
+        ):
             raise PydanticCustomError(UNUSABLE_TEXT, "is empty, too long, or holds what cannot be printed")
         kind = type(each)
         taken = kind in allowed or (kind is int and float in allowed)
         if kind in PLAIN and allowed and not taken:
             raise PydanticCustomError(ANOTHER_TYPE, "of another type than the key's")
+
+
+def _printable(text: str, besides: str) -> bool:
+    return all(letter.isprintable() or letter in besides for letter in text)
 
 
 def _plain(annotation: Any) -> Iterable[type]:

@@ -209,3 +209,19 @@ def test_no_key_takes_a_value_of_another_type(section, key, value):
         assert said.startswith(f"here.toml: {section}.")
         assert key in said
         assert "\n" not in said
+
+
+def test_texts_that_a_model_reads_may_have_lines_and_survive_the_file(tmp_path):
+    path = write(tmp_path, MINIMAL + '[grpo]\nstop = ["\\n", "\\t\\n\\n"]\nsystem_prompt = """\nFirst.\nSecond."""\n')
+    config = config_file.load(path)
+    assert config.grpo.stop == ("\n", "\t\n\n")
+    assert config.grpo.system_prompt == "First.\nSecond."
+    assert config_file.load(write(tmp_path, config_file.dump(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("key", "text"), [("grpo.stop", '["\\u001b[2J"]'), ("grpo.system_prompt", '"a\\rb"'), ("run.name", '"a\\nb"')]
+)
+def test_other_texts_and_other_signs_than_lines_are_refused(tmp_path, key, text):
+    with pytest.raises(ConfigError, match=key):
+        config_file.load(write(tmp_path, MINIMAL), [f"{key}={text}"])
