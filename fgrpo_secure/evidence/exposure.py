@@ -66,6 +66,11 @@ MESSAGES: dict[str, dict[str, tuple[Cover, str]]] = {
         "vectors": (Cover.MASKED, "update and scores, clipped, noised and masked"),
         "signature": _SIGNED,
     },
+    "complaint": {
+        "client": _WHO,
+        "dealer": (Cover.KEY_MATERIAL, "whose pad does not open for this client, which then uploads nothing"),
+        "s2": (Cover.PUBLIC, "the hash of what was announced and dealt, as this client saw it"),
+    },
     "agreement": {"signer": _WHO, "signature": _SIGNED},
     "opening": {
         "holder": _WHO,
@@ -79,6 +84,7 @@ MESSAGES: dict[str, dict[str, tuple[Cover, str]]] = {
             "a share of a survivor's self mask or of a dropped client's mask key, never both",
         ),
     },
+    "signed": {"body": (Cover.PUBLIC, "one of the messages above, field by field"), "signature": _SIGNED},
 }
 """Tag of a message that clients send -> its fields."""
 
@@ -94,19 +100,34 @@ RELEASED = (
 BESIDES = (
     Exposure("refusals", Cover.PUBLIC, "a client's public reason to stay out: the plan, its policy or its budget"),
     Exposure("times and sizes of messages", Cover.PARTICIPATION, "sizes follow from the plan; times are not hidden"),
-    Exposure("signatures on the ledger", Cover.PARTICIPATION, "each client's signature on the checkpoints that it saw"),
+    Exposure(
+        "signatures on the ledger",
+        Cover.PARTICIPATION,
+        "each client's signature on the checkpoints that it saw, with the newest roster that it knows and the sessions "
+        "that it paid for and was lost in",
+    ),
+    Exposure(
+        "whether a masked vector may have left",
+        Cover.PARTICIPATION,
+        "after a crash of the server: a client's answer for the sessions that were open",
+    ),
+    Exposure(
+        "requests over HTTPS",
+        Cover.PARTICIPATION,
+        "between machines: a client's address, id, key and clock, the length and digest of what it brings",
+    ),
 )
 
 
 def rows(released: Cover, post_quantum: bool = False) -> list[dict[str, str]]:
     """Everything as plain objects. `released` says how the opened sums are covered: charged, or only masked.
-    A session has leaves of one kind: `post_quantum` says which.
+    A session has leaves of one kind: `post_quantum` says which, and only then are there pads to complain about.
     """
-    absent = "leaf" if post_quantum else "hybrid leaf"
+    absent = ("leaf",) if post_quantum else ("hybrid leaf", "complaint")
     fields = [
         Exposure(f"{tag}.{name}", cover, meaning)
         for tag, parts in MESSAGES.items()
-        if tag != absent
+        if tag not in absent
         for name, (cover, meaning) in parts.items()
     ]
     sums = [Exposure(each.name, released, each.meaning) for each in RELEASED]
