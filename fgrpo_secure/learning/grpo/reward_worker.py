@@ -5,20 +5,23 @@
 
 Every call runs in a fork of its own that is killed afterwards with all it started, also where that left the call's
 session. So a reward does not remember an earlier call by accident (what it learned from one unit would reach another),
-and whatever it changes (folder, signals, threads, the random state, torch's modes) is gone with it. It is its owner's
-own code, no adversary: files and shared memory that it writes are there in the next call, and an owner whose units are
-smaller than itself must not use any. Nor does the worker remember: rows and rewards pass through one buffer of a fixed
-size and are read in the fork and by the owner alone, for a heap that had grown with one unit's rows would leave less of
-the limit to the next. Time and memory of a call are limited; what it prints goes nowhere: a warning per prompt, on a
-screen, would tell.
+and whatever it changes (folder, signals, threads, the random state, torch's modes, the places up to which it read files
+that its module opened) is gone with it. It is its owner's own code, no adversary: files and shared memory that it
+writes, and what passes through pipes and connections of its module's, are there in the next call, and an owner whose
+units are smaller than itself must not use any. Nor does the worker remember: rows and rewards pass through one buffer
+of a fixed size and are read in the fork and by the owner alone, for a heap that had grown with one unit's rows would
+leave less of the limit to the next. Time and memory of a call are limited; what it prints goes nowhere: a warning per
+prompt, on a screen, would tell.
 """
 
 import ctypes
+import fcntl
 import json
 import os
 import resource
 import select
 import signal
+import stat
 import struct
 import sys
 from collections.abc import Mapping
@@ -36,6 +39,8 @@ PIECE = 1 << 16
 SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER, prctl(2)
 CALL = struct.Struct("<dQQ")  # before each call's rows: its seconds, its mebibytes, how many bytes follow
 ENDED = "the reward function ended its process, or needed more memory than it may have"
+LOCKED = "a file that the reward function's module holds open cannot be opened again for a call of its own"
+HOW_OPEN = os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK | os.O_SYNC | os.O_DIRECT | os.O_NOATIME
 
 
 def main() -> int:
@@ -160,11 +165,31 @@ def _alone(function: RewardFunction, rows: int, memory_mib: int, sink: int) -> N
         stream.seek(0)
         arguments = json.load(stream)
     try:
+        _read_alone()
         answer: dict[str, Any] = {"rewards": call(function, arguments, len(arguments["completions"]))}
     except RewardError as problem:
         answer = {"error": str(problem)}
     with os.fdopen(sink, "wb", buffering=0) as result:
         write(result, answer)
+
+
+def _read_alone() -> None:
+    """Open again what the module holds open, at the place where it was: a fork shares that place with all others, and
+    what one call read would be missing in the next. RewardError for a file that cannot be."""
+    for number in (int(each) for each in os.listdir("/proc/self/fd") if int(each) > 2):
+        try:
+            if not stat.S_ISREG(os.fstat(number).st_mode):
+                continue
+        except OSError:  # what the listing itself had open
+            continue
+        try:
+            place = os.lseek(number, 0, os.SEEK_CUR)
+            own = os.open(f"/proc/self/fd/{number}", fcntl.fcntl(number, fcntl.F_GETFL) & HOW_OPEN)
+        except OSError:
+            raise RewardError(LOCKED) from None
+        os.lseek(own, place, os.SEEK_SET)
+        os.dup2(own, number, os.get_inheritable(number))
+        os.close(own)
 
 
 def _limit(kind: int, most: int) -> None:

@@ -16,9 +16,19 @@ from fgrpo_secure.learning.grpo.rewards import RewardError
 MODULE = """
 import os, signal, sys, threading, time, warnings, builtins
 calls = []
+opened = open(__file__)
+raw = open(__file__, "rb", buffering=0)
+raw.seek(7)
+added = open(os.path.join(os.path.dirname(__file__), "added"), "a")
+gone = open(os.path.join(os.path.dirname(__file__), "gone"), "w+")
+gone.write("0123456789"); gone.flush(); gone.seek(0); os.unlink(gone.name)
 
 def right(completions, **kw): return [float(len(c)) for c in completions]
 def remembers(completions, **kw): calls.append(1); return [float(len(calls))] * len(completions)
+def reads(completions, **kw):
+    added.write("x"); added.flush()
+    os.set_blocking(raw.fileno(), False); opened.readline()
+    return [float(opened.tell() + sum(raw.read(9)) + len(gone.read(3)) + 1000 * int(gone.read(1)))] * len(completions)
 def leaves(completions, **kw): os.chdir("/"); return right(completions)
 def ends(completions, **kw): sys.exit(3)
 def vanishes(completions, **kw): os._exit(0)
@@ -70,7 +80,7 @@ async def later(completions, **kw): return right(completions)
 """
 HARMLESS = ("right", "leaves", "signals", "threads", "forks", "shouts")
 FAILING = {
-    "ends": r"ends raised SystemExit in misbehaving\.py, line 8; it was called with answer, prompts, completions",
+    "ends": r"ends raised SystemExit in misbehaving\.py, line 18; it was called with answer, prompts, completions",
     "vanishes": "ended its process",
     "kills": "ended its process",
     "sleeps": "took longer than 2 seconds",
@@ -129,6 +139,15 @@ def test_a_reward_cannot_remember_an_earlier_call(misbehaving):
     """What it learned from one unit would reach another."""
     function = misbehaving("remembers")
     assert [score(function).tolist() for _ in range(3)] == [[1, 1]] * 3
+
+
+def test_what_a_call_reads_of_an_open_file_is_there_to_read_for_the_next(misbehaving, tmp_path):
+    """A file that the module opened has one place for all processes that hold it: a call for one unit would move it."""
+    function = misbehaving("reads")
+    first, *others = (score(function).tolist() for _ in range(3))
+    assert others == [first, first]
+    assert first[0] > 3000, "it read the file that has no name any more"
+    assert (tmp_path / "added").read_text() == "xxx"
 
 
 def test_a_process_that_leaves_its_call_behind_ends_with_it(misbehaving, tmp_path):
