@@ -16,6 +16,8 @@ from fgrpo_secure.config.schema import Grpo
 from fgrpo_secure.errors import UnusableInput
 
 ROLES = ("system", "user", "assistant", "tool")
+LONGEST_TOKENS = 64  # characters of a token, on average over a whole prompt: of no language as many
+SHORTEST_LIMIT = 1 << 16  # characters that are made into tokens whatever the context: it takes no time
 
 Message: TypeAlias = dict[str, Any]
 Prompt: TypeAlias = str | list[Message]
@@ -64,6 +66,7 @@ def token_ids(tokenizer: Any, prompt: Prompt, settings: Grpo) -> list[int]:
 def check(tokenizer: Any, prompts: Sequence[Prompt], settings: Grpo, context_length: int) -> None:
     """Raises UnusablePrompt for the first prompt that is too long, or holds what the tokenizer has no token for."""
     for number, prompt in enumerate(prompts, start=1):
+        check_size(prompt, context_length)
         ids = token_ids(tokenizer, prompt, settings)
         check_length(len(ids), settings.max_completion_length, context_length)
         unknown = tokenizer.unk_token_id
@@ -73,6 +76,20 @@ def check(tokenizer: Any, prompts: Sequence[Prompt], settings: Grpo, context_len
                 f"prompt {number} holds {ids.count(unknown)} symbols that the model's tokenizer has no token for; "
                 "write them another way, leave that row out, or take a model that knows them"
             )
+
+
+def check_size(prompt: Prompt, context_length: int) -> None:
+    """Raises PromptTooLong for a prompt that fits no context of `context_length` tokens, by its characters alone.
+
+    **Why** A tokenizer takes seconds and gigabytes for some millions of them: one unit's prompt would cost all others
+    of its client their round.
+    """
+    texts = [prompt] if isinstance(prompt, str) else [str(value) for said in prompt for value in said.values()]
+    characters, most = sum(map(len, texts)), max(SHORTEST_LIMIT, LONGEST_TOKENS * context_length)
+    if characters > most:
+        raise PromptTooLong(
+            f"a prompt of {characters:,} characters does not fit the model's context of {context_length} tokens"
+        )
 
 
 def check_length(length: int, max_new_tokens: int, context_length: int) -> None:

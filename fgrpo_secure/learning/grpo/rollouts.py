@@ -101,6 +101,8 @@ def _generate(adapted: AdaptedModel, prompts: Sequence[Prompt], group: int, sett
 def _encoded(adapted: AdaptedModel, prompts: Sequence[Prompt], settings: Grpo) -> tuple[torch.Tensor, torch.Tensor]:
     """(tokens, mask) of the prompts, shape (prompts, tokens), padded on the left."""
     tokenizer, device = adapted.base.tokenizer, adapted.network.device
+    for prompt in prompts:
+        prompt_forms.check_size(prompt, adapted.base.context_length)
     rows = [prompt_forms.token_ids(tokenizer, prompt, settings) for prompt in prompts]
     width = max(map(len, rows))
     ids = [[tokenizer.pad_token_id] * (width - len(row)) + row for row in rows]

@@ -21,6 +21,7 @@ Row = dict[str, Any]
 TAKEN = ("prompts", "completions", "completion_ids", "trainer_state", "log_metric", "log_extra")
 NEEDED = 'line must be a JSON object with a "prompt" string'
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+LONGEST = 4 << 20  # bytes of a line: each completion's reward is called with a copy of its row
 
 
 class UnusableData(UnusableInput):
@@ -62,6 +63,9 @@ class Line:
     def _object(self, where: str) -> Row:
         if self.data == tables.UNSAYABLE:  # never of a file's lines: those are not blank
             raise UnusableData(f"{where} holds a value that no text can hold")
+        # Before it is read: what one row needs of time and memory must not cost all others their round.
+        if len(self.data) > LONGEST:
+            raise UnusableData(f"{where} has {len(self.data):,} bytes; at most {LONGEST:,} are read")
         try:
             row = json.loads(self.data.decode(), parse_constant=_refuse_constant)
         except UnicodeDecodeError:

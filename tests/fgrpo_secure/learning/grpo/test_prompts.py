@@ -82,6 +82,16 @@ def test_what_the_model_cannot_read_is_refused_before_a_round(tokenizer, prompt,
     assert "PLANTED" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("form", [str, lambda text: [{"role": "user", "content": text}]])
+def test_a_prompt_that_no_context_holds_is_refused_before_it_costs_time_or_memory(form):
+    """No tokenizer meets it: for some millions of characters one takes seconds and gigabytes."""
+    with pytest.raises(PromptTooLong, match="a prompt of 100,000 characters does not fit the model's context of 16"):
+        prompts.check(None, [form("9" * 99_996 + "user" if form is str else "9" * 99_996)], Grpo(), 16)
+    with pytest.raises(PromptTooLong, match="context of 2000 tokens"):
+        prompts.check_size(form("9" * 130_000), 2000)
+    prompts.check_size(form("9" * 120_000), 2000)
+
+
 def test_messages_need_a_chat_template_and_a_template_that_fails_is_named_without_the_message(tokenizer):
     tokenizer.chat_template = "{{ messages[0].content + 1 }}"
     with pytest.raises(UnusablePrompt, match="refuses a prompt: TypeError") as refusal:

@@ -219,3 +219,10 @@ def test_a_model_that_is_read_in_plain_rows_draws_and_learns_the_same(make_adapt
     rows = rollouts.sample(adapted, prompts, settings, generator())
     assert rows.completions == cached.completions
     torch.testing.assert_close(local_update.completion_logp(adapted, rows, 1.0), logp, atol=1e-5, rtol=1e-4)
+
+
+def test_a_prompt_that_no_context_holds_is_not_made_into_tokens(make_adapted, monkeypatch):
+    adapted = make_adapted()
+    monkeypatch.setattr(adapted, "base", dataclasses.replace(adapted.base, tokenizer=None))
+    with pytest.raises(PromptTooLong, match="characters"):
+        rollouts.greedy(adapted, ["1+1=", "1" * 200_000], Grpo())

@@ -49,6 +49,7 @@ def test_rows_come_back_in_order_with_all_columns_and_blank_lines_skipped(writte
         ('{"prompt": ""}', 'line 1 has a "prompt" that is no text or empty'),
         ('{"prompt": "a", "completions": "planted"}', 'line 1 has a field "completions"'),
         (b'{"prompt": "\xff"}', "line 1 is not UTF-8 text"),
+        ('{"prompt": "a", "x": "' + "planted" * (1 << 20) + '"}', "bytes; at most 4,194,304 are read"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_in_one_sentence(
