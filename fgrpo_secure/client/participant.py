@@ -167,9 +167,9 @@ class Participant:
 
     def training(self, plan: RoundPlan, adapted: AdaptedModel) -> Callable[[], Learned | Contribution] | None:
         """The work that training for an accepted plan is, which reads no records; None where it is done already."""
-        if self._key(plan) in self._trained:
-            return None
         admitted = self._admitted(plan)
+        if self._key(plan, admitted) in self._trained:
+            return None
         if admitted.settings.units is None:
             owner = replace(self._owner, repeats=self._repeats(plan, admitted))
             return lambda: client_round.learn(adapted, owner, admitted.settings)
@@ -180,7 +180,7 @@ class Participant:
     def keep(self, plan: RoundPlan, trained: Learned | Contribution) -> None:
         """What training for a plan came to, in place of what was kept before."""
         self._trained.clear()
-        self._trained[self._key(plan)] = trained
+        self._trained[self._key(plan, self._admitted(plan))] = trained
 
     def announce(self, plan: RoundPlan, message: bytes) -> bytes:
         """The announcement for an accepted plan."""
@@ -197,7 +197,7 @@ class Participant:
         """The vector of an accepted plain plan, without noise or mask."""
         session, contribution = wire.session_of(plan), self._contribution(plan)
         self._records.settle_in_the_clear(self._identity.public, session)
-        self._keep_history(plan, write_baseline(contribution.baseline))
+        self._keep_history(plan, terms.training_round(plan), write_baseline(contribution.baseline))
         return plain.upload(contribution.vector.values, plan)
 
     def witness(self, run: bytes, session: bytes, exhibit: bytes, roster: Roster) -> Witnessed:
@@ -334,7 +334,8 @@ class Participant:
 
     def _contribution(self, plan: RoundPlan) -> Contribution:
         """The vector of this session and the history after it: from what was learned, or zero in its full noise."""
-        admitted, found = self._admitted(plan), self._trained.get(self._key(plan))
+        admitted = self._admitted(plan)
+        found = self._trained.get(self._key(plan, admitted))
         if isinstance(found, Contribution):
             return found
         past, source = self._past(plan, admitted), self._source.child("session", plan.session_number)
@@ -357,10 +358,10 @@ class Participant:
             ledger.settle(session, survivors, terms.read(record.plan, record.fixed_charge).settled(survivors))
         history = self._records.take_history(self._identity.public, session)
         if history is not None:
-            self._keep_history(record.plan, history)
+            self._keep_history(record.plan, record.training_round, history)
 
-    def _keep_history(self, plan: RoundPlan, history: str) -> None:
-        self._book.store.put_baseline(self._owner.id, plan.run, terms.training_round(plan), history)
+    def _keep_history(self, plan: RoundPlan, training_round: int, history: str) -> None:
+        self._book.store.put_baseline(self._owner.id, plan.run, training_round, history)
 
     def _past(self, plan: RoundPlan, admitted: Admitted) -> Baseline:
         return self._book.store.baseline_before(self._owner.id, plan.run, admitted.settings.training_round)
@@ -375,11 +376,10 @@ class Participant:
         """The terms of a plan that was accepted, by its record."""
         return terms.read(plan, self._record(wire.session_of(plan)).fixed_charge)
 
-    def _key(self, plan: RoundPlan) -> tuple[bytes, ...]:
+    def _key(self, plan: RoundPlan, admitted: Admitted) -> tuple[bytes, ...]:
         """What was learned is good for these facts, and for no others."""
-        admitted, session = self._admitted(plan), wire.session_of(plan)
         if admitted.settings.units is not None:
-            return (session,)
+            return (wire.session_of(plan),)
         loaded = [digest for _, digest in plan.context]
         return plan.run, plan.settings, self._repeats(plan, admitted).to_bytes(8, "big"), *loaded
 

@@ -5,6 +5,7 @@ tables would turn one into the other without a word, and their author meant some
 """
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -30,15 +31,16 @@ class Section(BaseModel):
     def of_its_own_type(cls, value: Any, about: ValidationInfo) -> Any:
         """Not even of a type that could be read as the right one."""
         name = str(about.field_name)
-        _check(value, cls.model_fields[name].annotation, "\n\t" if name in cls.of_several_lines else "")
+        _check(value, _plain_of(cls, name), "\n\t" if name in cls.of_several_lines else "")
         return value
 
 
-def _check(value: Any, annotation: Any, besides: str) -> None:
-    """Refuses if `value`, or one inside it, is of a plain type that no part of `annotation` has, or a text
-    that cannot be printed, but for the characters `besides`."""
-    allowed = set(_plain(annotation))
-    for each in _leaves(value):
+def _check(value: Any, allowed: frozenset[type], besides: str) -> None:
+    """Refuses if `value`, or one inside it, is of a plain type that is not in `allowed`, or a text that cannot be
+    printed, but for the characters `besides`. With no plain type allowed, the tables inside check what is theirs."""
+    if not allowed:
+        return
+    for each in (value,) if type(value) in PLAIN else _leaves(value):
         empty = value == ""  # in a list, whoever reads the list knows more about its entries
         if (
             isinstance(each, str)
@@ -48,12 +50,18 @@ def _check(value: Any, annotation: Any, besides: str) -> None:
             raise PydanticCustomError(UNUSABLE_TEXT, "is empty, too long, or holds what cannot be printed")
         kind = type(each)
         taken = kind in allowed or (kind is int and float in allowed)
-        if kind in PLAIN and allowed and not taken:
+        if kind in PLAIN and not taken:
             raise PydanticCustomError(ANOTHER_TYPE, "of another type than the key's")
 
 
 def _printable(text: str, besides: str) -> bool:
-    return all(letter.isprintable() or letter in besides for letter in text)
+    return text.isprintable() or (besides != "" and all(letter.isprintable() or letter in besides for letter in text))
+
+
+@cache  # a plan's settings are read at every step of every client, and types do not change
+def _plain_of(section: type[Section], field: str) -> frozenset[type]:
+    """The plain types that some part of a key's annotation has."""
+    return frozenset(_plain(section.model_fields[field].annotation))
 
 
 def _plain(annotation: Any) -> Iterable[type]:

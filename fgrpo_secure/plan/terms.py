@@ -135,7 +135,7 @@ class RunTerms:
         needed = encode.required_ring_bits(lattice, len(plan.cohort), largest_noise, settings.vectors_per_client)
         if plan.ring_bits < needed:
             raise Refused(f"{plan.ring_bits} ring bits could overflow; {needed} cannot")
-        admitted = read(plan, self.fixed_charge)
+        admitted = Admitted(settings, lattice, plan.colluders, Fraction(0), self.fixed_charge)
         self._affordable(admitted.worst_case(plan.floor))
         self._check_settings(settings, dimension)
         return replace(admitted, charge=admitted.settled(plan.floor))
