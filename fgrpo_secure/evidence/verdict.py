@@ -1,9 +1,10 @@
 """What a verified run amounts to, in three lines for whoever must decide: proven, only asserted, not checked."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fgrpo_secure.evidence.verify import UNCHECKED, Evidence, need
+from fgrpo_secure.ledger import note_file
 
 
 def lines(evidence: Evidence, measured: bool = False) -> tuple[str, str, str]:
@@ -58,4 +59,15 @@ def _unchecked(evidence: Evidence, measured: bool) -> str:
         if given is None
     ]
     whose_keys = f"whose these keys are: {'; '.join(keys)}" if keys else "nothing else that files can show"
-    return f"Not checked: {again}{files}{whose_keys}."
+    return f"Not checked: {again}{files}{_silent(evidence.silent)}{whose_keys}."
+
+
+def _silent(clients: Sequence[int]) -> str:
+    """**Why** So few of a cohort that the others are a quorum may have been asked for vectors, of which no sum comes,
+    in a session that a server hides or says it gave back: they alone know, and do not sign."""
+    if not clients:
+        return ""
+    return (
+        f"whether {note_file.named(clients)}, who did not sign the run's end, paid for sessions without a sum that the "
+        "ledger lacks or gave back (ask them: their own ledgers say so); "
+    )

@@ -87,6 +87,7 @@ class Evidence:
     ledger: Ledger | None = None
     history: History | None = None
     basis: Basis | None = None
+    silent: tuple[int, ...] = ()  # clients of the newest roster that did not sign the run's end
     stated: form.Statement | None = None
     asserted: dict[str, Any] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)  # of every file that the manifest names
@@ -203,7 +204,10 @@ def _witnesses(evidence: Evidence) -> str:
     covered = basis.check_notes(texts, evidence.ledger, evidence.history, bare)
     counts = (covered.notes, covered.fewest)
     evidence.basis = Basis(bare.opening, planner, evidence.history, counts, evidence.authority, adapter.digest)
-    return f"{covered.entries} entries signed for, by at least {covered.fewest} clients each time"
+    clients = (member.id for member in evidence.rosters[-1].members if member.id < planner.config.clients_total)
+    evidence.silent = tuple(client for client in clients if client not in covered.last)
+    end = f"all but {notes.named(evidence.silent)} signed" if evidence.silent else "everybody signed"
+    return f"{covered.entries} entries signed for, by at least {covered.fewest} clients each time; {end} the end"
 
 
 def _kept_elsewhere(evidence: Evidence) -> str:

@@ -22,11 +22,12 @@ SHOWN = 8  # clients that a message names before it counts the rest
 
 @dataclass(frozen=True)
 class Covered:
-    """How many notes there are, up to which entry, and how many clients signed each at least."""
+    """How many notes there are, up to which entry, how many clients signed each at least, and who signed the last."""
 
     notes: int
     entries: int
     fewest: int
+    last: frozenset[int]
 
 
 def keep(folder: Path, size: int, note: str) -> None:
@@ -76,7 +77,7 @@ def check(
     session: one shard's quorum says nothing about another shard, whose clients may have been shown another ledger.
     **Why** any that could have been: a ledger that hides all sessions of some clients has no session of theirs.
     """
-    accounts, fewest, covered = Accounts(priced), 0, 0
+    accounts, fewest, covered, signed = Accounts(priced), 0, 0, dict[int, str]()
     for name, text in sorted(texts.items()):
         checkpoint = check_one(text, name, ledger, origin, server)
         if name != f"{checkpoint.size:08d}.note":
@@ -90,7 +91,13 @@ def check(
     last = [int(str(entry["position"])) for entry in ledger.entries() if entry["kind"] in ("settled", "closed")]
     if last and last[-1] >= covered:
         raise BadFile(f"no clients signed for entry {last[-1]}, the last that they had to sign for")
-    return Covered(len(texts), covered, fewest)
+    return Covered(len(texts), covered, fewest, frozenset(signed))
+
+
+def named(clients: Sequence[int]) -> str:
+    """The first few by name, and how many more there are."""
+    more = f" and {len(clients) - SHOWN} more" if len(clients) > SHOWN else ""
+    return ", ".join(map(witness.client_name, clients[:SHOWN])) + more
 
 
 def check_line(
@@ -176,8 +183,7 @@ def _check_quorums(name: str, signed: set[int], required: Mapping[str, tuple[Seq
         if len(cohort) - len(missing) < quorum:
             raise BadFile(
                 f"{name} has the signatures of {len(cohort) - len(missing)} clients of {session}; the "
-                f"quorum is {quorum}; missing: {', '.join(map(witness.client_name, missing[:SHOWN]))}"
-                + (f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else "")
+                f"quorum is {quorum}; missing: {named(missing)}"
             )
 
 

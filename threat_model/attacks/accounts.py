@@ -147,7 +147,7 @@ def two_ledgers() -> Outcome:
     return Outcome(True, "the auditor took a receipt of another ledger for one of this")
 
 
-ACCOUNTED = "every session that clients paid for is in the ledger that an auditor gets, at the price that they paid"
+ACCOUNTED = "no client signs a ledger without a session that it paid for, or with one at a lower price"
 
 ATTACKS = (
     Attack(
