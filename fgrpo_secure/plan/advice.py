@@ -6,21 +6,23 @@ plan that can learn.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Context, Decimal
+from functools import partial
 
 from pydantic import ValidationError
 
 from fgrpo_secure.config.schema import Config, Section
 from fgrpo_secure.plan import run_plan
 from fgrpo_secure.plan.adapter_shape import AdapterShape
-from fgrpo_secure.plan.cost import CAN_LEARN, InfeasiblePlan, PrivacyPlan
+from fgrpo_secure.plan.cost import CAN_LEARN, SAFE_RATIO, InfeasiblePlan, PrivacyPlan
 from protocols.params import Infeasible
 
 MOST_ROUNDS = 1_000_000
 MOST_CLIENTS = 10_000
 LARGEST_EPSILON = 100.0  # no advice goes beyond an epsilon that protects nobody
 DIGITS = 3
+STEP = 1.02  # from one budget that is tried to the next
 
 Planned = Callable[[int], PrivacyPlan]
 
@@ -67,7 +69,8 @@ def changes(config: Config, adapter: AdapterShape, found: PrivacyPlan) -> tuple[
     """What would let a plan that is not safe to learn do so, one setting each; nothing if it can learn already."""
     if found.verdict == CAN_LEARN or found.claim is None:
         return ()
-    ways = (_more_clients, _fewer_dimensions, _more_epsilon, _more_rounds)
+    larger_budget = _more_epsilon if config.privacy.sampling_rate is None else partial(_more_epsilon_sampled, found)
+    ways = (_more_clients, _fewer_dimensions, larger_budget, _more_rounds)
     return tuple(change for way in ways if (change := way(config, adapter)) is not None)
 
 
@@ -93,18 +96,40 @@ def _fewer_dimensions(config: Config, adapter: AdapterShape) -> Change | None:
 
 
 def _more_epsilon(config: Config, adapter: AdapterShape) -> Change | None:
-    """Budgets that a configuration states as noise are met by less noise; then the advice says what that costs."""
-    low = config.privacy.epsilon or 0.01
-    # The noise of sampled units is searched for, a second for each budget: coarser steps then, and fewer.
-    ratio = 1.02 if config.privacy.sampling_rate is None else 1.25
+    """Only where the budget is stated: where the noise is, more rounds spend more."""
+    low = config.privacy.epsilon
+    if low is None:
+        return None
 
     def planned(steps: int) -> PrivacyPlan:
-        return run_plan.plan(_with(config, "privacy", epsilon=_step(low, ratio, steps), noise_multiplier=None), adapter)
+        return run_plan.plan(_with(config, "privacy", epsilon=_step(low, steps)), adapter)
 
-    steps = _least(planned, math.ceil(math.log(LARGEST_EPSILON / low, ratio)))
-    if steps is None or config.privacy.noise_multiplier is not None:
+    steps = _least(planned, math.ceil(math.log(LARGEST_EPSILON / low, STEP)))
+    return None if steps is None else _budget(_step(low, steps))
+
+
+def _more_epsilon_sampled(found: PrivacyPlan, config: Config, adapter: AdapterShape) -> Change | None:
+    """The same where units are sampled, and the noise of each budget is a search of its own: how much less noise than
+    `found` has would do is known without one, and so is what that costs.
+    """
+    claim, useful = found.claim, found.useful_dimension
+    if config.privacy.epsilon is None or claim is None or claim.sampling is None or not useful:
         return None
-    epsilon = _step(low, ratio, steps)
+    times = SAFE_RATIO * found.trained / useful  # as many dimensions: they grow with the charge of a release
+    rewards = claim.sampling.multiplier**-2 - claim.noise_multiplier**-2
+    less = replace(claim.sampling, multiplier=(times * claim.noise_multiplier**-2 + max(0.0, rewards)) ** -0.5)
+    # The coarse figure is too large where releases are many, but not by so much; the fine one takes seconds here.
+    if less.rough_epsilon(claim.parts.planned) > 2 * LARGEST_EPSILON:
+        return None
+    epsilon = _digits(less.epsilon(claim.parts.planned), ROUND_CEILING)
+    if epsilon > LARGEST_EPSILON or not _learns(
+        _attempt(lambda _: run_plan.plan(_with(config, "privacy", epsilon=epsilon), adapter), 1)
+    ):
+        return None
+    return _budget(epsilon)
+
+
+def _budget(epsilon: float) -> Change:
     return Change(f"epsilon = {epsilon:g}", (f"privacy.epsilon={epsilon:g}",))
 
 
@@ -167,8 +192,8 @@ def _learns(found: PrivacyPlan | None) -> bool:
     return found is not None and found.verdict == CAN_LEARN
 
 
-def _step(low: float, ratio: float, steps: int) -> float:
-    return _digits(low * ratio**steps, ROUND_CEILING)
+def _step(low: float, steps: int) -> float:
+    return _digits(low * STEP**steps, ROUND_CEILING)
 
 
 def _digits(value: float, rounding: str) -> float:

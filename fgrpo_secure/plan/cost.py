@@ -339,8 +339,14 @@ def verdict(dimension: int, useful: float | None, claim: Claim | None) -> str:
     if useful is None or claim is None or useful >= SAFE_RATIO * dimension:
         return CAN_LEARN
     remedy = f"at most {max(1, int(useful / SAFE_RATIO)):,} dimensions, or more clients per round"
-    enough = claim.mu * math.sqrt(SAFE_RATIO * dimension / useful)  # useful dimension grows with mu^2
-    if enough <= LARGEST_MU and (epsilon := epsilon_of(enough, claim.parts.planned)) <= LARGEST_ADVISED:
+    # The useful dimension grows with mu^2 of a release. That is the claim's where units are not sampled; where they
+    # are, a larger budget lowers the noise by less, and `advice` looks for it.
+    enough = claim.mu * math.sqrt(SAFE_RATIO * dimension / useful)
+    if (
+        claim.sampling is None
+        and enough <= LARGEST_MU
+        and (epsilon := epsilon_of(enough, claim.parts.planned)) <= LARGEST_ADVISED
+    ):
         remedy += f", or epsilon = {epsilon:.3g}"
     leaves = f"the noise leaves {useful:,.0f} useful dimensions for an adapter of {dimension:,}"
     if useful >= LEAST_RATIO * dimension:

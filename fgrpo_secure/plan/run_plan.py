@@ -19,7 +19,7 @@ from fgrpo_secure.plan.cost import InfeasiblePlan, PrivacyPlan
 from fgrpo_secure.plan.round_settings import RoundSettings
 from fgrpo_secure.plan.terms import RunTerms
 from fgrpo_secure.privacy import crosscheck as accountants
-from fgrpo_secure.privacy.accounting import LARGEST_MU, Slack, round_mu_squared
+from fgrpo_secure.privacy.accounting import Slack, round_mu_squared
 from fgrpo_secure.privacy.crosscheck import Noise
 from fgrpo_secure.privacy.discrete_gaussian import largest_sample
 from fgrpo_secure.privacy.encode import Lattice, required_ring_bits
@@ -111,12 +111,9 @@ def _composed(config: Config, costliest: PrivacyPlan, claim: Claim, lattices: li
     longest = max(lattices, key=lambda lattice: lattice.length)
     slack = Slack.of(claim.rounds, longest.length, config.cohort, MIN_SHARE_VARIANCE)
     mu, limit = math.sqrt(spent), min(claim.budget, spent * (1 + HEADROOM))
-    planned = claim.parts.planned
-    twice = slack.epsilon(2 * mu, planned) if 2 * mu <= LARGEST_MU else math.inf
     exact = replace(
         claim,
-        epsilon=slack.epsilon(math.sqrt(limit), planned),
-        epsilon_replace_one=None if math.isinf(twice) else twice,
+        epsilon=slack.epsilon(math.sqrt(limit), claim.parts.planned),
         mu=mu,
         slack=slack,
         budget=limit,

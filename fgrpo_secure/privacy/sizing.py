@@ -33,12 +33,10 @@ class InfeasiblePlan(UnusableInput):
 class Claim:
     """The guarantee against the server, for a client that takes part in `rounds` rounds.
 
-    `budget` is the sum of mu^2 that a client's ledger allows; `epsilon_replace_one` is None where it has no
-    finite value.
+    `budget` is the sum of mu^2 that a client's ledger allows.
     """
 
     epsilon: float
-    epsilon_replace_one: float | None
     delta: float
     mu: float
     noise_multiplier: float
@@ -57,6 +55,14 @@ class Claim:
     def delta_parts(self) -> dict[str, float]:
         """Every failure probability in `delta`, by name."""
         return self.parts.facts(self.slack, self.epsilon)
+
+    @property
+    def epsilon_replace_one(self) -> float | None:
+        """epsilon when the unit's data may be exchanged for any other; None where it has no finite value."""
+        if self.sampling is None:
+            return self.for_group(2)  # taken away and put in: twice the bound, as for two units
+        epsilon = self.slack.epsilon_by(self.sampling.epsilon_replace_one, self.parts.planned)
+        return None if math.isinf(epsilon) else epsilon
 
     def for_group(self, size: int) -> float | None:
         """epsilon for `size` units together; None where it has no finite value, or sampling hides who was in."""
@@ -90,6 +96,7 @@ def sizing(
 
     What a trusted server or a client adds alone, nobody can lose or know.
     """
+    # Noise that one party adds whole cannot be lost with those who drop out, nor be known to colluders.
     alone = adversary is None or units.local
     floor, colluders = (1, 0) if alone else (parameters.floor, parameters.colluders)
     sparse = SESSIONS_PER_ROUND * units.rounds if not alone and parameters.graph == SPARSE else 0
@@ -145,6 +152,7 @@ class Sizing:
     def _multiplier(self, epsilon: float, mu: float) -> float:
         """The least noise multiplier of a gradient sum, after what a reward sum beside it costs."""
         if self.units.rate is None:
+            # mu^2 adds up over releases; the rewards' noise has its part of each.
             joint = mu / math.sqrt(self.participations)
         else:
             left = self.slack.left(epsilon, self.delta)
@@ -156,6 +164,7 @@ class Sizing:
                 f"the rewards' noise alone costs more than epsilon = {epsilon:g}",
                 f"weighting.reward_noise_multiplier above {least:.3g}",
             )
+        # Up: the charge of this multiplier, rounded, must not exceed the budget that it was solved for.
         return 1 / math.sqrt(alone) * (1 + 1e-12)
 
     def _noise(self, noise_multiplier: float) -> NoisePlan:
@@ -174,6 +183,8 @@ class Sizing:
         if self.units.rate is not None:
             return self._sampled_claim(noise, 1 / math.sqrt(release))
         needed = self.participations * release
+        # No more than the rounds cost, although more was allowed: what stands in a ledger's budget, a server could have
+        # spent.
         limit = needed * (1 + HEADROOM) if budget is None else min(budget, needed * (1 + HEADROOM))
         mu = math.sqrt(needed)
         epsilon = self._epsilon(math.sqrt(limit))
@@ -184,34 +195,26 @@ class Sizing:
                 f"noise_multiplier = {math.sqrt(self.participations) / largest:.4g}",
             )
         multiplier = 1 / math.sqrt(noise.charge)
-        return self._stated(epsilon, self._epsilon(2 * mu), mu, multiplier, limit)
+        return self._stated(epsilon, mu, multiplier, limit)
 
     def _sampled_claim(self, noise: NoisePlan, joint_multiplier: float) -> Claim:
         """The claim of `participations` sampled releases; its mu is that of the same epsilon without sampling."""
         sampling = Sampling(self.units.rate or 1.0, joint_multiplier, self.participations)
         epsilon = self.slack.epsilon_by(sampling.epsilon, self.delta)
-        replaced = self.slack.epsilon_by(sampling.epsilon_replace_one, self.delta)
+        # 0 where the grid sees no loss at all: a claim of nothing spent is none that this accountant can make.
         if not 0 < epsilon <= self._largest_epsilon():
             raise InfeasiblePlan(
                 f"no finite epsilon above 0 can be stated for a noise multiplier of {joint_multiplier:.4g}",
                 "a noise_multiplier between 0.3 and 1000",
             )
         mu = mu_of(epsilon, self.delta)
-        finite = None if math.isinf(replaced) else replaced
-        alone = 1 / math.sqrt(noise.charge)
-        return self._stated(epsilon, finite, mu, alone, Fraction(mu) ** 2, sampling)
+        return self._stated(epsilon, mu, 1 / math.sqrt(noise.charge), Fraction(mu) ** 2, sampling)
 
     def _stated(
-        self,
-        epsilon: float,
-        replaced: float | None,
-        mu: float,
-        multiplier: float,
-        budget: Fraction,
-        sampling: Sampling | None = None,
+        self, epsilon: float, mu: float, multiplier: float, budget: Fraction, sampling: Sampling | None = None
     ) -> Claim:
         total, rounds = self.parts.total, self.units.rounds
-        return Claim(epsilon, replaced, total, mu, multiplier, budget, rounds, self.parts, self.slack, sampling)
+        return Claim(epsilon, total, mu, multiplier, budget, rounds, self.parts, self.slack, sampling)
 
     def _epsilon(self, mu: float) -> float | None:
         if mu > LARGEST_MU:

@@ -172,3 +172,28 @@ def test_the_command_line_prints_rounds_and_advice_as_one_object(planned, capsys
     assert facts["privacy.epsilon_server"] <= 20 < facts["federation.rounds"] * 20
     assert all(set(change) == {"change", "set"} for change in facts["advice"])
     assert CliRunner().invoke(app, ["plan", str(path), "--rounds-for-epsilon", "0.01"]).exit_code == 2
+
+
+# ------------------------------------------------------------------------------------------------------ sampled units
+
+
+def sampled(rate, epsilon):
+    config = config_file.load("hospitals", (f"privacy.sampling_rate={rate}", f"privacy.epsilon={epsilon}"))
+    adapter = adapter_shape.read(config.model.path, config.adapter)
+    return config, adapter, run_plan.plan(config, adapter)
+
+
+def test_the_budget_advised_where_units_are_sampled_lets_the_run_learn_and_a_tenth_less_does_not():
+    config, adapter, found = sampled(0.05, 8)
+    assert found.verdict != CAN_LEARN
+    assert "epsilon" not in found.verdict, "what one would have to be is no multiple of mu where units are sampled"
+    (change,) = [each for each in advice.changes(config, adapter, found) if "epsilon" in each.says]
+    advised = float(change.overrides[0].removeprefix("privacy.epsilon="))
+    assert sampled(0.05, advised)[2].verdict == CAN_LEARN
+    assert sampled(0.05, 0.9 * advised)[2].verdict != CAN_LEARN
+
+
+def test_no_budget_is_advised_where_sampling_is_so_rare_that_none_that_protects_would_do():
+    advised = advice.changes(*sampled(0.01, 8))
+    assert advised
+    assert not any("epsilon" in change.says for change in advised)

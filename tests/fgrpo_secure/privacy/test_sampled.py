@@ -151,7 +151,53 @@ def test_units_are_for_units_inside_a_client_only():
         planned(Units(0, 12))
 
 
-def test_the_least_multiplier_is_found_at_rates_near_none_and_near_all():
-    for rate in (0.05, 0.98):
-        found = sampled.least_multiplier(rate, 5, 4.0, 1e-5)
-        assert Sampling(rate, found, 5).epsilon(1e-5) <= 4.0 < Sampling(rate, 0.999 * found, 5).epsilon(1e-5)
+GENERATOR = np.random.default_rng(16)
+PROBLEMS = [
+    (10 ** GENERATOR.uniform(-3, -0.01), int(10 ** GENERATOR.uniform(0, 3)), 10 ** GENERATOR.uniform(-0.7, 1.2), delta)
+    for delta in 10 ** GENERATOR.uniform(-8, -4, 12)
+]
+
+
+@pytest.mark.parametrize(
+    ("rate", "releases", "epsilon", "delta"), [(0.05, 5, 4.0, 1e-5), (0.98, 5, 4.0, 1e-5), *PROBLEMS]
+)
+def test_the_least_multiplier_keeps_within_the_budget_on_the_fine_grid_and_none_much_smaller_does(
+    rate, releases, epsilon, delta
+):
+    found = sampled.least_multiplier(rate, releases, epsilon, delta)
+    assert by_library(rate, found, releases, delta) <= epsilon
+    assert (
+        by_library(rate, (1 - 2 * sampled.TOLERANCE) * found, releases, (1 - 2 * sampled.TOLERANCE) * delta) > epsilon
+    )
+
+
+def by_library(rate, multiplier, releases, delta):
+    """epsilon as the library computes it when it is asked directly."""
+    import dp_accounting
+    from dp_accounting.pld import PLDAccountant
+
+    accountant = PLDAccountant(dp_accounting.NeighboringRelation.REPLACE_SPECIAL, value_discretization_interval=1e-3)
+    event = dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(multiplier))
+    return accountant.compose(event, releases).get_epsilon(delta)
+
+
+def test_what_is_stated_of_a_sampled_plan_is_the_librarys_figure_on_the_fine_grid():
+    claim = planned(Units(32, 12, rate=0.05)).claim
+    sampling = claim.sampling
+    left = claim.slack.left(claim.epsilon, claim.parts.planned)
+    assert claim.epsilon >= by_library(0.05, sampling.multiplier, 12, claim.parts.planned)
+    assert claim.epsilon == pytest.approx(by_library(0.05, sampling.multiplier, 12, left), rel=1e-9)
+
+
+def test_a_coarse_figure_is_never_below_the_fine_one_and_is_where_the_search_begins(monkeypatch):
+    for rate, multiplier, releases in ((0.01, 0.4, 12), (0.02, 1.0, 2000), (0.5, 3.0, 100)):
+        asked = Sampling(rate, multiplier, releases)
+        assert asked.epsilon(1e-5) <= asked.rough_epsilon(1e-5) <= 1.2 * asked.epsilon(1e-5)
+    grids = []
+    composed = sampled._composed.__wrapped__
+    monkeypatch.setattr(sampled, "_composed", lambda *asked: grids.append(asked[-1]) or composed(*asked))
+    sampled.least_multiplier(0.0123, 12, 7.7, 1e-5)
+    assert grids.count(sampled.GRID) <= 4, "each costs ten times what one on the coarse grid does"
+    again = len(grids)
+    sampled.least_multiplier(0.0123, 12, 7.7, 1e-5 * (1 - 1e-9))
+    assert len(grids) == again, "deltas that differ by less than the search resolves are one problem"
