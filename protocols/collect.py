@@ -64,6 +64,8 @@ class Session:
             body, signature = envelope.split(data, limit)
         except Malformed as error:
             raise Ignored(client, str(error)) from None
+        # The signature comes before the decoder: a stranger's bytes are never parsed, and whatever fails from here on
+        # its client signed.
         if not is_new(envelope.content_digest(body), signature):
             return None
         try:
@@ -75,6 +77,8 @@ class Session:
         """FaultyClient for a client that answers under another's name. FaultyClientOrServer for a signature within the
         message that does not fit the server's view: who changed the request on its way could have made it so.
         """
+        # One client's word under another's name: colluders would speak for a victim, and have it blamed or counted
+        # twice.
         if claimed != client:
             raise FaultyClient(client, "answered under another name")
         try:
@@ -166,6 +170,8 @@ class Inbox:
         blame is remembered. FaultyClientOrServer if nobody can tell whose fault it is. After either of the two the
         client counts as dropped, unless a right answer was taken before.
         """
+        # Who missed a step stays out of the session: its mask key may be rebuilt by now, and a vector that came later
+        # would lie bare.
         if client not in self.outgoing:
             raise Ignored(client, "it is not part of this step")
         try:
@@ -174,6 +180,7 @@ class Inbox:
             raise self._blame(error.client, error.reason) from None
         if judged is None:
             return
+        # An answer may count and be blamed at once: a holder with one wrong share still opened the others.
         if judged.answer is not None:
             self.answers[client] = judged.answer
         if judged.accused is not None:
@@ -185,6 +192,7 @@ class Inbox:
         """The next step. TooFewClients if the session cannot go on with those who answered, FaultyClient if a dealer's
         own deal makes the sum unrecoverable.
         """
+        # Before anything is computed: no later step may be entered with fewer than may be summed over.
         if len(self.answers) < self.state.least:
             raise self._too_few(len(self.answers), self.state.least)
         try:
@@ -221,6 +229,7 @@ class Inbox:
         return True
 
     def _accuse(self, dealer: int, holder: int) -> None:
+        # Kept even while nobody can be blamed: over several sessions disputes name the liar (culprits.py).
         self.disputes = (*self.disputes, (dealer, holder))
         accusers = sum(accused == dealer for accused, _ in self.disputes)
         if accusers > self.state.session.plan.colluders:  # then one of them is honest

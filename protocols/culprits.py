@@ -70,6 +70,7 @@ class _Search:
     def meeting(self, groups: Iterable[Group], most: int) -> Group | None:
         """A set of at most `most` clients that meets all groups, or None if there is none."""
         reduced = _reduced(set(groups))
+        # Counted in clients looked at, not in time: on a slow machine the same evidence must name the same clients.
         self._left -= sum(map(len, reduced)) + 1
         if self._left < 0:
             raise _TooHard
@@ -88,7 +89,10 @@ class _Search:
         """One client of the smallest group must be in it: each is tried, and not again beside the next."""
         often = Counter(client for group in groups for client in group)
         tried: set[int] = set()
+        # The client of most groups first: a set is found sooner. Ids break ties, so that every auditor searches the
+        # same tree and gives up at the same place.
         for client in sorted(groups[0], key=lambda client: (-often[client], client)):
+            # Without those tried before: sets that hold one of them were all looked at in its branch.
             rest = [group - tried for group in groups if client not in group]
             if all(rest):
                 found = self.meeting(rest, most - 1)

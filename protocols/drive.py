@@ -162,6 +162,7 @@ def answered(store: Store, identity: bytes, step: Step, incoming: bytes) -> byte
     known = store.reply(identity, session_in(step, incoming), step)
     if known is None:
         return None
+    # Two answers to one step would be two openings: both shares of one dealer, and its vector bare (`both-shares`).
     if known[0] != hashlib.sha256(incoming).digest():
         raise FaultyServer(f"asks for a second, different answer to step {step.value}")
     return known[1]
@@ -202,9 +203,12 @@ class ClientDriver:
         last = max(self.member.limits.last_session, self._store.last_session(identity, server, self.member.limits.run))
         session = session_in(Step.ANNOUNCE, incoming)
         status = self._store.status(identity, session)
+        # Once it was masked or closed, an announcement again would begin it anew, with a vector that was charged once.
         if status not in (None, Status.ACCEPTED):
             raise FaultyServer("asks about a session that is closed")
         if status is Status.ACCEPTED:
+            # The rule that numbers only grow would refuse the very plan that is on record: its own number counts as the
+            # next.
             last = wire.decode(wire.SignedPlan, incoming, wire.MAX_PLAN).plan.session_number - 1
         return open_plan(self._limited(last), incoming, self._context())
 
@@ -236,10 +240,13 @@ class ClientDriver:
         if step is Step.ANNOUNCE:
             plan = self.open_plan(incoming)
             if self._store.status(self.member.identity.public, wire.session_of(plan)) is None:
+                # Charged and on record before the first key: what was announced may be summed, and must not be free.
                 admit(plan)
                 self._store.accept(self.member.identity.public, self.member.server_key, plan)
             return self.announce(plan, incoming)
         session = session_in(step, incoming)
+        # Stored before it is returned: a crash between the two repeats the bytes, the other order would draw a second
+        # answer.
         state, answer = self._answer(step, session, incoming, contribute)
         self._put(step, session, incoming, state, answer)
         return answer

@@ -54,6 +54,7 @@ def content_digest(content: bytes | memoryview) -> bytes:
 
 def split(data: bytes, limit: int) -> tuple[memoryview, bytes]:
     """(body, signature) of a canonical envelope whose body has at most `limit` bytes, else Malformed."""
+    # By length first: nothing of a message is touched that is longer than any right one.
     if len(data) > limit + OVERHEAD:
         raise Malformed(f"{len(data)} bytes, at most {limit + OVERHEAD} can be right")
     # A length decides its own head, so trying the three heads that MessagePack has finds the one canonical form.

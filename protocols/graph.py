@@ -19,6 +19,8 @@ class Graph:
     """The neighbourhoods of one session, among the clients that announced."""
 
     def __init__(self, plan: RoundPlan, s1: bytes, announcers: Collection[int]) -> None:
+        # From the signed plan, so that dealer, holder and server need agree on nothing else. From 1: at 0 a share is
+        # the secret itself.
         self._points = {client: position + 1 for position, client in enumerate(plan.cohort)}
         self._announcers = frozenset(announcers)
         self._everybody = tuple(sorted(self._announcers))

@@ -34,6 +34,7 @@ class KeyPair:
     @classmethod
     def from_seed(cls, seed: bytes) -> KeyPair:
         """The rejection secret comes from the seed too: whoever rebuilds the seed decapsulates as its owner does."""
+        # d makes the key, z what a ciphertext decapsulates to that nobody encapsulated.
         parts = [labels.derive(seed, labels.KEY_KEM, part) for part in ("d", "z")]
         return cls(labels.derive(seed, labels.KEY_CURVE), kem.private_key(b"".join(parts)))
 
@@ -66,11 +67,14 @@ def refuse_unusable(public: bytes) -> None:
 
 def sealing_secret(curve: bytes, secret: bytes, s1: bytes, dealer: int, holder: int, ciphertext: bytes) -> bytes:
     """From the X25519 and the ML-KEM secret of one leaf to the one that its sealing key comes from."""
+    # Both secrets in one derivation: whoever breaks one of them still lacks the other. The ciphertext is bound in,
+    # because ML-KEM's own secret is no hash of it.
     return labels.derive(curve + secret, labels.KEY_HYBRID_SEAL, s1, dealer, holder, ciphertext)
 
 
 def pair_secret(curve: bytes, pad: bytes, s1: bytes, one: int, other: int) -> bytes:
     """From the X25519 secret and the pad of two clients to the one that their pair keys come from."""
+    # Lower id first, so that both ends derive the same.
     return labels.derive(curve + pad, labels.KEY_HYBRID_PAIR, s1, min(one, other), max(one, other))
 
 
@@ -119,6 +123,8 @@ def open_pad(mask: KeyPair, s1: bytes, low: int, high: int, sealed: SealedPad) -
         pad = cipher.decrypt(_NONCE, sealed.box, _place(s1, low, high))
     except InvalidTag:
         raise Malformed("sealed pad does not open") from None
+    # The survivor used what it opened, recovery what the seed gives: without the commitment the two may differ, nobody
+    # is to blame, and the sum is noise.
     if not sealed.commits_to(pad, s1, low, high):
         raise Malformed("sealed pad does not match its commitment")
     return pad

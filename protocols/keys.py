@@ -21,7 +21,9 @@ KEY_BYTES = 32
 TAG_BYTES = 16
 SEED, MASK_KEY = "seed", "mask key"  # the two kinds of shares
 
+# Two boxes under one key need two nonces: with one, their keystreams cancel and the shares' difference is open.
 _NONCES = {SEED: bytes(12), MASK_KEY: bytes(11) + b"\x01"}
+# Any scalar will do: libsodium clears the low three bits, so that a point of small order gives zero for all of them.
 _PROBE = b"\x01" * 32
 
 
@@ -101,6 +103,7 @@ class Seal:
             share = self._cipher.decrypt(_NONCES[kind], box, self._place(kind))
         except InvalidTag:
             raise Malformed("sealed share does not open") from None
+        # A dealer that seals another share than it committed to would have the holder blamed when that opens it.
         if share_commitment(self.s1, self.dealer, self.holder, kind, share) != commitment:
             raise Malformed("sealed share does not match its commitment")
         return share

@@ -79,6 +79,8 @@ def encode(label: str, *parts: Part) -> bytes:
     pieces = [_opening(label)]
     for part in parts:
         if isinstance(part, bytes):
+            # Its length before every part: without it ("ab", "c") and ("a", "bc") would be one message under two
+            # meanings.
             pieces.append(len(part).to_bytes(4, "big"))
             pieces.append(part)
         elif isinstance(part, int):
@@ -122,6 +124,7 @@ def derive(secret: bytes, label: str, *parts: Part) -> bytes:
     inner.update(secret)
     outer.update(inner.digest())
     key = int.from_bytes(outer.digest(), "big")  # not by a table, whose entries a secret would choose
+    # RFC 5869's expand step for one block: HMAC(key, info || 1).
     first = _sha256((key ^ _INNER_INT).to_bytes(32, "big") + _INNER + encode(label, *parts) + b"\x01")
     return _sha256((key ^ _OUTER_INT).to_bytes(32, "big") + _OUTER + first.digest()).digest()
 

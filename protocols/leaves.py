@@ -120,6 +120,8 @@ class Holder:
         """The two shares of a leaf, or nothing to hold; `sealing` is the X25519 secret shared with its dealer."""
         try:
             leaf = self._decoded(data)
+            # Never by X25519 alone in a hybrid session: a server could relay a classical leaf to take the post-quantum
+            # half away. `_decoded` takes no other kind.
             if isinstance(leaf, wire.HybridLeaf) and self.seal is not None:
                 secret = kem.decapsulate(self.seal.kem, leaf.seal_ciphertext)
                 sealing = hybrid.sealing_secret(sealing, secret, self.s1, dealer, self.id, leaf.seal_ciphertext)
@@ -131,6 +133,8 @@ class Holder:
             shares.parse(seed_share)
             shares.parse(key_share)
         except Malformed:
+            # No blame and no end: a dealer must not be able to stop its neighbours, and a liar must not be able to
+            # accuse it. The empty share says it at the opening, where complaints are counted.
             return Held(dealer, b"", b"")
         return Held(dealer, seed_share, key_share)
 
@@ -148,8 +152,8 @@ class Holder:
         return wire.decode(message, data, wire.limit(message, self.plan))
 
     def pair_secrets(self, mask_secret: bytes, peers: tuple[Peer, ...], pads: Mapping[int, bytes]) -> dict[int, bytes]:
-        """What the pair keys with each peer come from; `pads` are those of lower ids. FaultyClient for a key of
-        small order.
+        """The secret behind the pair masks with each peer; `pads` holds what peers of lower id sealed to this client.
+        FaultyClient for a key of small order.
         """
         curve = mask_secret if self.mask is None else self.mask.curve
         found = {}

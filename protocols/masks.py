@@ -21,6 +21,7 @@ SignedKey = tuple[bytes, int]
 """A 32-byte mask key, and 1 to add its mask or -1 to subtract it."""
 
 _COUNTER = modes.CTR(bytes(16))
+# The cipher adds its keystream to what it is given; to zeros, so that the keystream is what comes out.
 _ZEROS = memoryview(bytes(MAX_LANE_BYTES * PIECE))  # what is encrypted
 _AT_ONCE = 256  # keystreams open together: bounds the server's memory, which may have to take off a million masks
 

@@ -99,10 +99,12 @@ def accept_roster(known: Roster, shown: bytes, server_key: bytes) -> Roster:
 
 
 def _check_form(plan: RoundPlan) -> None:
+    # A downgrade to rules that this client does not check is refused, not negotiated.
     if plan.version != labels.VERSION:
         raise Refused(f"the plan is for protocol version {plan.version}, not {labels.VERSION}")
     if not wire.ascending(plan.cohort):
         raise FaultyServer("sent a cohort that is not ascending")
+    # A name twice is one mask key twice: the two vectors' difference would leave in the clear.
     for names in ([name for name, _ in plan.vectors], [name for name, _ in plan.context]):
         if len(set(names)) != len(names):
             raise FaultyServer("sent a plan that uses a name twice")
@@ -111,6 +113,7 @@ def _check_form(plan: RoundPlan) -> None:
 
 
 def _check_roster(member: Member, plan: RoundPlan) -> None:
+    # Both: another roster under the same version would have other people believed.
     if (plan.roster_digest, plan.roster_version) != (member.roster.digest, member.roster.version):
         raise Refused(f"the plan uses another roster than version {member.roster.version}")
     # Clients that the server invented (a Sybil attack) would make a cohort of the victim and nobody.
@@ -118,6 +121,7 @@ def _check_roster(member: Member, plan: RoundPlan) -> None:
         raise FaultyServer("put clients into the cohort that the roster does not enrol")
     if member.id not in plan.cohort:
         raise FaultyServer("sent a plan to a client outside its cohort")
+    # By this client's own clock: a server would wake enrolments whose keys were stolen since.
     expired = set(plan.cohort).difference(member.roster.active(member.limits.today))
     if expired:
         raise Refused(f"the cohort has clients whose enrolment has expired: {', '.join(map(str, sorted(expired)))}")
@@ -141,6 +145,8 @@ def refuse_other_session(limits: Limits, plan: RoundPlan) -> None:
 def _check_policy(member: Member, plan: RoundPlan) -> None:
     limits = member.limits
     refuse_other_session(limits, plan)
+    # The sparse graph and smaller thresholds are right against a server that follows the rules, and open to one that
+    # does not.
     if limits.adversary is Adversary.LYING_SERVER and plan.adversary is not Adversary.LYING_SERVER:
         raise Refused("the plan trusts the server to be honest; this client does not")
     if limits.post_quantum and not plan.post_quantum:

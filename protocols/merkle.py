@@ -85,6 +85,7 @@ def root_from_path(leaf_hash: bytes, index: int, size: int, path: Sequence[bytes
         raise IndexError(f"no leaf {index} in a tree of {size}")
     node, used, last = leaf_hash, 0, size - 1
     while last > 0:
+        # The last node of an odd level has no sibling and rises as it is: the proof skips it.
         if index % 2 == 1 or index < last:
             if used == len(path):
                 raise BadProof("inclusion path is too short")
@@ -151,6 +152,7 @@ def check_consistency(first: int, first_root: bytes, second: int, second_root: b
     if not steps:
         raise BadProof("consistency proof is too short")
     old, new = (0, 0) if first == second else (first - 1, second - 1)
+    # Up to the largest complete subtree that ends where the first tree does: its root is what the proof begins with.
     while old & 1:
         old, new = old >> 1, new >> 1
     old_root = new_root = steps[0]
@@ -166,6 +168,7 @@ def check_consistency(first: int, first_root: bytes, second: int, second_root: b
         old, new = old >> 1, new >> 1
     if new:
         raise BadProof("consistency proof is too short")
+    # Both: a proof of the new root alone would accept any old one, and with it a rewritten history.
     if (old_root, new_root) != (first_root, second_root):
         raise BadProof("consistency proof does not lead to both roots")
 

@@ -36,6 +36,8 @@ class Pads:
         """
         low, high = min(lost, other), max(lost, other)
         sealed = self._sealed[low, high]
+        # What the survivor used is in the lower id's hands: derived from its seed if that dropped, opened from its box
+        # if the higher one did.
         if lost == high:
             try:
                 return hybrid.open_pad(mask, s1, low, high, sealed)
@@ -64,7 +66,10 @@ def left_secrets(
     announced: Mapping[int, wire.Announcement],
     secrets: Mapping[int, bytes],
 ) -> dict[tuple[int, int], bytes]:
-    """What the pair keys of each dropped client with survivors come from; `pairs` maps dropped ones to survivors."""
+    """The secrets behind the pair masks that dropped clients left in survivors' vectors, by (dropped, survivor).
+
+    `pairs` maps each dropped client to those survivors.
+    """
     found = {}
     for lost, others in pairs.items():
         mask = KeyPair.from_seed(secrets[lost]) if plan.post_quantum else None

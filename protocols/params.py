@@ -120,6 +120,8 @@ def count_colluders(adversary: Adversary, roster_size: int, cohort: int, max_cor
     """
     if not 1 <= cohort <= roster_size or not 0 <= max_corrupt < 1:
         raise ValueError("the cohort must fit the roster, and max_corrupt be at least 0 and below 1")
+    # At least one, even where nobody is suspected: whoever reads a sum may be a client too, and knows its own share of
+    # the noise. Exact, because the ceiling of a float may be one more than the reader's.
     colluders = max(1, math.ceil(Fraction(str(max_corrupt)) * roster_size))
     _refuse_impossible_sizes(adversary, roster_size, cohort, colluders)
     return colluders

@@ -128,6 +128,8 @@ def remove_masks(
     sum. FaultyClient for a client whose pad is wrong.
     """
     survivors = frozenset(outcome.survivors)
+    # Only pairs of one dropped and one survivor are left: of two survivors the masks cancelled, two that dropped added
+    # none.
     pairs_left = {lost: survivors.intersection(dealt.graph.holders(lost)) for lost in outcome.dropped}
     shared = left_secrets(dealt.plan, dealt.s1, dealt.pads, pairs_left, dealt.announced, secrets)
     for name, _ in dealt.plan.vectors:
@@ -143,6 +145,7 @@ def remove_masks(
 def _checked(dealt: Dealt, survived: bool, holder: int, entry: wire.OpenedShare) -> int:
     kind, place = (keys.SEED, 0) if survived else (keys.MASK_KEY, 1)
     commitment = keys.share_commitment(dealt.s1, entry.dealer, holder, kind, entry.share)
+    # One wrong share of t gives another secret: without the commitment a single holder spoils every sum unseen.
     if commitment != dealt.commitments[entry.dealer][holder][place]:
         raise Malformed("share does not match its commitment")
     return shares.parse(entry.share)
@@ -154,6 +157,7 @@ def _rebuilt(dealt: Dealt, dealer: int, survived: bool, held: Mapping[int, int],
         if complaints > dealt.plan.colluders:  # one of them is honest, and an honest dealer's leaf opens for it
             raise FaultyClient(dealer, "dealt leaves that do not open")
         raise TooFewClients(Step.UNMASK.value, len(held), threshold)
+    # Exactly t, the lowest: every auditor of a transcript rebuilds from the same shares.
     holders = sorted(held)[:threshold]
     points = [dealt.graph.point(holder) for holder in holders]
     try:

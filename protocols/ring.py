@@ -56,6 +56,7 @@ def to_signed(elements: Lanes, bits: int) -> NDArray[np.int64]:
     """The representatives in [-2^(bits-1), 2^(bits-1)) of ring elements."""
     shift = np.int64(64 - bits)
     signed = elements.astype(np.int64)
+    # The element's top bit becomes the sign bit, and the way back extends it.
     signed <<= shift
     signed >>= shift
     return signed
@@ -125,6 +126,7 @@ def check_packed(data: bytes | memoryview, count: int, bits: int) -> None:
     if len(data) != packed_size(count, bits):
         raise Malformed(f"{len(data)} packed bytes, expected {packed_size(count, bits)}")
     used = count * bits % 8
+    # Bits that nobody reads would give one vector many digests, and a client two signatures for one upload.
     if used and data[-1] >> used:
         raise Malformed("padding bits are not zero")
 

@@ -80,6 +80,7 @@ class Roster:
         for what in ("name", "public"):
             if len({getattr(entry, what) for entry in self.members}) != len(ids):
                 raise ValueError(f"two roster entries have the same {what}")
+        # An authority that is a client could vouch for itself, and count among the honest ones that it chose.
         if self.authority in self._keys.values():
             raise ValueError("the authority cannot be one of its own roster's clients")
         if not self._keys.keys().isdisjoint(self.revoked):
@@ -134,6 +135,7 @@ class Roster:
         """
         if self.version <= earlier.version:
             raise Refused(f"roster version {self.version} does not come after {earlier.version}")
+        # Somebody revoked comes back by a roster that does not mention it.
         if not set(earlier.revoked) <= set(self.revoked) or not set(earlier.retired) <= set(self.retired):
             raise Refused(f"roster version {self.version} forgets a revocation")
         if self.authority != earlier.authority and earlier.authority not in self.retired:
@@ -141,6 +143,8 @@ class Roster:
         for entry in earlier.members:
             if entry.id not in self and entry.id not in self.revoked:
                 raise Refused(f"roster version {self.version} drops client {entry.id} without revoking it")
+            # A replaced key that is not retired still signs what an old roster lets it: two machines would be one
+            # client.
             if self._keys.get(entry.id) != entry.public and entry.public not in self.retired:
                 raise Refused(f"roster version {self.version} replaces client {entry.id}'s key without retiring it")
             if self._names.get(entry.id, entry.name) != entry.name:
@@ -184,6 +188,7 @@ def open_roster(data: bytes, authority: bytes, at_least_version: int) -> Roster:
     signer = _follow(signed.handovers, authority)
     verify_signature(signer, labels.SIGN_ROSTER, signed.body, signed.signature)
     body = wire.decode(_RosterBody, signed.body, MAX_BYTES)
+    # Pinned from now on is what the body says: a key that did not sign it would take over.
     if body.authority != signer:
         raise BadSignature("the roster names another authority than the one that signed it")
     if body.protocol != labels.VERSION:
@@ -223,6 +228,7 @@ def read_enrolment_line(line: str) -> tuple[str, bytes]:
         signed, key, proof = name.encode(), bytes.fromhex(public), bytes.fromhex(signature)
     except ValueError:  # a name that is no Unicode text too: a terminal hands on any bytes
         raise Malformed("an enrolment line is a name, a public key and a signature, with spaces between") from None
+    # Proof of possession: without it one client enrols another's public key as its own.
     verify_signature(key, labels.SIGN_ENROLMENT, signed, proof)
     return name, key
 

@@ -46,8 +46,11 @@ def partition(
     sizes(len(cohort), shards)
     if shards == 1:
         return (cohort,)
+    # Of nothing that the server chooses: with a nonce of its own in here it would draw until a victim sits among
+    # colluders.
     key = labels.digest(labels.HASH_SHARDS, roster_digest, round_number, shards)
     keystream = labels.stream(key, 8 * len(cohort))
+    # Stable, and of bytes with a fixed order: equal numbers and other machines give the same shards.
     order = np.argsort(np.frombuffer(keystream, "<u8"), kind="stable")
     cuts = [place * len(cohort) // shards for place in range(shards + 1)]
     return tuple(tuple(sorted(cohort[place] for place in order[start:end])) for start, end in pairwise(cuts))

@@ -31,6 +31,7 @@ def split(secret: bytes, points: Sequence[int], threshold: int, key: bytes) -> l
     # With t = 1 a share is the secret; with a point twice, or at zero, fewer than t shares would do.
     if not 2 <= threshold <= len(points) or len(set(points)) != len(points) or min(points) < 1:
         raise ValueError("points must be distinct and positive, at least `threshold` of them, and threshold >= 2")
+    # The secret is the value at zero; the leading coefficient may be zero, as it must for shares to be uniform.
     polynomial = [*_coefficients(key, threshold - 1), int.from_bytes(secret, "little")]
     return [_value(polynomial, point).to_bytes(SHARE_BYTES, "little") for point in points]
 
@@ -38,6 +39,7 @@ def split(secret: bytes, points: Sequence[int], threshold: int, key: bytes) -> l
 def parse(share: bytes) -> int:
     """A share as a field element. Raises Malformed unless it has 33 bytes and lies below the prime."""
     value = int.from_bytes(share, "little")
+    # One byte form for each share: value and value + PRIME are one point, and would have two commitments.
     if len(share) != SHARE_BYTES or value >= PRIME:
         raise Malformed("not a share")
     return value

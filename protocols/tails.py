@@ -68,6 +68,8 @@ def _first_rare(n: int, marked: int, degree: int, bits: int) -> int:
     total = comb(n - 1, degree)
     ways, count = 0, degree + 1
     while count > 0:
+        # Summed from the far end of the tail, where terms are small, until the union bound over all n clients is used
+        # up.
         ways += comb(marked, count - 1) * comb(n - 1 - marked, degree - count + 1)
         if (n * ways) << bits > total:
             break
@@ -77,6 +79,8 @@ def _first_rare(n: int, marked: int, degree: int, bits: int) -> int:
 
 def _connected(n: int, corrupt: int, dropped: int, degree: int) -> bool:
     """E2: a ring falls apart only where two disjoint runs of k/2 neighbours are all corrupt or dropped."""
+    # A colluder hides nothing of its neighbours from the server: for connectedness it is as good as gone.
     bad = min(n, corrupt + dropped)
+    # Pairs of disjoint runs: n (n - k - 1) / 2. Each is bad all over with probability comb(bad, k) / comb(n, k).
     cuts = n * (n - degree - 1) * comb(bad, degree)
     return cuts << (SIGMA + 1) <= 2 * comb(n, degree)

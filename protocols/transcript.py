@@ -92,6 +92,7 @@ def recompute(
     inbox = server.begin(plan, roster, verify, b"")
     for entry in entries:
         while entry.step is not inbox.step:
+            # Order is evidence: an answer moved behind its step's end would make its client one that dropped.
             if _ORDER[entry.step] < _ORDER[inbox.step]:
                 raise Malformed(f"a message of step {entry.step.value} after step {inbox.step.value} began")
             after = _closed(inbox)
@@ -101,6 +102,8 @@ def recompute(
         try:
             inbox.receive(entry.client, entry.message)
         except Ignored as error:
+            # The server recorded signed messages only: an unsigned one was put in, and everything around it is in
+            # doubt.
             raise Malformed(f"not a transcript of this session: {error}") from None
         except (FaultyClient, FaultyClientOrServer):
             continue  # the server met the same, and the inbox remembers whom to blame

@@ -104,6 +104,7 @@ class Incoming:
     def read(cls, data: bytes, client: int, plan: wire.RoundPlan) -> Incoming:
         """The upload in `data`. Malformed unless every byte around vectors and signatures is the layout's."""
         layout = Layout.of(client, [length for _, length in plan.vectors], plan.ring_bits)
+        # The length is known to the byte, so that garbage is refused before anything of it is read.
         if len(data) != layout.size:
             raise Malformed(f"{len(data)} bytes, an upload has {layout.size}")
         view, end, vectors = memoryview(data), 0, []

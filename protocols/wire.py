@@ -221,7 +221,7 @@ class Complaint(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 
 
 class UploadDigest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="upload digest"):
-    """That a client uploaded, and what, without the vectors."""
+    """The digest and the signature of one client's upload, without its vectors."""
 
     client: Id
     digest: Bytes32

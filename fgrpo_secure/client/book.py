@@ -38,6 +38,7 @@ class Book:
         LedgerError where earlier runs divided the owner's units otherwise: whose budget is whose cannot be said then.
         """
         kept = self._blocks(owner)
+        # Divided otherwise, a unit would move to a block whose ledger has not paid for it: a budget twice.
         if kept not in (0, blocks):
             raise LedgerError(
                 f"the ledgers of owner {owner} are kept for {kept} block(s) of units, and this run has "
@@ -55,6 +56,7 @@ class Book:
     @contextmanager
     def charging(self) -> Iterator[None]:
         """A transaction that may charge or settle. Ledgers are on disk first: a crash between the two over-charges."""
+        # The inner one commits first.
         with self.store.transaction(), self.ledgers.transaction():
             yield
 

@@ -34,6 +34,7 @@ def contained(work: Callable[[], Made]) -> Made:
     Only an interrupt from the keyboard passes: that is the operator's. Owners' own functions cannot raise one here,
     since they run elsewhere.
     """
+    # A reward that fails within `no_grad` would leave it set, and every later round's update at zero.
     grad = torch.is_grad_enabled()
     try:
         with _silence():
@@ -43,6 +44,7 @@ def contained(work: Callable[[], Made]) -> Made:
     except (UnusableInput, UnusableRound) as problem:  # our own sentences, which quote nothing
         raise UnusableRound(str(problem)) from None
     except BaseException as problem:  # noqa: BLE001 - an owner's data may raise anything, and none of it may show
+        # `from None`: a chained exception would carry the row that it quotes to whoever prints it.
         raise UnusableRound(f"{type(problem).__name__}{place(problem)}") from None
     finally:
         torch.set_grad_enabled(grad)
@@ -51,6 +53,7 @@ def contained(work: Callable[[], Made]) -> Made:
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
     before = logging.root.manager.disable
+    # Libraries warn of odd tokens and long prompts, on a terminal that others may see.
     logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):

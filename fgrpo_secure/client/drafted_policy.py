@@ -67,6 +67,7 @@ def agreed(text: str, authority: str, model: str, origin: str) -> tuple[ClientPo
         if "authority" not in trust:
             trust.add("authority", authority)
         models = trust.get("models", [])
+        # Added, never replaced: models of earlier runs were agreed to as well.
         if isinstance(models, list) and model not in models:
             trust["models"] = [*models, model]
     policy = parse_as(ClientPolicy, document.unwrap(), origin)

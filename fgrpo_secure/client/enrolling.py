@@ -18,6 +18,7 @@ def enrol(root: Path, own: OwnFile, entropy: Entropy) -> ClientFolder:
     folder = ClientFolder.make(root)
     seed = entropy.bytes(identity_file.SEED_BYTES, "identity")
     identity_file.write(folder.identity, own.name, seed)
+    # Readable by nobody else: a policy says what an owner would accept, which a server could go to the edge of.
     write_durably(folder.policy, drafted_policy.draft(own.name).encode(), mode=0o600)
     write_durably(folder.own_file, own_file.dump(own).encode(), mode=0o600)
     return folder

@@ -63,6 +63,7 @@ def _request(
 
 
 def _update(answer: Mapping[str, Any], dimension: int) -> FloatArray:
+    # Raw numbers, never pickled: unpickling would run the trainer's code in the process that holds the keys.
     update = np.frombuffer(base64.b64decode(answer["update"])).copy()
     if update.shape != (dimension,):
         raise TrainerError(f"the trainer left {update.size} numbers where the round's factors have {dimension}")

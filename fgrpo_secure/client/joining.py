@@ -79,6 +79,7 @@ def configuration(invitation: Invitation) -> Config:
         name = opening.check(begun, config, first)
     except (UnusableInput, RunDirectoryError, ProtocolError, ValueError) as problem:
         raise InvitationError(f"the invitation does not hold together: {problem}") from None
+    # The run's name is a hash of all of it: an invitation with one key or limit changed names another run.
     if name.hex() != invitation.run or begun.server != invitation.server:
         raise InvitationError("the invitation does not hold together: it names another run or server than its opening")
     if config.engine.kind != "https":
@@ -104,6 +105,7 @@ def examine(folder: ClientFolder, invitation: Invitation) -> Offer:
     spent, sessions = _spent(folder, client)
     budget = None if plan.claim is None else policy.budget_for(plan.claim)
     objection = objection or _affordable(plan, budget, spent, sessions, policy)
+    # What the server may send as an adapter later: without a bound it could fill the owner's disk.
     most = shape.file_bytes + HEADER_ROOM
     return Offer(invitation, config, roster, client, own.name, plan, policy, agreed, spent, budget, objection, most)
 
@@ -117,6 +119,7 @@ def join(folder: ClientFolder, offer: Offer, source: Path) -> None:
     if offer.objection is not None:
         raise PolicyForbids(f"the policy in {folder.policy} does not allow this run: {offer.objection}")
     with folder.claimed():
+        # Under the folder's lock: a second join at the same time would find the seed half moved into the books.
         seed = folder.seed()
         with closing(ClientStore(folder.state)) as store, store.transaction():
             if not store.is_enrolled(offer.client):
@@ -129,11 +132,13 @@ def join(folder: ClientFolder, offer: Offer, source: Path) -> None:
         kept = folder.invitation_path(made.run)
         kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         aside = kept.with_name("agreed.json")
+        # Read again and compared: the file may have changed between what the owner saw and its consent.
         write_durably(aside, source.read_bytes(), mode=0o600)
         if invitation_file.read(aside) != made:
             aside.unlink()
             raise InvitationError(f"{source} is not the invitation any more that was shown")
         write_durably(folder.adapter_bytes_path(made.run), f"{offer.adapter_bytes}\n".encode(), mode=0o600)
+        # Last: an invitation that is kept is a run that was joined, with all that it needs on disk.
         aside.replace(kept)
 
 
@@ -160,6 +165,7 @@ def _client(folder: ClientFolder, roster: Roster, public: bytes) -> int:
             f"the roster in the invitation does not enrol the key of {folder.root}; give its enrolment line to the "
             "authority (`fgrpo client show` prints it)"
         )
+    # A folder is one client of one federation: its counters and ledgers under another id would begin at zero.
     if enrolled is not None and enrolled[0] != found[0]:
         raise ClientFolderError(
             f"{folder.root} is client {enrolled[0]} of another federation; join this one with a folder of its own"
@@ -179,6 +185,7 @@ def _planned(
     except (Infeasible, InfeasiblePlan, Refused) as problem:
         raise InvitationError(f"the run in the invitation cannot be: {problem}") from None
     demands, run = run_plan.demands(config, plan), bytes.fromhex(made.run)
+    # Nothing is loaded yet: the invitation's model counts, and each round compares what really was (`open_plan`).
     loaded = dict.fromkeys(LOADED, bytes(32)) | {"model": bytes.fromhex(made.model)}
     known = Known(_goes_back(roster, made, policy), len(roster), 0, plan.claim)
     shard = schedule.partition(config, roster.digest, 0, clients)[0]
@@ -214,7 +221,7 @@ def _shape(config: Config, own: OwnFile, digest: str) -> AdapterShape:
 
 
 def _goes_back(roster: Roster, made: Invitation, policy: ClientPolicy) -> bool:
-    """Whether the authority in the owner's file signed the roster, or handed over to whom that did."""
+    """Whether the authority in the owner's file, or one that it handed over to, signed the roster."""
     try:
         open_roster(made.roster_bytes, bytes.fromhex(policy.trust.authority), roster.version)
     except BadSignature:

@@ -37,9 +37,12 @@ class Trust:
 
     def see(self, shown: bytes) -> Roster:
         """The roster to use after the server showed `shown`. Raises FaultyServer or Refused, and keeps what it had."""
+        # The same bytes again: nothing to check, and nothing that could have changed.
         if shown == self._shown:
             return self.roster
         later = accept_roster(self.roster, shown, self._server)
+        # Hand-overs lie outside the signature: a server could strip them, and after a restart nothing would lead from
+        # the pinned key to this roster.
         if not _opens(shown, self._authority):
             raise FaultyServer("sent a roster without the hand-overs that lead from this client's authority to it")
         if later.version > self.roster.version:
@@ -51,7 +54,7 @@ class Trust:
         return later
 
     def goes_back_to(self, authority: bytes) -> bool:
-        """Whether this key signed the roster in use, or handed over to whom that did."""
+        """Whether this key, or one that it handed over to, signed the roster in use."""
         if authority not in self._goes_back:
             self._goes_back[authority] = _opens(self._shown, authority)
         return self._goes_back[authority]
@@ -72,6 +75,7 @@ class Trust:
         except identity_file.IdentityFileError:
             return None
         renewed = Identity.from_seed(seed)
+        # Whatever lies there: only the key that the authority enrolled speaks for this owner.
         if renewed.public != self.roster.public(owner):
             return None
         self._store.replace_identity(owner, seed, current.public, renewed.public)
@@ -79,7 +83,7 @@ class Trust:
 
 
 def _opens(signed: bytes, authority: bytes) -> bool:
-    """Whether this key signed the roster, or handed over to whom that did, by the hand-overs that come with it."""
+    """Whether this key, or one that the hand-overs in the same bytes lead to from it, signed the roster."""
     try:
         open_roster(signed, authority, 1)
     except BadSignature:

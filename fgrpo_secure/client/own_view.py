@@ -54,6 +54,7 @@ class RoundView(msgspec.Struct, frozen=True):
 def of(groups: Sequence[PromptGroups], tally: Tally, update: NDArray[np.float64], settings: RoundSettings) -> RoundView:
     """The view of a round that the built-in loop trained on `groups`, a step each."""
     paid = np.concatenate([each.rewards for each in groups])
+    # A row with one reward that is no number taught nothing: the objective left it out as well.
     whole = paid[np.isfinite(paid).all(axis=1)]
     lengths = np.concatenate([each.rollouts.mask.sum(1).double().cpu().numpy() for each in groups])
     cut = np.concatenate([each.rollouts.truncated.double().cpu().numpy() for each in groups])
@@ -84,6 +85,7 @@ def append(log: Path, view: RoundView) -> None:
     """Keep a round. What cannot be written is left out: a full disk must not end a run."""
     with contextlib.suppress(OSError):
         path = path_beside(log)
+        # Before the first byte is in it: rewards are the owner's alone, on a machine that others may use.
         path.touch(mode=0o600)
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(msgspec.structs.asdict(view)) + "\n")

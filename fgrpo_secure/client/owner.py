@@ -81,6 +81,7 @@ class Owner:
             started = entropy.processor_time()
             groups = self._groups(adapted, settings, step)
             if step == 0:
+                # Before any step: later rollouts are of a model that this very data has moved.
                 first.append(self._gain_rewards(adapted, settings, groups))
             seconds.append(entropy.processor_time() - started)
             steps.append(groups)
@@ -130,6 +131,7 @@ class Owner:
         def groups() -> PromptGroups:
             rows = units.batch(unit, settings.training_round, step, settings.grpo.prompts_per_step)
             sampled = self._sampled(adapted, settings, rows, step, f"{step}/{unit}")
+            # Here, where it is still this unit's alone: found later, unusable rewards would empty the whole round.
             rewards.marked(sampled.rewards)
             return sampled
 
@@ -162,7 +164,7 @@ class Owner:
         return replace(self, reward_functions=tuple(limited))
 
     def _limits(self) -> Limits:
-        """Of one call of a reward function of its own."""
+        """What one call of a reward function of this owner's may use."""
         own = [each.limits for each in self.reward_functions if isinstance(each, IsolatedReward)]
         return own[0] if own else Limits()
 
@@ -176,6 +178,7 @@ class Owner:
         **Why** A line is written because of this owner's data: if one could not be written (a full disk), and that
         ended a run, everybody would see it.
         """
+        # A reward's text could hold the terminal's control sequences, and act when its owner looks at the log.
         escaped = (each if each.isprintable() else each.encode("unicode_escape").decode() for each in line)
         with contextlib.suppress(OSError), self.log.open("a", encoding="utf-8") as file:
             file.write("".join(escaped) + "\n")
@@ -186,6 +189,7 @@ class Owner:
         """Rewards that measure R: those of `gain_prompts` prompts, the first step's if that is enough."""
         wanted = settings.weighting.gain_prompts or settings.grpo.prompts_per_step
         missing = wanted - settings.grpo.prompts_per_step
+        # A prefix, so that asking for fewer costs no other rollouts.
         if missing <= 0:
             return groups.rewards[:wanted]
         extra = self._groups(adapted, settings, -1, missing)
@@ -202,6 +206,7 @@ class Owner:
     ) -> PromptGroups:
         prompts = [row["prompt"] for row in rows]
         columns = {key: [row[key] for row in rows] for key in rows[0] if key != "prompt"}
+        # One for each label: draws that ran on from unit to unit would let one unit's length move all others'.
         generator = torch.Generator().manual_seed(self.rollout_seed(settings, label))
         sampled = rollouts.sample(adapted, prompts, settings.grpo, generator)
         scores = rewards.score(

@@ -351,6 +351,8 @@ class Participant:
         outcome = drive.outcome(self._records, self._identity.public, session)
         if record.plan is None or outcome is None:
             return
+        # From the list that this client itself signed with a quorum: the server's word could settle at noise that never
+        # was.
         survivors, ledger = len(outcome.survivors), self._ledger_of(record.training_round)
         if ledger is not None:
             self._records.keep_survivors(self._identity.public, session, outcome.survivors)

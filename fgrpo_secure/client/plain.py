@@ -17,6 +17,7 @@ def open_request(message: bytes, server_key: bytes, verify: Verify) -> RoundPlan
     except Malformed as problem:
         raise FaultyServer(f"sent a malformed plan: {problem}") from None
     try:
+        # Even without masks: a stranger must not have a client train for a plan that its server never made.
         verify(server_key, labels.SIGN_PLAN, wire.encode(signed.plan), signed.signature)
     except BadSignature:
         raise FaultyServer("sent a plan that it did not sign") from None

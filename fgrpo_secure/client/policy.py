@@ -113,16 +113,19 @@ class Protection(Section):
     def admit(self, plan: RoundPlan, admitted: Admitted, sessions: int, claim: Claim | None) -> None:
         """The rules of this table, for `ClientPolicy.admit`; `sessions` were charged so far, in any run."""
         settings = admitted.settings
+        # Equal, not "at least": units of different kinds protect different people, and none is stronger.
         if settings.unit != self.unit:
             raise Refused(f"privacy.unit: the plan protects {settings.unit!r}, this client wants {self.unit!r}")
         _at_most("privacy.max_cohort", "a cohort", len(plan.cohort), self.max_cohort)
         _at_most("privacy.max_dimension", "vectors", sum(length for _, length in plan.vectors), self.max_dimension)
         _at_most("privacy.max_releases", "releases", settings.releases, self.max_releases)
+        # The budget's arithmetic allows for so many releases: one more, and its slack is no bound.
         if sessions >= self.max_sessions:
             raise Refused(f"privacy.max_sessions: this client has taken part in all {self.max_sessions} it allows")
         if claim is not None and claim.sampling is not None:
             self._admit_whole(claim)
         least, charge = self.min_noise_multiplier, admitted.worst_case(plan.floor)
+        # At the fewest survivors, in fractions: a plan that is right on average and weak at its floor is refused.
         if least is not None and charge * Fraction(least) ** 2 > 1:
             given = float(min(charge, LARGEST)) ** -0.5
             raise Refused(f"privacy.min_noise_multiplier: the plan has {given:.6g}, this client wants {least:g}")
@@ -171,6 +174,7 @@ class ClientPolicy(Section):
         """
         if not known.authority_signed:
             raise Refused("trust.authority: the roster does not go back to this client's authority")
+        # A server's own model could be made to memorise: its gradients show the prompts that it was fed.
         if dict(plan.context).get("model", b"").hex() not in self.trust.models:
             raise Refused("trust.models: the plan's base model is not among those this client trains")
         if admitted.settings.aggregation == "plain":
@@ -180,6 +184,8 @@ class ClientPolicy(Section):
             self._admit_thresholds(plan, known.enrolled)
         _at_least("rounds.min_cohort", "a cohort", len(plan.cohort), self.rounds.min_cohort)
         _at_least("rounds.min_survivors", "a floor of survivors", plan.floor, self.rounds.min_survivors)
+        # A smaller weight would lie outside the range that the hidden scalar is encoded in: the sum of weights would be
+        # wrong.
         if (least := admitted.settings.weighting.min_weight) > self.rounds.max_weight:
             raise Refused(
                 f"rounds.max_weight: the plan's least weight is {least:g}, "

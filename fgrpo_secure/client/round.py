@@ -87,6 +87,7 @@ def _weigh(
     adapts = settings.adaptive_clip is not None
     if learned.observation is None:
         least, most = settings.score_ranges[0]
+        # The middle of the range encodes to zero: an empty contribution is noise in every coordinate, scores included.
         weighed = Weighed(0.0, least / 2 + most / 2, past)
         indicator = adaptive_clip.missing()
     else:

@@ -101,6 +101,7 @@ class SessionRecords:
                 raise RecordConflict(
                     f"session {plan.session_number} is not newer than the last one that this client accepted"
                 )
+            # Two open ones would be one round's data in two sums that a charge was made for once.
             if self.open_sessions(identity, server, plan.run):
                 raise RecordConflict("a session of this run is open")
             facts = (wire.session_of(plan), server, plan.run, plan.session_number, training_round, adapter)
@@ -164,12 +165,14 @@ class SessionRecords:
             "WHERE identity = ? AND session = ? AND status IN ('accepted', 'masked')",
             (identity, session),
         )
+        # A repeated request would otherwise get the old answer of a session that was refunded.
         self._db.execute("DELETE FROM answer WHERE identity = ? AND session = ?", (identity, session))
         return self.left(identity, session)
 
     def left(self, identity: bytes, session: bytes) -> bool:
         """Whether a masked vector of the session may have left; False only where a row proves that none did."""
         row = self._row("left", identity, session)
+        # No row, no proof: then it may have left, and is paid for.
         return row is None or bool(row[0])
 
     def record(self, identity: bytes, session: bytes) -> SessionRecord | None:
@@ -288,6 +291,8 @@ class SessionRecords:
                 self.close(old, session)
         self.forget_closed(old)
         for table in ("session", "survivors", "ended"):
+            # Numbers, costs and ends go on under the new key: with a fresh start a rotated key would have a budget of
+            # repeats again.
             self._db.execute(f"UPDATE OR REPLACE {table} SET identity = ? WHERE identity = ?", (new, old))  # noqa: S608
 
     def forget_closed(self, identity: bytes) -> None:

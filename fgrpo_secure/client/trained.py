@@ -53,6 +53,7 @@ def read(data: bytes) -> Trained:
     found = _decoder.decode(data)
     if isinstance(found, _Learned):
         observation = None if found.observation is None else Observation(*found.observation)
+        # Copied: a view of the pipe's bytes is read-only, and would keep all of them.
         return Learned(Update(np.frombuffer(found.update).copy()), observation, found.seconds_rollouts)
     values = np.frombuffer(found.vector, np.int64).copy()
     vector = NoisedVector(values, int(found.bound), int(found.share_variance))

@@ -93,6 +93,7 @@ def _sample(adapted: AdaptedModel, owner: Owner, settings: RoundSettings, number
         raise ValueError("this owner's data is not divided into units")
     chosen = terms(settings)
     block = owner.units.in_block(chosen.block(settings.training_round), chosen.blocks)
+    # From the client's own secret source: who knows the sample knows who is not in it, and the amplification is gone.
     present = units.sampled(block, chosen.sampling_rate, source)
     groups = {unit: owner.unit_groups(adapted, settings, number, unit) for unit in present}
     return Step(number, groups)
@@ -142,9 +143,11 @@ def before_noise(
     """
     lattice = settings.unit_lattice(adapted.dimension(settings.training_round))
     rounding = entropy.child("rounding", step.number)
+    # The client's own scores in a vector of their own: beside a unit's update they would share its norm bound.
     nothing = clip.to_norm(Update.zero(lattice.dimension), lattice.clip_norm)
     own = encode.to_ring(nothing, scores, lattice, rounding.child("scores"))
     present = ((unit, groups) for unit, groups in step.groups.items() if groups is not None)
+    # Rounded with a label of its own name: in one stream a unit's absence would shift the rounding of all after it.
     vectors = (
         unit_vector(adapted, owner, settings, groups, weight, rounding.child("unit", unit)) for unit, groups in present
     )
@@ -184,10 +187,13 @@ def _steps(
             step = _sample(adapted, owner, settings, number, entropy.child("step", number))
             if number == 0:
                 weighed = _weigh(owner, step, settings, past, entropy).capped(max_weight)
+            # Unweighted, with middle scores: the weight comes once, at the end, on what is public by then.
             noised = _release(adapted, owner, settings, step, 1.0, middle, entropy)
             _descend(parameters, optimizer, noised, settings)
+        # Made from noised sums alone, whatever the optimiser did with them: post-processing costs nothing.
         update = adapted.get_vector(round_number) - received
     finally:
+        # Whatever happened: the next unit or round must begin from the model as received.
         adapted.set_vector(round_number, received)
         for parameter in parameters:
             parameter.grad = None
@@ -205,6 +211,7 @@ def _descend(
     """One optimiser step along a noised sum, divided by the public number of units in a step."""
     dimension = sum(parameter.numel() for parameter in parameters)
     lattice = settings.unit_lattice(dimension)
+    # By the public number: the true one is data.
     mean: NDArray[np.float64] = noised.values[:dimension] / lattice.scale / terms(settings).expected
     position = 0
     for parameter in parameters:

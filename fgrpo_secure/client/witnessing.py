@@ -39,9 +39,11 @@ class Signer:
         `session` has just settled; empty when the run ends: then the ledger must name `adapter`, which the owner holds.
         """
         origin = cosigning.origin(self.server_key, run)
+        # What this client signed last, from its own file: a tree that does not go on from there forgot something.
         last = self.book.store.witnessed(self.identity.public, origin)
         seen = last[0] if last else 0
         own = self._own(run)
+        # Only what this owner's own books say was settled: a server could have it sign for a session it never was in.
         if session and session.hex() not in {each.charged.session for each in own if each.charged.survivors}:
             return Witnessed(self.client, None, 0)
         kept = self.book.store.note(self.identity.public, origin)
@@ -82,5 +84,5 @@ class Signer:
         return found
 
     def _lost(self, kept: str, seen: int) -> tuple[int, ...]:
-        """The entries of sessions that this owner was lost in, as it signed last."""
+        """Ledger entries of sessions that this owner dropped out of, as its last signature names them."""
         return testimony.read(kept.splitlines(keepends=True)[-1], cosigning.client_name(self.client), seen).lost

@@ -22,8 +22,11 @@ from fgrpo_secure.errors import CheckFailed
 from fgrpo_secure.privacy.discrete_gaussian import TABLE_DISTANCE
 from fgrpo_secure.privacy.normal import log_ndtr
 
+# s^2 of the lemma above. At 4, theta is 2e-34 a coordinate, which no length or number of rounds brings near a delta;
+# what it costs is 4 of a variance that is thousands.
 LEMMA_VARIANCE = 4
 THETA = 4 * math.exp(-2 * math.pi**2 * LEMMA_VARIANCE)
+# Beyond it exp and erfc leave the floats' range, long after a claim means anything.
 LARGEST_MU = 1e4
 
 
@@ -71,6 +74,7 @@ class Filter:
 
 def round_mu_squared(integer_bound: int, total_variance: int) -> Fraction:
     """mu^2 of one round under zero-out: B^2 / (V - 4), V the variance of all honest shares together."""
+    # The real Gaussian that the lemma accounts for would have no variance left.
     if total_variance <= LEMMA_VARIANCE:
         raise ValueError(f"a round's noise variance is {total_variance}; it must be above {LEMMA_VARIANCE}")
     return Fraction(integer_bound**2, total_variance - LEMMA_VARIANCE)
@@ -89,6 +93,8 @@ def delta_of(mu: float, epsilon: float) -> float:
         raise ValueError(f"epsilon is {epsilon:g}; it must be at least 0 and finite")
     if mu == 0:
         return 0.0
+    # In logarithms: at large epsilon both terms of the formula underflow, and their difference would come out as 0, a
+    # guarantee for free.
     log_first = log_ndtr(-epsilon / mu + mu / 2)
     log_second = epsilon + log_ndtr(-epsilon / mu - mu / 2)
     return math.exp(log_first) * -math.expm1(min(0.0, log_second - log_first))
@@ -97,6 +103,7 @@ def delta_of(mu: float, epsilon: float) -> float:
 def epsilon_of(mu: float, delta: float) -> float:
     """The least epsilon >= 0 at which mu-GDP is (epsilon, delta)-DP, rounded up by at most 10^-12 of it."""
     checked_delta(delta)
+    # Then delta alone covers it, at every epsilon; the bisection below needs an end at which it does not.
     if delta_of(mu, 0.0) <= delta:
         return 0.0
     high = 1.0
@@ -152,6 +159,8 @@ class Slack:
             needed = curve(left)
             if needed <= epsilon:
                 return epsilon + 2 * self.log_ratio
+            # A little up, so that the turns end: `left` falls as epsilon grows, and the two could chase each other by a
+            # last digit.
             epsilon = needed * (1 + 1e-12)
         return math.inf
 
@@ -161,6 +170,8 @@ class Slack:
         left = self.left(epsilon, delta)
         if left <= 0:
             raise ValueError(f"epsilon is {epsilon:g}; the sampler's table supports no claim that large")
+        # Down by more than all roundings of this file together: a budget sized with this mu must never read above
+        # epsilon.
         return mu_of(epsilon - 2 * self.log_ratio, left) * (1 - 1e-11)
 
     def left(self, epsilon: float, delta: float) -> float:
@@ -175,6 +186,7 @@ def sum_of_shares_log_ratio(shares: int, share_variance: int) -> float:
 
     Sum over k of 10 exp(-2 pi^2 / (1 / S_k + 1 / v)), S_k = k v (Kairouz, Liu, Steinke 2021, Theorem 9).
     """
+    # 1 / (1 / S_k + 1 / v) with S_k = k v.
     harmonic = (share_variance * k / (k + 1) for k in range(1, shares))
     return math.fsum(10 * math.exp(-2 * math.pi**2 * each) for each in harmonic)
 
@@ -183,6 +195,7 @@ def _bisect(holds: Callable[[float], bool], good: float, bad: float) -> float:
     """The point next to `bad` at which `holds` still holds, to one part in 10^13."""
     while abs(good - bad) > 1e-13 * max(abs(good), abs(bad)):
         middle = (good + bad) / 2
+        # Neighbouring floats. `good` is returned, never the middle: an error falls on the safe side.
         if middle in (good, bad):
             break
         good, bad = (middle, bad) if holds(middle) else (good, middle)

@@ -62,8 +62,11 @@ def to_norm(update: Update, clip_norm: float) -> ClippedUpdate:
     checked_clip_norm(clip_norm)
     values = update.values
     largest = float(np.max(np.abs(values), initial=0.0))
+    # A gradient that overflowed contributes nothing, like one of no data: an error here would tell which client it was.
     if largest == 0.0 or not math.isfinite(largest):
         return ClippedUpdate(np.zeros_like(values), clip_norm)
+    # The dot product of d squares is off by at most d units in the last place; 16 more for square root, quotient and
+    # product. So the float's word for "at most clip_norm" is true of the exact norm.
     slack = 1.0 - (values.size + 16) * 2.0**-52
     unit = values / largest
     unit_norm = math.sqrt(float(np.dot(unit, unit)))

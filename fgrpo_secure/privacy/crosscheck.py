@@ -116,6 +116,7 @@ def _least(orders: Iterable[float], divergence: Callable[[float], float], rounds
     found = (
         rounds * divergence(order) + math.log1p(-1 / order) - math.log(delta * order) / (order - 1) for order in orders
     )
+    # Below 0 where delta alone protects.
     return max(0.0, min(found))
 
 

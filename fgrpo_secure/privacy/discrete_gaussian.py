@@ -84,6 +84,8 @@ def sample(gaussian: AliasTable, count: int, key: bytes) -> IntArray:
 
     One 32-bit word per sample gives the cell (low bits) and the sign (top bit), one 64-bit word the coin.
     """
+    # Three streams that never meet, each by its own count: a tie that took from the coins would shift all later
+    # samples, and fewer samples would be no prefix of more.
     cells, coins, ties = Keystream(key), Keystream(key, _COINS), Keystream(key, _TIES)
     samples = np.empty(count, np.int64)
     for piece in pieces(count):
@@ -97,9 +99,13 @@ def pick(gaussian: AliasTable, words: NDArray[np.uint32], coins: NDArray[np.uint
     cell = (words & np.uint32((1 << gaussian.cell_bits) - 1)).astype(np.int64)
     top = gaussian.top[cell]
     magnitude = np.where(coins < top, cell, gaussian.alias[cell])
+    # Once in 2^64: so rare that its timing tells nothing, and without it a threshold would have 64 bits where the claim
+    # counts 192.
     for index in np.flatnonzero(coins == top):
         if int.from_bytes(ties.take(_REST // 8), "little") < gaussian.rest[cell[index]]:
             magnitude[index] = cell[index]
+    # From a bit that the cell does not use, else magnitude and sign would depend on each other. Zero has both signs'
+    # cells in one.
     sign = 1 - 2 * (words >> np.uint32(31)).astype(np.int64)
     signed: IntArray = magnitude * sign
     return signed
@@ -141,6 +147,7 @@ def _to_total(masses: list[int], total: int) -> list[int]:
     both = [masses[0], *(2 * mass for mass in masses[1:])]
     norm = sum(both)
     scaled = [mass * total // norm for mass in both]
+    # To the likeliest value, whose mass it changes least in proportion. Exact, so that the cells share out all of it.
     scaled[0] += total - sum(scaled)
     return scaled
 

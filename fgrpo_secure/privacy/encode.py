@@ -99,6 +99,8 @@ class DecodedSum:
 
 def rounded_norm_bound(radius: float, length: int) -> int:
     """B(R, D): the norm that random rounding of a vector of norm R keeps with probability 1 - exp(-1/2)."""
+    # Rounding moves each coordinate by less than 1: this one holds for every draw, and is the smaller one for short
+    # vectors.
     always = radius + math.sqrt(length)
     usually = math.sqrt(radius**2 + length / 4 + radius + math.sqrt(length) / 2)
     return math.ceil(min(always, usually))
@@ -139,6 +141,7 @@ def from_ring(total: IntArray, lattice: Lattice, score_ranges: Sequence[tuple[fl
     sums = []
     for raw, (low, high) in zip(total[lattice.dimension :], score_ranges, strict=True):
         middle, half = _centre(low, high)
+        # Every survivor's score was centred before it was encoded: `count` middles come back.
         sums.append(count * middle + float(raw) / lattice.score_radius * half)
     return DecodedSum(total[: lattice.dimension] / lattice.scale, tuple(sums))
 
@@ -215,5 +218,7 @@ def _round_at_random(exact: FloatArray, key: bytes) -> IntArray:
     rounded = np.empty(exact.size, np.int64)
     for piece in pieces(exact.size):
         part = exact[piece]
+        # Up with the probability of the fraction, so that the mean is exact. Rounding to nearest would bias what all
+        # clients round alike.
         np.copyto(rounded[piece], np.floor(part + stream.words32(part.size) * 2.0**-32), casting="unsafe")
     return rounded

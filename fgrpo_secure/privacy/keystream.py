@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 KEY_BYTES = 32
 PIECE = 1 << 14  # words drawn at once: the temporaries of a piece stay in the second-level cache
 
+# What is encrypted, so that the keystream itself comes out.
 _ZEROS = bytes(8 * PIECE)
 _SLACK = 15  # update_into asks for one block less a byte beyond the data
 

@@ -43,6 +43,7 @@ def add_share(encoded: EncodedVector | EncodedSum, variance: int, entropy: Entro
     """
     if variance < MIN_SHARE_VARIANCE:
         raise ValueError(f"a share's variance is {variance}; it must be at least {MIN_SHARE_VARIANCE}")
+    # Drawn at once and forgotten: a key that came twice would make the noise of two rounds cancel in their difference.
     key = entropy.bytes(KEY_BYTES, "share")
     noise = discrete_gaussian.sample(discrete_gaussian.table(variance), encoded.values.size, key)
     return NoisedVector(encoded.values + noise, encoded.bound, variance)
@@ -85,6 +86,8 @@ class NoisePlan:
             raise ValueError(
                 f"colluders is {colluders}; it must be at least 0 and below the floor of {floor} survivors"
             )
+        # Plus the lemma's variance, which a charge takes off again; divided among those who are surely honest, and
+        # rounded up: colluders know their own shares and take them off.
         wanted = Fraction(noise_multiplier) ** 2 * lattice.integer_bound**2 + LEMMA_VARIANCE
         variance = max(MIN_SHARE_VARIANCE, -(-wanted // (floor - colluders)))
         if variance > discrete_gaussian.MAX_VARIANCE:

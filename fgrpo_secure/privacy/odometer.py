@@ -67,12 +67,15 @@ class Odometer:
         if not spent:
             return 0.0
         below = [level for level in LEVELS if spent <= Fraction(level) * self.budget]
+        # A union bound over levels that were fixed before the run: whoever ends it chooses among these claims, and all
+        # of them hold at once but for `early`.
         share = self.delta.early / len(LEVELS)
+        # `spent` where a ledger was charged above this run's budget, as by earlier runs: never less than what was paid.
         whole = self.epsilon(max(self.budget, spent), self.delta.planned)
         return min([whole, *(self.epsilon(Fraction(level) * self.budget, share) for level in below)])
 
     def epsilon(self, spent: Fraction, delta: float) -> float:
-        """Of a filter at `spent`, at `delta`."""
+        """The epsilon, at `delta`, of a run whose filter stands at `spent`."""
         return self.slack.epsilon_by(self._curve(spent), delta)
 
     def _curve(self, spent: Fraction) -> Callable[[float], float]:
@@ -80,6 +83,7 @@ class Odometer:
         if sampling is None:
             mu = math.sqrt(spent)
             return lambda delta: epsilon_of(mu, delta)
+        # Up: a charge that is a part of a release is counted as a whole one.
         releases = min(sampling.releases, math.ceil(spent / self.budget * sampling.releases))
         return lambda delta: sampling.epsilon(delta, releases)
 

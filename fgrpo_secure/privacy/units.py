@@ -37,6 +37,7 @@ def sampled(units: Sequence[str], rate: float | None, source: Entropy) -> list[s
     """
     if rate is None:
         return list(units)
+    # In integers and down: a float comparison could take a unit in at a higher rate than was accounted.
     limit = math.floor(Fraction(rate) * (1 << 8 * DRAW_BYTES))
     return [unit for unit in units if int.from_bytes(source.bytes(DRAW_BYTES, unit), "big") < limit]
 
@@ -80,6 +81,8 @@ def noised_rewards(
     """
     low, high = limits
     middle, half = low / 2 + high / 2, high / 2 - low / 2
+    # A unit whose rewards are no numbers counts as the public middle, like one that is not there. The division is by
+    # the expected number of units: the true one is a secret of the sample.
     steps = (round(min(1.0, max(-1.0, (mean - middle) / half)) * REWARD_STEPS) for mean in means if not np.isnan(mean))
     variance = reward_variance(noise_multiplier)
     noise = discrete_gaussian.sample(discrete_gaussian.table(variance), 1, entropy.bytes(KEY_BYTES, "rewards"))
