@@ -164,7 +164,13 @@ class Embedded:
         for _ in self._ask_all(Begin(adapter, number, roster)):
             pass
 
-    def witness(self, session: bytes, exhibits: Mapping[int, bytes], seconds: float) -> list[Witnessed]:  # noqa: ARG002
+    def witness(
+        self,
+        session: bytes,
+        exhibits: Mapping[int, bytes],
+        seconds: float,  # noqa: ARG002
+        holds: Callable[[Witnessed], bool],  # noqa: ARG002
+    ) -> list[Witnessed]:
         """See Engine. Owners are in the call: no deadline is needed."""
         batches: list[dict[int, bytes]] = [{} for _ in self.hosts]
         for client, exhibit in exhibits.items():

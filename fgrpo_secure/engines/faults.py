@@ -5,7 +5,7 @@ Which ones is drawn from the run's public seed, so that a faulty run can be repe
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from fgrpo_secure.config.schema import Config
@@ -62,9 +62,11 @@ class Faulty:
         for client, payload in self.engine.exchange(step, outgoing, seconds):
             yield from self.faults.deliver(self.number, step, client, payload)
 
-    def witness(self, session: bytes, exhibits: Mapping[int, bytes], seconds: float) -> list[Witnessed]:
+    def witness(
+        self, session: bytes, exhibits: Mapping[int, bytes], seconds: float, holds: Callable[[Witnessed], bool]
+    ) -> list[Witnessed]:
         """See Engine."""
-        return self.engine.witness(session, exhibits, seconds)
+        return self.engine.witness(session, exhibits, seconds, holds)
 
     def recover(self, sessions: list[bytes]) -> int:
         """See Engine."""

@@ -8,7 +8,7 @@
 Ids, bytes and deadlines. No costs and no times of clients: an engine between organisations has no way to know them.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from fgrpo_secure.ledger.witnessed import Witnessed
@@ -32,8 +32,13 @@ class Engine(Protocol):
         """
         ...
 
-    def witness(self, session: bytes, exhibits: Mapping[int, bytes], seconds: float) -> list[Witnessed]:
-        """What the clients say to what they are shown of the server's ledger, by ascending client."""
+    def witness(
+        self, session: bytes, exhibits: Mapping[int, bytes], seconds: float, holds: Callable[[Witnessed], bool]
+    ) -> list[Witnessed]:
+        """What the clients say to what they are shown of the server's ledger, by ascending client.
+
+        An engine that kept what was said before a crash asks again whose line does not hold, or not any more.
+        """
         ...
 
     def recover(self, sessions: list[bytes]) -> int:

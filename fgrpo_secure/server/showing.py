@@ -61,11 +61,24 @@ class Showing:
         counts = self.rosters[-1:] if b"" in asked else self.rosters
         seen_last = {roster.version: roster for roster in counts}
         signed = note_file.last_signed(self.notes)
+        keys = rosters.last_keys(self.rosters)
+
+        def holds(said: Witnessed) -> bool:
+            """Another line is as good as none: its client did not sign."""
+            key = keys.get(said.client)
+            if said.line is None or key is None:
+                return False
+            try:
+                note_file.check_line(said.line, said.client, [key], checkpoint, accounts, seen_last)
+            except BadCheckpoint:
+                return False
+            return True
+
         for session, clients in asked.items():
             seen = {client: signed.get(cosigning.client_name(client), 0) for client in clients}
             for _ in range(2):  # after a crash a client may have signed what was never kept here: it says how much
-                said = self.engine.witness(session, self._exhibits(shown, seen, priced), self.seconds)
-                note += "".join(self._lines(said, checkpoint, accounts, seen_last))
+                said = self.engine.witness(session, self._exhibits(shown, seen, priced), self.seconds, holds)
+                note += "".join(each.line or "" for each in said if holds(each))
                 stale = {each.client: each.seen for each in said if each.line is None and each.client in seen}
                 stale = {client: size for client, size in stale.items() if size != seen[client]}
                 seen = {client: size for client, size in stale.items() if 0 < size <= self.ledger.size()}
@@ -76,21 +89,6 @@ class Showing:
     def keep(self, note: str) -> None:
         """Store the note durably."""
         note_file.keep(self.notes, self.ledger.size(), note)
-
-    def _lines(
-        self, said: Sequence[Witnessed], checkpoint: Checkpoint, accounts: Accounts, seen_last: Mapping[int, Roster]
-    ) -> Iterator[str]:
-        """The lines that hold. Another one is as good as none: its client did not sign."""
-        keys = rosters.last_keys(self.rosters)
-        for each in said:
-            key = keys.get(each.client)
-            if each.line is None or key is None:
-                continue
-            try:
-                note_file.check_line(each.line, each.client, [key], checkpoint, accounts, seen_last)
-            except BadCheckpoint:
-                continue
-            yield each.line
 
     def _exhibits(self, note: str, seen: Mapping[int, int], priced: Sequence[Priced]) -> dict[int, bytes]:
         """What each client is shown: its rounds, and the newest entry. Made once for all that are to see the same."""

@@ -8,7 +8,7 @@
         client.log          what happened here, and why: for nobody else
         books/              sessions, identity and budget ledger
         runs/RUN/           what was joined: the invitation that the owner agreed to
-        spool/              messages on their way
+        spool/              messages on their way, and when the present session began
 
 Read here without configuration or numbers, so that an idle client stays small.
 """

@@ -22,6 +22,7 @@ from fgrpo_secure import entropy
 from fgrpo_secure.engines import messages as frames
 from fgrpo_secure.engines.https import question as questions
 from fgrpo_secure.engines.https.dialer import Dialer, Dismissed, Gone, NotReached, Place
+from fgrpo_secure.engines.https.first_asked import FirstAsked
 from fgrpo_secure.engines.https.question import Answer, Answered, Kind, Left, Question, Said, Silent
 from fgrpo_secure.engines.https.session_process import SessionEnded, SessionProcess
 from fgrpo_secure.errors import UnusableInput
@@ -33,6 +34,7 @@ IDLE = 300.0  # seconds without a question after which the session's process end
 FIRST_WAIT, LONGEST_WAIT = 0.25, 20.0  # seconds between two tries to reach the server
 SHORTEST_POLL = 5.0  # seconds; who is sent away sooner without a question is not wanted now
 SENT_AWAY = "the server sends this client away: it stops, or another client runs under the same key"
+FIRST_STEP = "announce"
 LARGEST_ROSTER = 64 << 20  # bytes; `protocols.roster` reads no larger one
 
 
@@ -56,9 +58,11 @@ class Serving:
     largest: int
     held: tuple[bytes | None, bytes | None] = (None, None)  # the model and the roster that the session has
     made: tuple[bytes, bytes] | None = field(default=None, repr=False)  # an answer that did not get through yet
-    ended: bytes = b""  # the question over which the session's process ended last
-    first: tuple[bytes, float] | None = None  # the step that the session was asked last, and when it first was
     busy_until: float = 0.0
+    first: FirstAsked = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.first = FirstAsked(self.folder / "asked.json")
 
     def serve(self) -> None:
         """Until Stopped, RunOver or Dismissed."""
@@ -88,7 +92,7 @@ class Serving:
             self.made = None
             return "an answer came too late: its question is not asked any more"
         except SessionEnded as problem:
-            self.held, self.ended = (None, None), b"" if question is None else question.id
+            self.held = None, None
             return str(problem)
         self.made = None
         if question.kind is Kind.OVER:
@@ -118,18 +122,29 @@ class Serving:
             said = [reply for reply in replies if isinstance(reply, Witnessed)]
             return said[0] if said else Silent()
         seconds = question.announce_at / 1000 - self.dialer.now() if question.announce_at else None
-        # What ended the process once may do so again, and its end says when: this time it only waits and answers.
-        trains = question.id != self.ended
-        if self.first is None or self.first[0] != question.id:
-            self.first = question.id, entropy.stopwatch()
-        waited = entropy.stopwatch() - self.first[1]
-        replies = self.session.ask(
-            frames.Step(question.step, {client: question.payload}, seconds, trains, waited=waited)
-        )
+        waited, trains = self._asked_before(question)
+        step = frames.Step(question.step, {client: question.payload}, seconds, trains, waited=waited)
+        try:
+            replies = self.session.ask(step)
+        except Stopped:
+            self.first.forgive()
+            raise
         for reply in replies:
             if isinstance(reply, frames.Answer):
                 return Said(reply.refusal or "no reason given") if reply.payload is None else Answered(reply.payload)
         return Silent()
+
+    def _asked_before(self, question: Question) -> tuple[float, bool]:
+        """Seconds since the session was first asked to begin, and whether it is to train.
+
+        What ended a process once may do so again, and its end says when: this time it only waits and answers.
+        """
+        if question.step != FIRST_STEP:
+            return 0.0, True
+        try:
+            return self.first.ask(question.id)
+        except OSError as problem:
+            raise NotReached(f"{self.first.path} cannot be written: {problem.strerror}") from None
 
     def _hand_over(self, question: Question) -> None:
         """The session's process has the model and the roster that the question names, fetched if need be."""
@@ -139,7 +154,7 @@ class Serving:
         if question.adapter is None or question.roster is None:
             raise NotReached("a question names no model or no roster")
         names = [self.folder / digest.hex() for digest in (question.adapter, question.roster)]
-        kept = {*names, *(path.with_suffix(".part") for path in names)}
+        kept = {self.first.path, *names, *(path.with_suffix(".part") for path in names)}
         try:
             for path in self.folder.iterdir():
                 if path not in kept:

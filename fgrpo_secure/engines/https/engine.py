@@ -108,7 +108,9 @@ class HttpsEngine:
             elif isinstance(answer, Said):
                 self.refusals[client] = answer.refusal
 
-    def witness(self, session: bytes, exhibits: Mapping[int, bytes], seconds: float) -> list[Witnessed]:
+    def witness(
+        self, session: bytes, exhibits: Mapping[int, bytes], seconds: float, holds: Callable[[Witnessed], bool]
+    ) -> list[Witnessed]:
         """See Engine. Whoever is not reached in time has not signed, and may sign after a later round."""
         self._over = not session
         sessions = (session,) if session else ()
@@ -116,9 +118,9 @@ class HttpsEngine:
             client: self._question(Kind.WITNESS, client, "", sessions, exhibit) for client, exhibit in exhibits.items()
         }
         # What is shown is settled: nobody needs its answers again, but the lines to this, which no note has yet. Who
-        # gave none before a crash is asked again.
+        # gave none before a crash is asked again, and whose line does not hold any more: a newer roster is in force.
         ids = {client: question.id for client, question in asked.items()}
-        self._desk.spool.discard({id for client, id in ids.items() if not self._unsigned(client, id)})
+        self._desk.spool.discard({id for client, id in ids.items() if not self._to_ask_again(client, id, holds)})
         said = list(self._answers(asked, seconds))
         # A line is its sender's: whoever was authenticated signs for nobody else.
         found = [answer for sender, answer in said if isinstance(answer, Witnessed) and answer.client == sender]
@@ -169,7 +171,7 @@ class HttpsEngine:
         if closed is not None:
             yield from ((client, answer) for client in closed if (answer := self._read(ids[client])) is not None)
             return
-        missing = {client for client, id in ids.items() if self._desk.spool.whole(id) is None}
+        missing = {client for client, id in ids.items() if not self._is_kept(id)}
         came = sorted(set(ids) - missing)
         sealed = {
             client: Asked(
@@ -197,12 +199,22 @@ class HttpsEngine:
         if name is not None:
             self._desk.spool.close_step(name, sorted(came))
 
-    def _unsigned(self, client: int, id: bytes) -> bool:
-        """Whether there is a whole answer that carries no line of its sender."""
+    def _to_ask_again(self, client: int, id: bytes, holds: Callable[[Witnessed], bool]) -> bool:
+        """Whether there is a whole answer that carries no line of its sender that holds."""
         if self._desk.spool.whole(id) is None:
             return False
         said = self._read(id)
-        return not (isinstance(said, Witnessed) and said.client == client and said.line is not None)
+        return not (isinstance(said, Witnessed) and said.client == client and said.line is not None and holds(said))
+
+    def _is_kept(self, id: bytes) -> bool:
+        """Whether an answer came before. What lies there and is none, as a disk may leave it, makes room for it."""
+        path = self._desk.spool.whole(id)
+        if path is None:
+            return False
+        if questions.may_be_answer(path):
+            return True
+        self._desk.spool.drop(id)
+        return False
 
     def _read(self, id: bytes) -> Answer | None:
         path = self._desk.spool.whole(id)

@@ -8,6 +8,7 @@ restarted asks the same thing under the same id and finds the answer that it was
 import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
@@ -114,6 +115,17 @@ def write_answer(answer: Answer) -> bytes:
             return _LEFT + bytes([masked])
         case Witnessed():
             return _WITNESSED + msgspec.msgpack.encode(answer)
+
+
+def may_be_answer(path: Path) -> bool:
+    """Whether a file can be an answer. Of a step's, which may be large, its first byte is looked at."""
+    with path.open("rb") as file:
+        kind = file.read(1)
+        try:
+            read_answer(kind, b"" if kind == _STEP else file.read())
+        except ValueError:
+            return False
+    return True
 
 
 def read_answer(kind: bytes, rest: bytes) -> Answer:

@@ -46,6 +46,11 @@ class Spool:
                 if not _is_one(path.stem, but):
                     path.unlink()
 
+    def drop(self, id: bytes) -> None:
+        """What lies there as a whole answer is none."""
+        with self._changing:
+            (self._folder / id.hex()).unlink(missing_ok=True)
+
     def whole(self, id: bytes) -> Path | None:
         """The file of an answer that is there from end to end."""
         path = self._folder / id.hex()

@@ -12,6 +12,12 @@ from fgrpo_secure.ledger.witnessed import Witnessed
 from protocols.roster import Roster, hand_over, sign_roster
 from tests.fgrpo_secure.engines.conftest import AUTHORITY, CLIENTS, ROSTER, SIGNED, identity
 
+
+def signs(said):
+    """A line that holds, in place of what the ledger says of it."""
+    return said.line in ("a line", "of 0", "of 1")
+
+
 OUT = {0: b"to nought", 1: b"to one", 2: b"to two"}
 
 
@@ -57,7 +63,7 @@ def test_a_settled_session_leaves_nothing_on_the_servers_disk(wire):
     wire.answer(0, b"of 0")
     step.join()
     assert any((wire.folder / "spool").rglob("*"))
-    wire.engine.witness(b"s" * 32, {}, 0.1)
+    wire.engine.witness(b"s" * 32, {}, 0.1, signs)
     assert not [path for path in (wire.folder / "spool").rglob("*") if path.is_file()]
     wire.engine.invite(8, b"the next model", SIGNED)
     left = [path for path in wire.folder.rglob("*") if path.is_file()]
@@ -162,7 +168,7 @@ def test_a_roster_of_a_new_authority_that_the_first_handed_over_to_lets_its_clie
 def test_a_client_signs_the_ledger_for_nobody_but_itself(wire):
     wire.engine._step_seconds = 2
     said = []
-    thread = threading.Thread(target=lambda: said.extend(wire.engine.witness(b"s" * 32, {0: b"e", 1: b"e"}, 5)))
+    thread = threading.Thread(target=lambda: said.extend(wire.engine.witness(b"s" * 32, {0: b"e", 1: b"e"}, 5, signs)))
     thread.start()
     for client in (0, 1):
         with closing(wire.dialer(client)) as line:
@@ -176,7 +182,7 @@ def test_a_server_that_dies_before_the_note_is_kept_finds_the_signatures_that_ca
     """At a run's end the same is asked again under the same id, by a server that has no signature yet."""
     exhibits, said = {0: b"the end", 1: b"the end"}, []
     line = wire.dialer(0)
-    asking = threading.Thread(target=lambda: said.append(wire.engine.witness(b"", exhibits, 2)))
+    asking = threading.Thread(target=lambda: said.append(wire.engine.witness(b"", exhibits, 2, signs)))
     asking.start()
     first = line.next()
     line.put(first.id, questions.write_answer(Witnessed(0, "of 0", 3)))
@@ -185,7 +191,7 @@ def test_a_server_that_dies_before_the_note_is_kept_finds_the_signatures_that_ca
     wire.engine._over = False  # it dies: nobody hears farewell
     wire.restart()
     wire.engine.invite(7, b"a model", SIGNED)
-    again = threading.Thread(target=lambda: said.append(wire.engine.witness(b"", exhibits, 5)))
+    again = threading.Thread(target=lambda: said.append(wire.engine.witness(b"", exhibits, 5, signs)))
     again.start()
     with closing(wire.dialer(1)) as other:
         question = other.next()
@@ -250,6 +256,7 @@ def test_an_answer_has_the_bytes_that_its_kind_of_question_allows_and_no_more(wi
 UNSIGNED = {
     "not signed": Witnessed(0, None, 0),
     "another client's line": Witnessed(1, "a line", 3),
+    "a line that does not hold": Witnessed(0, "a line of an earlier roster", 3),
     "nothing said": Silent(),
     "another kind of answer": Answered(b"x"),
 }
@@ -259,7 +266,7 @@ UNSIGNED = {
 def test_a_restarted_server_asks_again_whoever_has_not_signed_the_end(wire, first):
     said = []
     for answer in (first, Witnessed(0, "a line", 3)):
-        asking = threading.Thread(target=lambda: said.append(wire.engine.witness(b"", {0: b"the end"}, 5)))
+        asking = threading.Thread(target=lambda: said.append(wire.engine.witness(b"", {0: b"the end"}, 5, signs)))
         asking.start()
         with closing(wire.dialer(0)) as line:
             line.put(line.next().id, questions.write_answer(answer))
@@ -268,3 +275,20 @@ def test_a_restarted_server_asks_again_whoever_has_not_signed_the_end(wire, firs
         wire.restart()
         wire.engine.invite(7, b"a model", SIGNED)
     assert said[1] == [Witnessed(0, "a line", 3)]
+
+
+@pytest.mark.parametrize("bytes_", [b"", b"\x09", b"\x03x", bytes(50)])
+def test_a_stored_answer_that_a_disk_has_spoiled_is_asked_again(wire, bytes_):
+    _, first = wire.ask("mask", OUT, 1.0)
+    question = wire.answer(0, b"of 0")
+    wire.answer(1, b"of 1")
+    wire.engine._desk.spool.close_step = lambda *_: None  # it dies before it could write that the step is over
+    first.join()
+    wire.engine._desk.spool.whole(question.id).write_bytes(bytes_)
+    wire.restart()
+    wire.engine.invite(7, b"a model", SIGNED)
+    answers, again = wire.ask("mask", OUT, 5.0)
+    for client in (0, 2):
+        wire.answer(client, b"of %d" % client)
+    again.join()
+    assert sorted(answers) == [(0, b"of 0"), (1, b"of 1"), (2, b"of 2")]

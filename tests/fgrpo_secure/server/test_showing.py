@@ -106,9 +106,9 @@ def test_a_server_that_comes_back_after_everybody_signed_still_shows_the_end_whi
     federation, shown = trial.federation(), []
     witness = type(federation.engine).witness
 
-    def watched(engine, session, exhibits, seconds):
+    def watched(engine, session, exhibits, *more):
         shown.append((session, sorted(exhibits)))
-        return witness(engine, session, exhibits, seconds)
+        return witness(engine, session, exhibits, *more)
 
     monkeypatch.setattr(type(federation.engine), "witness", watched)
     federation.directory.adapter.mkdir()
