@@ -1,6 +1,7 @@
 """Whole runs, in this process: what a federation leaves behind, refuses, survives, and never shows."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -198,7 +199,7 @@ def raising(prompts, completions, completion_ids, **_):
 
 @pytest.mark.parametrize("function", ["broken", "short", "raising"])
 def test_a_reward_that_fails_contributes_noise_alone_and_only_its_owner_learns_why(
-    run, contributions, tmp_path, monkeypatch, function
+    run, contributions, tmp_path, monkeypatch, capfd, function
 ):
     (tmp_path / "failing_rewards.py").write_text(REWARDS)
     monkeypatch.chdir(tmp_path)
@@ -218,9 +219,15 @@ def test_a_reward_that_fails_contributes_noise_alone_and_only_its_owner_learns_w
     assert sum(values.any() for values in encoded) >= 5
     assert summary_of(directory)["failed_sessions"] == 0
     log = (directory.owners / "host-0" / "add.log").read_text()
-    assert "round 0" in log
-    shown = b"".join(path.read_bytes() for path in directory.root.rglob("*") if path.is_file())
-    assert b"SECRET-PROMPT" not in shown + log.encode() + "".join(observer.lines).encode()
+    (reason,) = (line.removeprefix("round 0: ") for line in log.splitlines())
+    assert re.search(f"{function}|mark", reason)
+    places = directory.root.parent.rglob("*")  # the run's, the server's, and every owner's but its own log
+    shown = b"".join(path.read_bytes() for path in places if path.is_file() and path.name != "add.log")
+    said = "".join((*observer.lines, *capfd.readouterr())).encode()
+    for secret in (reason, "a completion that no reward", "failing_rewards.py, line"):
+        assert secret.encode() not in shown + said
+    assert b"SECRET-PROMPT" not in log.encode() + said
+    assert b"SECRET-PROMPT" not in b"".join(path.read_bytes() for path in directory.root.rglob("*") if path.is_file())
 
 
 def test_a_client_that_breaks_its_clip_wastes_the_round_and_is_paid_for(run, monkeypatch):
