@@ -26,7 +26,18 @@ def view(folder: ClientFolder) -> RenderableType:
     parts += [Text(said) for said in _epsilon(folder)]
     parts.append(_table(rounds[-SHOWN:]))
     parts += [Text(f"round {each.round}: {each.warning()}") for each in rounds[-SHOWN:] if each.warning()]
+    parts += [Text(said) for said in _completions(rounds[-1:])]
     return Group(*parts)
+
+
+def _completions(newest: Sequence["RoundView"]) -> list[str]:
+    """What the model said in the newest round, a line each."""
+    return [
+        f"round {each.round}: {said.prompt} -> {said.text or '(nothing)'}{' (cut off)' if said.cut_off else ''}: "
+        f"reward {said.reward:.3g}"
+        for each in newest
+        for said in each.completions
+    ]
 
 
 def _epsilon(folder: ClientFolder) -> list[str]:

@@ -4,26 +4,37 @@ All of it depends on its data and is paid for by nothing, so none of it may leav
 """
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
 
+from fgrpo_secure.errors import printable
 from fgrpo_secure.learning.grpo.local_update import PromptGroups, Tally
 from fgrpo_secure.plan.round_settings import RoundSettings
 
 SUFFIX = ".rounds.jsonl"
+LONGEST_TEXT = 300  # characters of a prompt or of a completion
 FAR = 10.0  # times the clip norm, from which on the clip leaves little of a step's length
+
+
+class Completion(msgspec.Struct, frozen=True):
+    """What the model made of one of the owner's prompts: on one line each, cut where they are long."""
+
+    prompt: str
+    text: str
+    reward: float
+    cut_off: bool
 
 
 class RoundView(msgspec.Struct, frozen=True):
     """One round at one owner. `differing` of `prompts` had completions with different rewards: only those teach.
 
     `entropy` and `kl` are means over tokens, in nats; `kl` is None without a KL term, `clip_ratio` without a second
-    iteration, where no ratio can leave its range.
+    iteration, where no ratio can leave its range. `norm` is the length of what the clip norm cuts, on average: of the
+    update, or of one unit's gradient. `completions` are those with the most and the least reward of one prompt.
     """
 
     round: int
@@ -39,6 +50,7 @@ class RoundView(msgspec.Struct, frozen=True):
     clip_ratio: float | None
     norm: float
     clip_norm: float
+    completions: tuple[Completion, ...] = ()
 
     def warning(self) -> str:
         """What the owner should know of a round that taught little; empty of any other."""
@@ -51,8 +63,10 @@ class RoundView(msgspec.Struct, frozen=True):
         return ""
 
 
-def of(groups: Sequence[PromptGroups], tally: Tally, update: NDArray[np.float64], settings: RoundSettings) -> RoundView:
-    """The view of a round that the built-in loop trained on `groups`, a step each."""
+def of(
+    groups: Sequence[PromptGroups], tally: Tally, tokenizer: PreTrainedTokenizerBase, settings: RoundSettings
+) -> RoundView:
+    """The view of a round that the built-in loop trained on `groups`: those of a step, or of a unit, in each."""
     paid = np.concatenate([each.rewards for each in groups])
     # A row with one reward that is no number taught nothing: the objective left it out as well.
     whole = paid[np.isfinite(paid).all(axis=1)]
@@ -71,9 +85,36 @@ def of(groups: Sequence[PromptGroups], tally: Tally, update: NDArray[np.float64]
         entropy=tally.surprise / tokens,
         kl=tally.divergence / tokens if settings.grpo.beta > 0 else None,
         clip_ratio=tally.clipped / tally.ratios if tally.ratios else None,
-        norm=float(np.linalg.norm(update)),
+        norm=float(np.mean(tally.lengths or [0.0])),
         clip_norm=settings.clip_norm,
+        completions=_most_apart(groups, tokenizer),
     )
+
+
+def _most_apart(groups: Sequence[PromptGroups], tokenizer: PreTrainedTokenizerBase) -> tuple[Completion, ...]:
+    """Best and worst completion of the prompt whose rewards differ most: what the round could learn from."""
+    spreads = [
+        (float(paid.max() - paid.min()), at, prompt)
+        for at, each in enumerate(groups)
+        for prompt, paid in enumerate(each.rewards)
+        if np.isfinite(paid).all()
+    ]
+    _, at, prompt = max(spreads)
+    rollouts, paid = groups[at].rollouts, groups[at].rewards[prompt]
+    kept = rollouts.prompt_ids[prompt][rollouts.prompt_mask[prompt].bool()].tolist()
+    (asked,) = tokenizer.batch_decode([kept], skip_special_tokens=True)
+    chosen = dict.fromkeys((int(paid.argmax()), int(paid.argmin())))
+    return tuple(
+        Completion(
+            _short(asked), _short(rollouts.completions[place]), float(paid[number]), bool(rollouts.truncated[place])
+        )
+        for number in chosen
+        for place in [prompt * len(paid) + number]
+    )
+
+
+def _short(text: str) -> str:
+    return printable(text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}...")
 
 
 def path_beside(log: Path) -> Path:
@@ -88,7 +129,7 @@ def append(log: Path, view: RoundView) -> None:
         # Before the first byte is in it: rewards are the owner's alone, on a machine that others may use.
         path.touch(mode=0o600)
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(msgspec.structs.asdict(view)) + "\n")
+            file.write(msgspec.json.encode(view).decode() + "\n")
 
 
 def read(log: Path) -> Iterator[RoundView]:

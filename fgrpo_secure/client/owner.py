@@ -22,6 +22,7 @@ from fgrpo_secure.client.boundary import UnusableRound, contained
 from fgrpo_secure.config.own_file import OwnFile
 from fgrpo_secure.config.schema import Client
 from fgrpo_secure.config.unit_rules import SMALL_UNITS
+from fgrpo_secure.errors import printable
 from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.grpo import local_update, rewards, rollouts, unit_gradients
 from fgrpo_secure.learning.grpo.isolated_reward import IsolatedReward, Limits
@@ -93,15 +94,16 @@ class Owner:
             )
         )
         observation = contained(lambda: gain.observe(rewards.marked(first[0])))
-        self._keep_view(steps, tally, update, settings)
+        tally.lengths.append(float(np.linalg.norm(update)))
+        self.keep_view(adapted, steps, tally, settings)
         return Trained(update, observation, sum(seconds))
 
-    def _keep_view(
-        self, steps: Sequence[PromptGroups], tally: Tally, update: NDArray[np.float64], settings: RoundSettings
+    def keep_view(
+        self, adapted: AdaptedModel, groups: Sequence[PromptGroups], tally: Tally, settings: RoundSettings
     ) -> None:
         """What the owner sees of the round. It is for nobody else, and costs nobody the round if it cannot be made."""
         try:
-            contained(lambda: own_view.append(self.log, own_view.of(steps, tally, update, settings)))
+            contained(lambda: own_view.append(self.log, own_view.of(groups, tally, adapted.base.tokenizer, settings)))
         except UnusableRound as reason:
             self.write_log(f"round {settings.training_round}: no view of it was kept: {reason}")
 
@@ -141,13 +143,19 @@ class Owner:
         """The mean reward of one unit's rollouts, in this owner's scale; None, and a note, if nothing was marked."""
         return self._of_unit(settings, lambda: float(rewards.marked(groups.rewards).mean()))
 
-    def unit_update(self, adapted: AdaptedModel, settings: RoundSettings, groups: PromptGroups) -> Update:
+    def unit_update(
+        self, adapted: AdaptedModel, settings: RoundSettings, groups: PromptGroups, tally: Tally | None = None
+    ) -> Update:
         """Where one unit's data would move the adapter, of any length; zero, and a note, if that fails."""
         training_round = settings.training_round
         descent = self._of_unit(
-            settings, lambda: unit_gradients.descent(adapted, groups, settings.grpo, training_round)
+            settings, lambda: unit_gradients.descent(adapted, groups, settings.grpo, training_round, tally)
         )
-        return Update.zero(adapted.dimension(training_round)) if descent is None else Update(descent)
+        if descent is None:
+            return Update.zero(adapted.dimension(training_round))
+        if tally is not None:
+            tally.lengths.append(float(np.linalg.norm(descent)))
+        return Update(descent)
 
     def _of_unit(self, settings: RoundSettings, work: Callable[[], Made]) -> Made | None:
         """What `work` makes of one unit; None, and a note, if that unit's data is unusable: the others go on."""
@@ -179,9 +187,8 @@ class Owner:
         ended a run, everybody would see it.
         """
         # A reward's text could hold the terminal's control sequences, and act when its owner looks at the log.
-        escaped = (each if each.isprintable() else each.encode("unicode_escape").decode() for each in line)
         with contextlib.suppress(OSError), self.log.open("a", encoding="utf-8") as file:
-            file.write("".join(escaped) + "\n")
+            file.write(printable(line) + "\n")
 
     def _gain_rewards(
         self, adapted: AdaptedModel, settings: RoundSettings, groups: PromptGroups

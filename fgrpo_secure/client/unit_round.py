@@ -5,7 +5,7 @@ adds all of its noise, and what is sent is made from noised sums alone. Either w
 its own vector, which is clipped, rounded and checked by itself.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +19,7 @@ from fgrpo_secure.client.round import Contribution
 from fgrpo_secure.entropy import Entropy
 from fgrpo_secure.gain import Baseline, Weighed
 from fgrpo_secure.learning.adapters import AdaptedModel
-from fgrpo_secure.learning.grpo.local_update import PromptGroups, local_optimizer
+from fgrpo_secure.learning.grpo.local_update import PromptGroups, Tally, local_optimizer
 from fgrpo_secure.plan.round_settings import RoundSettings, UnitTerms
 from fgrpo_secure.privacy import clip, encode, noise, units
 from fgrpo_secure.privacy.clip import Update
@@ -49,10 +49,11 @@ def contribute(
     if terms(settings).mode == "local":
         vector, weighed = _steps(adapted, owner, settings, lattice, past, max_weight, entropy)
     else:
-        step = _sample(adapted, owner, settings, 0, entropy.child("step", 0))
+        step = _sample(adapted, owner, settings, 0, entropy.child("step", 0), Tally())
         weighed = _weigh(owner, step, settings, past, entropy).capped(max_weight)
         scores = client_round.scores(weighed.gain, weighed.weight, settings)
         vector = _release(adapted, owner, settings, step, weighed.weight, scores, entropy)
+        _keep_view(adapted, owner, settings, [step])
     return Contribution(vector, weighed.baseline, weighed.weight)
 
 
@@ -74,10 +75,14 @@ def untrained(
 
 @dataclass(frozen=True)
 class Step:
-    """What the units of one step produced: rollouts and rewards, None where data was unusable. Secret."""
+    """What the units of one step produced: rollouts and rewards, None where data was unusable. Secret.
+
+    `tally` is the round's, for the owner's own view: it counts along, and nothing that leaves depends on it.
+    """
 
     number: int
     groups: Mapping[str, PromptGroups | None] = field(repr=False)
+    tally: Tally = field(default_factory=Tally, repr=False)
 
 
 def terms(settings: RoundSettings) -> UnitTerms:
@@ -87,7 +92,16 @@ def terms(settings: RoundSettings) -> UnitTerms:
     return settings.units
 
 
-def _sample(adapted: AdaptedModel, owner: Owner, settings: RoundSettings, number: int, source: Entropy) -> Step:
+def _keep_view(adapted: AdaptedModel, owner: Owner, settings: RoundSettings, steps: Sequence[Step]) -> None:
+    """What the owner sees of the round, if any unit's data was usable."""
+    groups = [each for step in steps for each in step.groups.values() if each is not None]
+    if groups:
+        owner.keep_view(adapted, groups, steps[0].tally, settings)
+
+
+def _sample(
+    adapted: AdaptedModel, owner: Owner, settings: RoundSettings, number: int, source: Entropy, tally: Tally
+) -> Step:
     """The block of units -> who of them takes part -> rollouts and rewards of each, alone."""
     if owner.units is None:
         raise ValueError("this owner's data is not divided into units")
@@ -96,7 +110,7 @@ def _sample(adapted: AdaptedModel, owner: Owner, settings: RoundSettings, number
     # From the client's own secret source: who knows the sample knows who is not in it, and the amplification is gone.
     present = units.sampled(block, chosen.sampling_rate, source)
     groups = {unit: owner.unit_groups(adapted, settings, number, unit) for unit in present}
-    return Step(number, groups)
+    return Step(number, groups, tally)
 
 
 def _weigh(owner: Owner, step: Step, settings: RoundSettings, past: Baseline, entropy: Entropy) -> Weighed:
@@ -149,18 +163,25 @@ def before_noise(
     present = ((unit, groups) for unit, groups in step.groups.items() if groups is not None)
     # Rounded with a label of its own name: in one stream a unit's absence would shift the rounding of all after it.
     vectors = (
-        unit_vector(adapted, owner, settings, groups, weight, rounding.child("unit", unit)) for unit, groups in present
+        unit_vector(adapted, owner, settings, groups, weight, rounding.child("unit", unit), step.tally)
+        for unit, groups in present
     )
     return units.total(vectors, own, lattice)
 
 
 def unit_vector(
-    adapted: AdaptedModel, owner: Owner, settings: RoundSettings, groups: PromptGroups, weight: float, rounding: Entropy
+    adapted: AdaptedModel,
+    owner: Owner,
+    settings: RoundSettings,
+    groups: PromptGroups,
+    weight: float,
+    rounding: Entropy,
+    tally: Tally | None = None,
 ) -> EncodedVector:
     """One unit's integers, from its own rollouts and `rounding` of its own."""
     lattice = settings.unit_lattice(adapted.dimension(settings.training_round))
     silent = [Score(0.0, -1.0, 1.0)] * lattice.scores  # a unit says nothing about weight and gain
-    clipped = clip.to_norm(owner.unit_update(adapted, settings, groups), lattice.clip_norm).times(weight)
+    clipped = clip.to_norm(owner.unit_update(adapted, settings, groups, tally), lattice.clip_norm).times(weight)
     return encode.to_ring(clipped, silent, lattice, rounding)
 
 
@@ -181,15 +202,16 @@ def _steps(
     round_number = settings.training_round
     received, parameters = adapted.get_vector(round_number), adapted.trainable(round_number)
     optimizer, weighed = local_optimizer(parameters, settings.grpo), Weighed(0.0, 1.0, past)
-    middle = client_round.scores(0.0, 1.0, settings)
+    middle, steps, tally = client_round.scores(0.0, 1.0, settings), list[Step](), Tally()
     try:
         for number in range(settings.local_steps):
-            step = _sample(adapted, owner, settings, number, entropy.child("step", number))
+            step = _sample(adapted, owner, settings, number, entropy.child("step", number), tally)
             if number == 0:
                 weighed = _weigh(owner, step, settings, past, entropy).capped(max_weight)
             # Unweighted, with middle scores: the weight comes once, at the end, on what is public by then.
             noised = _release(adapted, owner, settings, step, 1.0, middle, entropy)
             _descend(parameters, optimizer, noised, settings)
+            steps.append(step)
         # Made from noised sums alone, whatever the optimiser did with them: post-processing costs nothing.
         update = adapted.get_vector(round_number) - received
     finally:
@@ -197,6 +219,7 @@ def _steps(
         adapted.set_vector(round_number, received)
         for parameter in parameters:
             parameter.grad = None
+    _keep_view(adapted, owner, settings, steps)
     clipped = clip.to_norm(Update(update), lattice.clip_norm).times(weighed.weight)
     scores = client_round.scores(weighed.gain, weighed.weight, settings)
     return noise.noised_before(encode.to_ring(clipped, scores, lattice, entropy.child("upload"))), weighed

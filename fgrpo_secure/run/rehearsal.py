@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fgrpo_secure import entropy
 from fgrpo_secure.client.boundary import UnusableRound, contained
 from fgrpo_secure.config.schema import Client, Config
+from fgrpo_secure.errors import printable
 from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.grpo import local_update, rewards, rollouts
 from fgrpo_secure.learning.grpo.local_update import PromptGroups
@@ -141,5 +142,5 @@ def _reward_name(name: str) -> str:
 def _shown(said: Any) -> str:
     """On one line, what cannot be printed escaped, not too long."""
     text = said if isinstance(said, str) else " | ".join(f"{each['role']}: {each['content']}" for each in said)
-    safe = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+    safe = printable(text)
     return safe if len(safe) <= SHOWN_CHARACTERS else f"{safe[:SHOWN_CHARACTERS]}..."

@@ -23,7 +23,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fgrpo_secure.errors import UnusableInput
+from fgrpo_secure.errors import UnusableInput, printable
 from fgrpo_secure.storage import identity_file, invitation
 from fgrpo_secure.storage.invitation import RUN, Invitation
 from fgrpo_secure.storage.owners_folder import LEDGERS, STATE
@@ -228,11 +228,8 @@ class ClientFolder:
 
     def write_log(self, line: str) -> None:
         """Add one line to the log that only the owner reads; what cannot be printed stands there escaped."""
-        escaped = (
-            each if each.isprintable() else each.encode("unicode_escape").decode() for each in line[:LONGEST_LINE]
-        )
         with suppress(OSError), open(os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:
-            file.write("".join(escaped) + "\n")
+            file.write(printable(line[:LONGEST_LINE]) + "\n")
 
     def _own(self) -> dict[str, object]:
         try:

@@ -40,6 +40,7 @@ class Tally:
     divergence: float = field(default=0.0, repr=False)
     ratios: float = field(default=0.0, repr=False)  # tokens of later iterations, where a ratio can leave its range
     clipped: float = field(default=0.0, repr=False)
+    lengths: list[float] = field(default_factory=list, repr=False)  # of what is clipped, before that: L2 norms
 
     def add(self, logp: torch.Tensor, part: "_Part", settings: Grpo, first: bool) -> None:
         """Count one part of a step; `first` says whether its policy is the one that drew it."""
@@ -92,10 +93,15 @@ def completion_logp(adapted: AdaptedModel, rollouts: Rollouts, temperature: floa
 
 
 def gradients(
-    adapted: AdaptedModel, parameters: list[torch.nn.Parameter], groups: PromptGroups, settings: Grpo, times: int
+    adapted: AdaptedModel,
+    parameters: list[torch.nn.Parameter],
+    groups: PromptGroups,
+    settings: Grpo,
+    times: int,
+    tally: Tally | None = None,
 ) -> list[torch.Tensor]:
     """Each parameter's gradient of `times` the objective of fresh rollouts: old and new policy are one."""
-    return _gradients(adapted, parameters, _parts(adapted, groups, settings), settings, times)
+    return _gradients(adapted, parameters, _parts(adapted, groups, settings), settings, times, tally)
 
 
 @dataclass

@@ -11,15 +11,17 @@ from numpy.typing import NDArray
 from fgrpo_secure.config.schema import Grpo
 from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.grpo import local_update
-from fgrpo_secure.learning.grpo.local_update import PromptGroups
+from fgrpo_secure.learning.grpo.local_update import PromptGroups, Tally
 
 
-def descent(adapted: AdaptedModel, groups: PromptGroups, settings: Grpo, round_number: int) -> NDArray[np.float64]:
-    """Minus the sum of the groups' gradients at the policy as it is, shape (dimension,).
+def descent(
+    adapted: AdaptedModel, groups: PromptGroups, settings: Grpo, round_number: int, tally: Tally | None = None
+) -> NDArray[np.float64]:
+    """Minus the sum of the groups' gradients at the policy as it is, shape (dimension,). `tally` counts along.
 
     `settings` decouple the groups (see `coupling`), so that the mean over P groups times P is their sum.
     """
     parameters = adapted.trainable(round_number)
-    found = local_update.gradients(adapted, parameters, groups, settings, times=groups.rewards.shape[0])
+    found = local_update.gradients(adapted, parameters, groups, settings, groups.rewards.shape[0], tally)
     flat: NDArray[np.float64] = -torch.cat([each.reshape(-1) for each in found]).double().cpu().numpy()
     return flat

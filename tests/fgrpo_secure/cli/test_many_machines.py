@@ -324,7 +324,13 @@ def test_an_owner_watches_its_own_rounds_and_what_they_cost(place):
     folder = ClientFolder.open(place / "east")
     own_view.append(folder.log, own_view.RoundView(1, 0.25, 0.0, 1.0, 4, 3, 5.5, 0.5, 1.25, 0.02, None, 0.5, 1.0))
     own_view.append(folder.log, own_view.RoundView(2, 0.5, 0.5, 0.5, 4, 0, 6.0, 0.0, 1.0, None, 0.1, 0.0, 1.0))
-    shown = said("client", "watch", place / "east", "--once")
+    best = own_view.Completion("2+2=", "4", 1.0, False)
+    third = own_view.RoundView(3, 0.5, 0.0, 1.0, 4, 2, 6.0, 0.0, 1.0, None, None, 0.5, 1.0, (best,))
+    before = said("client", "watch", place / "east", "--once")
+    assert "reward 1" not in before
+    own_view.append(folder.log, third)
+    assert "round 3: 2+2= -> 4: reward 1" in said("client", "watch", place / "east", "--once")
+    shown = before
     for words in ("east: 2 rounds; for its owner alone", "3 of 4", "50%", "0.02", "10.0%", "0.5 / 1"):
         assert words in shown, words
     assert "round 2: no prompt had two different rewards: nothing was learnt from this data" in shown

@@ -1,6 +1,7 @@
 """An owner sees its own rounds, in figures that were computed by hand, and nobody else does."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -68,6 +69,32 @@ def test_one_step_has_the_entropy_of_exactly_its_own_tokens_and_no_ratio(adapted
     assert kept.length == pytest.approx(np.mean([len(ids) for ids in first.completion_ids]))
     assert kept.cut_off == pytest.approx(float(first.truncated.float().mean()))
     assert (kept.kl, kept.clip_ratio) == (None, None)
+
+
+def test_the_completions_that_are_kept_are_the_best_and_the_worst_of_the_prompt_that_teaches_most(adapted, tmp_path):
+    owner, _ = train(adapted, tmp_path, config())
+    (kept,) = own_view.read(owner.log)
+    best, worst = kept.completions
+    assert best.prompt == worst.prompt
+    assert best.prompt in {row["prompt"] for step in (0, 1) for row in owner.source.batch(0, step, 3)}
+    assert best.reward > worst.reward
+    assert kept.reward_low <= worst.reward
+    assert (best.cut_off, worst.cut_off) == (len(best.text) >= 8, len(worst.text) >= 8)
+
+
+def test_what_a_model_said_stands_in_the_file_on_one_line_and_commands_no_terminal(adapted):
+    chosen, drawn = config(), torch.Generator().manual_seed(3)
+    settings = round_settings.for_round(chosen, 0, 0)
+    first = rollouts.sample(adapted, ["1+1="], chosen.grpo, drawn)
+    said = replace(first, completions=["\x1b[2J\n" + "9" * 1000] * 4)
+    marked = local_update.PromptGroups(said, np.array([[1.0, 0.5, 0.0, 0.0]]))
+    unmarked = local_update.PromptGroups(first, np.array([[9.0, np.nan, 0.0, 0.0]]))
+    tally = local_update.Tally(tokens=1.0, lengths=[1.0])
+    view = own_view.of([unmarked, marked], tally, adapted.base.tokenizer, settings)
+    assert [each.reward for each in view.completions] == [1.0, 0.0]
+    for each in view.completions:
+        assert each.text.startswith("\\x1b[2J\\n999")
+        assert len(each.text) < 330
 
 
 def test_counting_along_changes_no_update(adapted):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from fgrpo_secure.client import unit_round
+from fgrpo_secure.client import own_view, unit_round
 from fgrpo_secure.client.owner import make_owners
 from fgrpo_secure.config.files import parse
 from fgrpo_secure.entropy import SeededEntropy
@@ -109,6 +109,23 @@ def test_a_person_whose_data_fails_contributes_nothing_and_the_others_go_on(adap
     failed, _ = contribute(adapted, configuration(broken), tmp_path)
     assert (failed.values == without.values).all()
     assert "a unit contributes nothing" in (tmp_path / "a.log").read_text()
+
+
+@pytest.mark.parametrize("mode", ["distributed", "local"])
+def test_an_owner_sees_its_units_in_its_own_view(adapted, tmp_path, mode):
+    config = configuration(write(tmp_path / "seen.jsonl"), privacy={"mode": mode}, federation={"local_steps": 1})
+    contribute(adapted, config, tmp_path)
+    (owner,) = make_owners(config.client, 0, {0}, tmp_path, config.privacy.unit, config.units_per_client).values()
+    (kept,) = own_view.read(owner.log)
+    settings = round_settings.for_round(config, 0, 400)
+    taking_part = owner.units.in_block(settings.units.block(0), settings.units.blocks)
+    groups = [owner.unit_groups(adapted, settings, 0, unit) for unit in taking_part]
+    rewards = np.concatenate([each.rewards for each in groups])
+    assert kept.prompts == len(rewards) == 2 * len(taking_part)
+    assert kept.reward == pytest.approx(rewards.mean())
+    lengths = [np.linalg.norm(owner.unit_update(adapted, settings, each).values) for each in groups]
+    assert kept.norm == pytest.approx(np.mean(lengths))
+    assert 0 < kept.entropy < 5
 
 
 def test_a_person_with_thousands_of_rows_weighs_no_more_than_the_bound(adapted, clear, tmp_path):
