@@ -202,3 +202,21 @@ def unfit(attack: Attack) -> str:
     except weakened.CannotWeaken as problem:
         return f"{attack.name}: {problem}"
     return ""
+
+
+def test_where_is_it_names_functions_that_stand_in_those_files() -> None:
+    table = (ROOT / "docs" / "architecture.md").read_text("utf-8").split("## Where is it?")[1]
+    rows = re.findall(r"^\|.*`([\w/]+\.py)`.* \| `([\w.]+)` \|$", table, re.MULTILINE)
+    assert len(rows) == table.count(".py`") > 15
+    for path, name in rows:
+        defined = set(_defined(ast.parse((ROOT / path).read_text("utf-8"))))
+        assert name in defined, f"{path} has no {name}"
+
+
+def _defined(tree: ast.Module | ast.ClassDef, within: str = "") -> Iterator[str]:
+    """Functions and methods, a method as CLASS.METHOD."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            yield f"{within}{node.name}"
+        if isinstance(node, ast.ClassDef):
+            yield from _defined(node, f"{node.name}.")
