@@ -136,11 +136,12 @@ class Soak:
         self.engine.recover([bytes(32)])
         self.engine._step_seconds = seconds
 
-    def restart_server(self):
+    def restart_server(self, meanwhile=lambda: None):
         """What is in memory is gone but the model and its optimizer, which a checkpoint holds."""
         port, before = self.engine.address[1], self.federation
         before.close()
         self.engine.close()
+        meanwhile()
         self.engine = self._open(port)
         self.federation = self._federation()
         self.federation.optimizer, self.federation.shares = before.optimizer, before.shares

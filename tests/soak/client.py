@@ -1,5 +1,6 @@
-"""A client of the soak as it really is: `daemon RUN CLIENT COUNT URL CERTIFICATE LEFT`. It starts this module once more
-as the process of its sessions, which notes, durably, every vector before it can leave: that is what the soak observes.
+"""A client of the soak as it really is: `daemon RUN CLIENT COUNT URL CERTIFICATE LEFT [PROXY]`. It starts this module
+once more as the process of its sessions, which notes, durably, every vector before it can leave: that is what the soak
+observes.
 """
 
 import json
@@ -16,7 +17,7 @@ from fgrpo_secure.storage.run_directory import RunDirectory
 from protocols.identity import Identity
 
 
-def daemon(root, client, count, url, certificate, left):
+def daemon(root, client, count, url, certificate, left, proxy=None):
     import sqlite3
 
     directory = RunDirectory(Path(root))
@@ -25,7 +26,7 @@ def daemon(root, client, count, url, certificate, left):
         (seed,) = store.execute("SELECT seed FROM identity WHERE owner = ?", (int(client),)).fetchone()
     store.close()
     server, run, ca = bytes.fromhex(found["server"]), bytes.fromhex(found["run"]), Path(certificate).read_text()
-    place = Place(url, server, run, int(client), Identity.from_seed(seed), ca)
+    place = Place(url, server, run, int(client), Identity.from_seed(seed), ca, proxy)
     session = SessionProcess("tests.soak.client", ["session", left, root, client, count])
     folder = directory.owners / f"daemon-{client}"
     with client_loop.stoppable():

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
@@ -98,10 +99,17 @@ class Dialer:
         limits = httpx.Limits(max_connections=1)
         # Nothing that is not signed lasts longer than its reply: cookies would be sent until requests are too large.
         none = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+        self._new = partial(
+            httpx.Client,
+            verify=context,
+            timeout=timeout,
+            limits=limits,
+            proxy=place.proxy,
+            trust_env=False,
+            cookies=none,
+        )
         try:
-            self._http = httpx.Client(
-                verify=context, timeout=timeout, limits=limits, proxy=place.proxy, trust_env=False, cookies=none
-            )
+            self._http = self._new()
         except (ValueError, httpx.InvalidURL, ImportError):  # ImportError: SOCKS needs a library of its own
             raise UnusableInput(
                 f"network.proxy {place.proxy!r} in client.toml is no proxy that can be used; write http://HOST:PORT"
@@ -263,6 +271,9 @@ class Dialer:
                 name, size = said.get(signing.ID_HEADER, ""), said.get(signing.SIZE_HEADER, "")
                 return _Reply(response.status_code, name, size, body, said.get(signing.REPLY_HEADER, ""))
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as problem:  # ssl.SSLError is an OSError
+            # **Why** anew: it counts a connection whose TLS failed behind a proxy as one that is there, for ever.
+            self._http.close()
+            self._http = self._new()
             raise NotReached(f"{type(problem).__name__}: {problem}") from None
 
     def _refused(self, reply: _Reply) -> NoReturn:

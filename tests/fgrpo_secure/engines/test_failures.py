@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from fgrpo_secure.engines.https import client_loop
+from fgrpo_secure.engines.https import application, client_loop
 from fgrpo_secure.engines.https import question as questions
 from fgrpo_secure.engines.https.client_loop import Serving
 from fgrpo_secure.engines.https.dialer import Dialer, Dismissed, Gone, NotReached
@@ -15,6 +15,7 @@ from fgrpo_secure.engines.https.question import Answered
 from fgrpo_secure.engines.messages import Answer, Step
 from tests.fgrpo_secure.engines.conftest import SIGNED, Wire
 from tests.fgrpo_secure.engines.federations import certificate
+from tests.soak.proxy import Proxy
 from tests.soak.relay import Relay
 
 OUT = {0: b"to nought"}
@@ -192,6 +193,44 @@ def test_a_line_that_is_cut_loses_nothing(wire, tmp_path, quick_back_off, moment
         step.join()
         assert answers == [(0, b"answer to to nought")]
         assert daemon.session.asked == 1, "a cut line is no reason to compute an answer again"
+    finally:
+        daemon.end()
+        wire.engine._desk.close()
+        daemon.join()
+
+
+def by_proxy(wire, proxy):
+    return Dialer(replace(wire.dialer(0)._place, proxy=proxy.url))
+
+
+def test_a_connection_that_ends_within_its_handshake_behind_a_proxy_keeps_no_client_away(wire):
+    proxy = Proxy(30.0)
+    wire.ask("share", OUT, 60)
+    with closing(by_proxy(wire, proxy)) as line:
+        proxy.ending = 2
+        for _ in range(2):
+            with pytest.raises(NotReached, match="ConnectError"):
+                line.next()
+        assert line.next().payload == OUT[0]
+
+
+@pytest.mark.parametrize(("idle", "is_cut"), [(8.0, False), (1.0, True)], ids=["after a poll", "within a poll"])
+def test_a_proxy_that_cuts_what_is_silent_costs_a_client_at_most_another_call(
+    wire, tmp_path, quick_back_off, monkeypatch, idle, is_cut
+):
+    """Scaled, with room for a busy machine: polls end after 25 seconds, proxies cut after 30."""
+    monkeypatch.setattr(application, "POLL", 2.0)
+    monkeypatch.setattr(client_loop, "SHORTEST_POLL", 0.5)
+    proxy = Proxy(idle)
+    daemon = Daemon(by_proxy(wire, proxy), tmp_path / "machine")
+    try:
+        ends = time.monotonic() + (60 if is_cut else 10)
+        while time.monotonic() < ends and not (is_cut and proxy.cut > 1):
+            time.sleep(0.1)
+        assert (proxy.cut > 1, proxy.opened > 1) == (is_cut, is_cut)
+        answers, step = wire.ask("share", OUT, 60)
+        step.join()
+        assert answers == [(0, b"answer to to nought")]
     finally:
         daemon.end()
         wire.engine._desk.close()
