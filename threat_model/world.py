@@ -2,10 +2,10 @@
 
 Clients are the real drivers over real stores, the server is the real one, and everything between them passes through
 `Wire`, where it can be changed, held back or repeated. All randomness comes from fixed seeds: an attack that
-fails today fails tomorrow.
+fails today fails tomorrow. The tests of `protocols` and the fuzzing have the same world.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fgrpo_secure.entropy import SeededEntropy
-from protocols import drive, labels, params, wire
+from protocols import drive, envelope, labels, params, wire
+from protocols.collect import Record
 from protocols.drive import ClientDriver, MemoryStore, Traffic
 from protocols.errors import ProtocolError
-from protocols.identity import Identity
+from protocols.identity import Identity, Verify, verify_signature
 from protocols.member import Limits, Member
 from protocols.params import Adversary
 from protocols.roster import Entry, Roster
@@ -36,44 +37,57 @@ def invented(*label: str | int) -> bytes:
     return SEED.bytes(32, *label)
 
 
-def invented_values(client: int, vectors: tuple[tuple[str, int], ...], reach: int) -> Values:
+def invented_values(client: int, vectors: tuple[tuple[str, int], ...], reach: int, seed: int = 0) -> Values:
     """What a client would contribute: integers below `reach` in size."""
     return {
-        name: np.frombuffer(SEED.bytes(8 * length, "values", client, name), np.int64) % (2 * reach) - reach
+        name: np.frombuffer(_source(seed).bytes(8 * length, "values", client, name), np.int64) % (2 * reach) - reach
         for name, length in vectors
     }
 
 
 @dataclass
 class World:
-    """Clients with ids that are not positions, one server, one plan. `values` are the secrets that attackers want."""
+    """Clients with ids that are not positions, one server, one plan. `values` are the secrets that attackers want.
+
+    `context` is what the plan names, `loaded` what each client really has.
+    """
 
     ids: tuple[int, ...]
+    authority: Identity
     server: Identity
     identities: dict[int, Identity]
     roster: Roster
     plan: RoundPlan
     limits: Limits
-    context: dict[int, dict[str, bytes]]
+    context: dict[str, bytes]
+    loaded: dict[int, dict[str, bytes]]
     values: dict[int, Values]
+    verify: Verify = verify_signature
+    seed: int = 0
     stores: dict[int, MemoryStore] = field(default_factory=dict)
     drivers: dict[int, ClientDriver] = field(default_factory=dict)
-    admits: Callable[[int, RoundPlan], None] = lambda client, plan: None
+    admits: Callable[[int, RoundPlan], None] | None = None
 
     @property
     def colluder(self) -> int:
         """The client that shares all it has with the adversary."""
         return self.ids[-1]
 
-    def join(self, client: int, **limits: object) -> None:
-        """Puts the client's real driver over an empty store; `limits` change its owner's policy."""
+    def member(self, client: int, **limits: object) -> Member:
+        """The client as the protocol sees it; `limits` change its policy."""
         policy = replace(self.limits, **limits)  # type: ignore[arg-type]  # field names of Limits
-        member = Member(client, self.identities[client], self.roster, self.server.public, policy)
+        return Member(client, self.identities[client], self.roster, self.server.public, policy, self.verify)
+
+    def join(self, client: int, **limits: object) -> None:
+        """Puts the client's real driver over an empty store; `limits` change its policy."""
         self.stores[client] = MemoryStore()
         draws = count()
-        source = SEED.child("client", client)
+        source = _source(self.seed).child("client", client)
         self.drivers[client] = ClientDriver(
-            member, self.stores[client], lambda size: source.bytes(size, next(draws)), lambda: self.context[client]
+            self.member(client, **limits),
+            self.stores[client],
+            lambda size: source.bytes(size, next(draws)),
+            lambda: self.loaded[client],
         )
 
     def change_plan(self, **fields: object) -> RoundPlan:
@@ -85,15 +99,44 @@ class World:
         """The server's request of the announce step."""
         return wire.encode(wire.SignedPlan(plan, self.server.sign("sign plan", wire.encode(plan))))
 
+    def sealed(self, client: int, step: Step, message: wire.Answer) -> bytes:
+        """A message of this client in its envelope: what a client that lies would send."""
+        return envelope.sign(self.identities[client], wire.session_of(self.plan), client, step, message)
+
+    def sealed_bytes(self, client: int, step: Step, body: bytes) -> bytes:
+        """Any bytes in a client's own envelope."""
+        session, digest = wire.session_of(self.plan), envelope.content_digest(body)
+        return wire.encode(
+            wire.Signed(body, envelope.signature(self.identities[client], session, client, step, digest))
+        )
+
     def ask(self, client: int, step: Step, message: bytes) -> bytes:
         """One request to one client, whose answer or ProtocolError comes back. `admits` has its say on a plan first."""
-        if step is Step.ANNOUNCE:
+        if step is Step.ANNOUNCE and self.admits is not None:
             self.admits(client, wire.decode(wire.SignedPlan, message, wire.MAX_PLAN).plan)
         return self.drivers[client].handle(step, message, lambda plan: self.values[client])
 
-    def run(self, link: "Wire | None" = None) -> tuple[Recovered, Traffic]:
-        """An honest server conducts the planned session."""
-        return drive.conduct(self.server, self.plan, self.roster, link or Wire(self))
+    def run(
+        self,
+        link: drive.Link | None = None,
+        on_step: Callable[[Step, int, int], None] | None = None,
+        record: Record | None = None,
+    ) -> tuple[Recovered, Traffic]:
+        """An honest server conducts the planned session; see `drive.conduct`."""
+        return drive.conduct(self.server, self.plan, self.roster, link or Wire(self), self.verify, on_step, record)
+
+    def run_quietly(self, link: drive.Link) -> ProtocolError | None:
+        """Runs as far as it goes; the error that ends it, if any."""
+        try:
+            self.run(link)
+        except ProtocolError as error:
+            return error
+        return None
+
+    def plain_sum(self, survivors: Iterable[int]) -> Values:
+        """What the server should learn of these clients."""
+        zeros = {name: np.zeros(length, np.int64) for name, length in self.plan.vectors}
+        return {name: sum((self.values[i][name] for i in survivors), zeros[name]) for name in zeros}
 
 
 Tamper = Callable[[Step, int, bool, bytes], bytes | None]
@@ -101,11 +144,12 @@ Tamper = Callable[[Step, int, bool, bytes], bytes | None]
 
 @dataclass
 class Wire:
-    """Carries messages to the drivers. `tamper(step, client, up, message)` gives what arrives, None for nothing."""
+    """Carries messages to the drivers, and keeps them. `tamper(step, client, up, message)` gives what arrives, None for
+    nothing; `lost` maps a step to clients that are gone from then on."""
 
     world: World
-    tamper: Tamper = lambda step, client, up, message: message
     lost: Mapping[Step, set[int]] = field(default_factory=dict)
+    tamper: Tamper = lambda step, client, up, message: message
     down: list[tuple[Step, int, bytes]] = field(default_factory=list, repr=False)
     up: list[tuple[Step, int, bytes]] = field(default_factory=list, repr=False)
     refusals: dict[int, ProtocolError] = field(default_factory=dict)
@@ -138,23 +182,41 @@ def build(
     post_quantum: bool = False,
     enrolled: int = 0,
     vectors: tuple[tuple[str, int], ...] = VECTORS,
+    ring_bits: int = RING_BITS,
+    session_number: int = 1,
+    seed: int = 0,
+    verify: Verify = verify_signature,
 ) -> World:
     """An honest federation before its first round; everyone's policy names the same adversary as the plan.
 
-    `enrolled` clients are on the roster, if more than those that take part.
+    `enrolled` clients are on the roster, if more than those that take part. Another `seed`: other values, other draws.
     """
     ids = tuple(3 * place + 2 for place in range(max(clients, enrolled)))
     identities = {client: _identity("client", client) for client in ids}
     entries = tuple(Entry(client, f"client {client}", identities[client].public) for client in ids)
-    roster = Roster(1, _identity("authority").public, entries)
+    authority = _identity("authority")
+    roster = Roster(1, authority.public, entries)
     context = {name: invented("context", name) for name in ("adapter", "model")}
     numbers = params.derive(adversary, len(ids), clients, max_corrupt, max_dropout)
     plan = plan_for(roster, ids[:clients], numbers, context, post_quantum, vectors)
+    plan = msgspec.structs.replace(plan, ring_bits=ring_bits, session_number=session_number)
     limits = Limits(adversary, max_corrupt, max_dropout, clients, plan.floor, 0, TODAY, plan.run, post_quantum)
-    reach = 2 ** (RING_BITS - 1) // clients
-    values = {client: invented_values(client, vectors, reach) for client in ids}
-    loaded = {client: dict(context) for client in ids}
-    world = World(ids[:clients], _identity("server"), identities, roster, plan, limits, loaded, values)
+    reach = 2 ** (ring_bits - 1) // clients
+    values = {client: invented_values(client, vectors, reach, seed) for client in ids}
+    world = World(
+        ids[:clients],
+        authority,
+        _identity("server"),
+        identities,
+        roster,
+        plan,
+        limits,
+        context,
+        {client: dict(context) for client in ids},
+        values,
+        verify,
+        seed,
+    )
     for client in ids:
         world.join(client)
     return world
@@ -188,6 +250,10 @@ def plan_for(
         numbers.floor,
         numbers.neighbours,
     )
+
+
+def _source(seed: int) -> SeededEntropy:
+    return SEED.child("seed", seed) if seed else SEED
 
 
 def _identity(*label: str | int) -> Identity:

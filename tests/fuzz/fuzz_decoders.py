@@ -5,11 +5,12 @@ from collections.abc import Iterator
 
 import fuzz_messages
 import msgspec
-from fuzz_world import WORLDS, Broken, Target, check_reason, recording, worlds
+from fuzz_world import WORLDS, Broken, Target, check_reason, recording
 
 from protocols import keys, merkle, ring, roster, shares, states, wire
 from protocols.errors import BadSignature, Malformed, Refused
 from protocols.wire import Step
+from threat_model.world import World
 
 DECODE_LIMIT = 1 << 16  # longest message that a decoder is offered here
 
@@ -66,7 +67,7 @@ def _decode(kind: type[msgspec.Struct], data: bytes) -> str:
     return "taken"
 
 
-def _open_roster(world: "worlds.World", data: bytes) -> str:
+def _open_roster(world: World, data: bytes) -> str:
     try:
         opened = roster.open_roster(data, world.authority.public, 1)
     except (Malformed, BadSignature, Refused) as error:
@@ -77,7 +78,7 @@ def _open_roster(world: "worlds.World", data: bytes) -> str:
     return "taken"
 
 
-def _renew_roster(world: "worlds.World", data: bytes) -> str:
+def _renew_roster(world: World, data: bytes) -> str:
     try:
         renewed = roster.renew(world.roster, data)
     except (Malformed, BadSignature, Refused) as error:

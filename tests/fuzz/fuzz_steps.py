@@ -11,15 +11,16 @@ from random import Random
 
 import fuzz_messages
 import numpy as np
-from fuzz_world import DENSEST, WORLDS, Broken, Recording, Target, check_reason, entropy, recording, worlds
+from fuzz_world import DENSEST, WORLDS, Broken, Recording, Target, build, check_reason, entropy, recording
 
 from protocols import wire
 from protocols.drive import ClientDriver, conduct
 from protocols.errors import FaultyClient, FaultyClientOrServer, Ignored, ProtocolError
 from protocols.server import Recovered
 from protocols.wire import Step
+from threat_model.world import World
 
-ROOMY = {"n": 9, "max_dropout": 0.33}  # whole sessions have three clients to lose
+ROOMY = {"clients": 9, "max_dropout": 0.33}  # whole sessions have three clients to lose
 SESSION_ROOM = lambda size: DENSEST * size + (1 << 20)  # noqa: E731  # every hundredth message ends a session too
 EPISODE = 100  # messages that one session of the server is fed before it goes on with honest ones
 
@@ -121,7 +122,7 @@ class Server:
             check_reason(error)
 
 
-def check_sum(world: "worlds.World", recovered: Recovered) -> None:
+def check_sum(world: World, recovered: Recovered) -> None:
     """Broken unless the result is the exact sum of enough survivors."""
     if len(recovered.survivors) < world.plan.floor:
         raise Broken("a sum over fewer survivors than the floor")
@@ -156,7 +157,7 @@ def complaints(seen: Recording, step: Step) -> Iterator[bytes]:
 class Garbling:
     """A link between honest ends that changes messages in both directions, and repeats old ones in anybody's name."""
 
-    def __init__(self, world: "worlds.World", share: int, rng: Random) -> None:
+    def __init__(self, world: World, share: int, rng: Random) -> None:
         self.world, self.share, self.rng = world, share, rng
         self.fed = 0
         self.pool: list[bytes] = [b"\x90"]
@@ -165,7 +166,7 @@ class Garbling:
         for client in outgoing:
             request = self._passed(outgoing[client])
             try:
-                answer = self.world.answer(client, step, request)
+                answer = self.world.ask(client, step, request)
             except ProtocolError as error:
                 check_reason(error)
                 continue
@@ -183,7 +184,7 @@ class Garbling:
 
 def run_session(name: str, rng: Random) -> tuple[int, str]:
     """A whole session in which some messages are changed: (how many, "sum" or the name of the error that ended it)."""
-    world = worlds.build_world(**{**WORLDS[name], **ROOMY})
+    world = build(name, False, **ROOMY)
     link = Garbling(world, 10 + rng.randrange(40), rng)
     try:
         recovered, _ = conduct(world.server, world.plan, world.roster, link, world.verify)

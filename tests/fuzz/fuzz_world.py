@@ -7,32 +7,28 @@ in anything but the exact sum over its survivors.
 
 import copy
 import functools
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from random import Random
 
 import fuzz_messages
 
+from fgrpo_secure.shared_verifier import SharedVerifier
 from protocols import params
 from protocols.drive import ClientDriver
 from protocols.server import Recovered, open_session
 from protocols.wire import Step
+from threat_model import world
+from threat_model.world import World
 
 DENSEST = 24  # bytes of memory that one byte of a message may cost its receiver: docs/explanation/fuzzing.md
+RING_BITS = 20
 LONGEST_REASON = 400  # characters of an error: it must not carry a peer's megabytes into a log
 
-_spec = importlib.util.spec_from_file_location("fuzz_world", Path(__file__).parents[1] / "protocols" / "conftest.py")
-assert _spec
-assert _spec.loader
-worlds = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(worlds)
-
 WORLDS = {
-    "lying": {"n": 5, "max_dropout": 0.2},
-    "curious": {"n": 6, "max_dropout": 0.34, "adversary": params.Adversary.HONEST_BUT_CURIOUS},
-    "hybrid": {"n": 5, "max_dropout": 0.2, "post_quantum": True},
+    "lying": {"clients": 5, "max_dropout": 0.2},
+    "curious": {"clients": 6, "max_dropout": 0.34, "adversary": params.Adversary.HONEST_BUT_CURIOUS},
+    "hybrid": {"clients": 5, "max_dropout": 0.2, "post_quantum": True},
 }
 
 
@@ -67,20 +63,16 @@ def check_reason(error: Exception) -> None:
         raise Broken(f"{type(error).__name__} carries {len(text)} characters that a peer chose: {text[:100]!r}")
 
 
-def build(name: str, lenient: bool) -> "worlds.World":
-    """A world of a few clients with their stores."""
-    world = worlds.build_world(**WORLDS[name])
-    if lenient:
-        world.verify = accept
-        for client, driver in world.drivers.items():
-            driver.member = world.member(client)
-    return world
+def build(name: str, lenient: bool, **changes: object) -> World:
+    """A world of a few clients with their stores; one that is lenient takes every signature."""
+    verify = accept if lenient else SharedVerifier()
+    return world.build(**{**WORLDS[name], "ring_bits": RING_BITS, "verify": verify, **changes})
 
 
 class Recording:
     """One honest session: requests and answers, and every client's store and the server's state before each step."""
 
-    def __init__(self, world: "worlds.World") -> None:
+    def __init__(self, world: World) -> None:
         self.world = world
         self.requests: dict[Step, dict[int, bytes]] = {}
         self.answers: dict[Step, dict[int, bytes]] = {}
@@ -92,7 +84,7 @@ class Recording:
             self.states[step] = copy.deepcopy(state)
             self.stores[step] = {i: copy.deepcopy(world.drivers[i]._store) for i in world.ids}
             self.requests[step] = {i: state.outgoing[i] for i in state.outgoing}
-            self.answers[step] = {i: world.answer(i, step, m) for i, m in self.requests[step].items()}
+            self.answers[step] = {i: world.ask(i, step, m) for i, m in self.requests[step].items()}
             for client, answer in self.answers[step].items():
                 state.receive(client, answer)
             state = state.close()
@@ -111,7 +103,7 @@ class Recording:
 
 
 def entropy(client: int) -> Callable[[int], bytes]:
-    return lambda size: worlds.fixed_bytes("fuzz", client)[:size]
+    return lambda size: world.invented("fuzz", client)[:size]
 
 
 @functools.cache

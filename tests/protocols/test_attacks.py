@@ -49,7 +49,7 @@ class Observer:
             self.requests[step] = {i: state.outgoing[i] for i in state.outgoing}
             if step is until:
                 return
-            self.answers[step] = {i: world.answer(i, step, m) for i, m in self.requests[step].items()}
+            self.answers[step] = {i: world.ask(i, step, m) for i, m in self.requests[step].items()}
             for i, answer in self.answers[step].items():
                 state.receive(i, answer)
             state = state.close()
@@ -122,7 +122,7 @@ def ask(world, i, step, message):
     if isinstance(store, ForgetfulStore):
         order = list(Step)
         store.before = order[order.index(step) - 1]
-    return world.answer(i, step, message)
+    return world.ask(i, step, message)
 
 
 def victim_from_both_shares(world, victim, groups):
@@ -140,7 +140,7 @@ def victim_from_both_shares(world, victim, groups):
 @WEAKENED
 def test_asking_the_same_clients_for_both_shares_of_a_victim(weakened, make_world):
     """SECAGG.md F3 and F7. Weakened: clients keep no record of what they answered."""
-    world = make_world(bits=40)
+    world = make_world(ring_bits=40)
     victim, others = world.ids[2], [i for i in world.ids if i != world.ids[2]]
     if weakened:
         for i in others:
@@ -151,7 +151,7 @@ def test_asking_the_same_clients_for_both_shares_of_a_victim(weakened, make_worl
 @WEAKENED
 def test_a_plan_with_low_thresholds_and_a_split_view(weakened, make_world, monkeypatch):
     """SECAGG.md F5. Weakened: clients take thresholds from the server."""
-    world = make_world(bits=40)
+    world = make_world(ring_bits=40)
     world.change_plan(quorum=2, threshold=2, floor=5)
     if weakened:
         monkeypatch.setattr(member, "refuse_weaker", lambda *arguments: None)
@@ -177,10 +177,10 @@ def test_filling_a_quorum_with_repetitions(weakened, make_world, monkeypatch):
         monkeypatch.setattr(wire, "ascending", lambda ids: True)
     opened = 0
     for group, message in ((world.ids[3:], right), (world.ids[:3], without)):
-        signed = [envelope.unverified(wire.Agreement, world.answer(i, Step.AGREE, wire.encode(message))) for i in group]
+        signed = [envelope.unverified(wire.Agreement, world.ask(i, Step.AGREE, wire.encode(message))) for i in group]
         quorum = wire.encode(wire.Quorum(right.session, tuple((signed * 2)[: world.plan.quorum])))
         try:
-            opened += bool([world.answer(i, Step.UNMASK, quorum) for i in group])
+            opened += bool([world.ask(i, Step.UNMASK, quorum) for i in group])
         except FaultyServer:
             continue
     assert opened == (2 if weakened else 0)
@@ -200,7 +200,7 @@ def test_an_honest_split_view_never_reaches_two_quorums(weakened, make_world, mo
 @WEAKENED
 def test_a_sum_over_the_victim_and_a_colluder(weakened, make_world, make_link, monkeypatch):
     """SECAGG.md D3. Weakened: clients accept any floor; then one ordinary session reads the victim."""
-    world = make_world(bits=40)
+    world = make_world(ring_bits=40)
     world.change_plan(quorum=2, threshold=2, floor=2)
     victim, colluder = world.ids[1], world.ids[4]
     if weakened:
@@ -222,7 +222,7 @@ def test_a_sum_over_the_victim_and_a_colluder(weakened, make_world, make_link, m
 @WEAKENED
 def test_a_server_that_plays_all_the_neighbours(weakened, make_world):
     """SECAGG.md F6. Weakened: clients do not check the peers' signatures."""
-    world = make_world(bits=40)
+    world = make_world(ring_bits=40)
     victim = world.ids[0]
     if weakened:
         checked = world.verify
@@ -236,7 +236,7 @@ def test_a_server_that_plays_all_the_neighbours(weakened, make_world):
 
 def play_all_neighbours(world, victim):
     """Everyone but the victim is invented; what it seals to them is read."""
-    own = envelope.unverified(wire.Announcement, world.answer(victim, Step.ANNOUNCE, world.signed(world.plan)))
+    own = envelope.unverified(wire.Announcement, world.ask(victim, Step.ANNOUNCE, world.signed(world.plan)))
     session = wire.session_of(world.plan)
     secrets = {i: (bytes([i]) * 32, bytes([i + 100]) * 32) for i in world.ids if i != victim}
     invented = {
@@ -245,7 +245,7 @@ def play_all_neighbours(world, victim):
     everyone = tuple((invented | {victim: own})[i] for i in world.ids)
     announcements = wire.encode(wire.Announcements(session, everyone))
     s1 = labels.digest(labels.HASH_ANNOUNCED, announcements)
-    deal = envelope.unverified(wire.Deal, world.answer(victim, Step.SHARE, announcements))
+    deal = envelope.unverified(wire.Deal, world.ask(victim, Step.SHARE, announcements))
     seed_shares = {}
     for leaf in (wire.decode(wire.Leaf, data, 1000) for data in deal.leaves):
         if leaf.holder != victim:
@@ -257,7 +257,7 @@ def play_all_neighbours(world, victim):
     points = sorted(seed_shares)[: world.plan.threshold]
     seed = shares.rebuild(points, [seed_shares[point] for point in points])
     deliveries, s2 = invented_deliveries(world, victim, session, s1, deal)
-    upload = world.answer(victim, Step.MASK, deliveries)
+    upload = world.ask(victim, Step.MASK, deliveries)
     vectors, read = envelope.unverified(wire.Upload, upload).vectors, {}
     for (name, length), data in zip(world.plan.vectors, vectors, strict=True):
         total = ring.unpack(data, length, 40)
@@ -301,7 +301,7 @@ def test_reflecting_a_clients_own_boxes_to_it(weakened, make_world, monkeypatch)
     )
     request = wire.encode(msgspec.structs.replace(message, leaves=reflected))
     try:
-        world.answer(victim, Step.MASK, request)
+        world.ask(victim, Step.MASK, request)
     except FaultyServer:
         assert not weakened
         return
@@ -343,7 +343,7 @@ def test_a_reflected_box_does_not_open_even_without_the_tree(make_world, monkeyp
     deal = envelope.unverified(wire.Deal, seen.answers[Step.SHARE][victim])
     message = wire.decode(wire.Deliveries, seen.requests[Step.MASK][victim], 1 << 20)
     leaves = tuple(msgspec.structs.replace(e, leaf=deal.leaves[3]) if e.dealer == peer else e for e in message.leaves)
-    world.answer(victim, Step.MASK, wire.encode(msgspec.structs.replace(message, leaves=leaves)))
+    world.ask(victim, Step.MASK, wire.encode(msgspec.structs.replace(message, leaves=leaves)))
     state = client.decode_state(
         world.drivers[victim]._store.state(world.identities[victim].public, wire.session_of(world.plan))
     )
@@ -353,7 +353,7 @@ def test_a_reflected_box_does_not_open_even_without_the_tree(make_world, monkeyp
 @WEAKENED
 def test_asking_for_the_same_upload_twice(weakened, make_world):
     """SECAGG.md F7: fresh noise or values under the same masks would show their difference."""
-    world = make_world(bits=40)
+    world = make_world(ring_bits=40)
     victim = world.ids[0]
     if weakened:
         world.drivers[victim]._store = ForgetfulStore()
@@ -374,10 +374,10 @@ def test_running_the_same_round_again(weakened, make_world):
     first = world.ids[0]
     if weakened:
         world.drivers[first]._store = ForgetfulStore()
-    world.answer(first, Step.ANNOUNCE, world.signed(world.plan))
+    world.ask(first, Step.ANNOUNCE, world.signed(world.plan))
     again = world.signed(msgspec.structs.replace(world.plan, settings=b"[]"))
     if weakened:
-        world.answer(first, Step.ANNOUNCE, again)
+        world.ask(first, Step.ANNOUNCE, again)
     else:
         with pytest.raises(Refused, match="does not come after"):
-            world.answer(first, Step.ANNOUNCE, again)
+            world.ask(first, Step.ANNOUNCE, again)

@@ -307,7 +307,7 @@ def test_after_masking_the_clients_own_secrets_are_forgotten(stopped):
 def test_the_same_values_are_masked_differently_in_every_session(make_world):
     seen = set()
     for round_number in (1, 2, 3):
-        world = make_world(round_number=round_number, bits=32)
+        world = make_world(session_number=round_number, ring_bits=32)
         for i in world.ids:
             world.values[i] = {"update": np.zeros(5, np.int64), "scores": np.zeros(2, np.int64)}
         store = world.drivers[world.ids[0]]._store

@@ -40,7 +40,7 @@ class OneClient:
 
     def __init__(self, link, watched, counts):
         self._link, self._counts, self.seen = link, counts, Counter()
-        inner = link.world.answer
+        inner = link.world.ask
 
         def answer(client, step, message):
             before = counts.calls.copy()
@@ -49,7 +49,7 @@ class OneClient:
                 self.seen.update(counts.calls - before)
             return reply
 
-        link.world.answer = answer
+        link.world.ask = answer
 
     def exchange(self, step, outgoing):
         return self._link.exchange(step, outgoing)
@@ -81,7 +81,7 @@ def test_a_clients_keys_leaves_and_masks_grow_with_its_neighbours_and_its_checks
 @pytest.mark.parametrize(("length", "rest"), [(100_000, 1 << 19), (400_000, 3 << 18)])
 def test_masking_holds_its_message_and_little_else_beside_the_values(make_world, length, rest):
     bits = 29
-    world = make_world(vectors=(("update", length),), bits=bits)
+    world = make_world(vectors=(("update", length),), ring_bits=bits)
     peaks = {}
 
     class Tracing:
@@ -89,7 +89,7 @@ def test_masking_holds_its_message_and_little_else_beside_the_values(make_world,
             for client in outgoing:
                 message = outgoing[client]
                 tracemalloc.start()
-                answer = world.answer(client, step, message)
+                answer = world.ask(client, step, message)
                 peaks.setdefault(step, tracemalloc.get_traced_memory()[1])
                 tracemalloc.stop()
                 yield client, answer
@@ -107,7 +107,7 @@ def test_the_server_holds_one_upload_and_one_sum_whatever_the_cohort(make_world)
 
         class Replay:
             def exchange(self, step, outgoing, world=world, messages=messages):
-                answers = [(client, world.answer(client, step, outgoing[client])) for client in outgoing]
+                answers = [(client, world.ask(client, step, outgoing[client])) for client in outgoing]
                 if step is Step.MASK:
                     messages["base"] = tracemalloc.get_traced_memory()[0]
                     tracemalloc.reset_peak()

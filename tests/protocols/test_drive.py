@@ -21,7 +21,7 @@ def recorded(make_world):
         def exchange(self, step, outgoing):
             for client in outgoing:
                 request = outgoing[client]
-                answer = world.answer(client, step, request)
+                answer = world.ask(client, step, request)
                 seen[client, step] = (request, answer)
                 yield client, answer
 
@@ -44,7 +44,7 @@ def test_a_different_request_for_an_answered_step_is_refused(step, recorded):
     world, seen = recorded
     request, _ = seen[world.ids[0], step]
     with pytest.raises(FaultyServer, match="second, different answer"):
-        world.answer(world.ids[0], step, request[:-1] + bytes([request[-1] ^ 1]))
+        world.ask(world.ids[0], step, request[:-1] + bytes([request[-1] ^ 1]))
 
 
 @pytest.mark.parametrize("step", list(Step)[1:])
@@ -52,7 +52,7 @@ def test_a_step_of_a_session_never_begun_is_refused(step, recorded, make_world):
     _, seen = recorded
     world = make_world()
     with pytest.raises(FaultyServer, match="did not begin"):
-        world.answer(world.ids[0], step, seen[world.ids[0], step][0])
+        world.ask(world.ids[0], step, seen[world.ids[0], step][0])
 
 
 def test_steps_out_of_order_are_refused(recorded, make_world):
@@ -63,10 +63,10 @@ def test_steps_out_of_order_are_refused(recorded, make_world):
             world = make_world()
             me = world.ids[0]
             for step in order[:done]:
-                world.answer(me, step, seen[me, step][0])
+                world.ask(me, step, seen[me, step][0])
             if asked is not order[done] and asked not in order[:done]:
                 with pytest.raises(FaultyServer, match="out of order"):
-                    world.answer(me, asked, seen[me, asked][0])
+                    world.ask(me, asked, seen[me, asked][0])
 
 
 @pytest.mark.parametrize("step", list(Step))
@@ -74,16 +74,16 @@ def test_bytes_that_are_no_message_are_the_servers_fault(step, make_world):
     world = make_world()
     for data in (b"", b"\x93", bytes(100)):
         with pytest.raises(FaultyServer, match="malformed"):
-            world.answer(world.ids[0], step, data)
+            world.ask(world.ids[0], step, data)
 
 
 def test_the_round_counter_only_grows_whatever_the_session(recorded):
     world, _ = recorded
     world.change_plan(settings=b"[]")
     with pytest.raises(Refused, match="does not come after"):
-        world.answer(world.ids[0], Step.ANNOUNCE, world.signed(world.plan))
+        world.ask(world.ids[0], Step.ANNOUNCE, world.signed(world.plan))
     world.change_plan(session_number=2)
-    world.answer(world.ids[0], Step.ANNOUNCE, world.signed(world.plan))
+    world.ask(world.ids[0], Step.ANNOUNCE, world.signed(world.plan))
     member = world.drivers[world.ids[0]].member
     store = world.drivers[world.ids[0]]._store
     assert store.last_session(member.identity.public, member.server_key, world.plan.run) == 2
@@ -94,7 +94,7 @@ def test_a_plan_of_another_run_is_refused_and_counts_for_nothing(recorded):
     world, _ = recorded
     world.change_plan(session_number=2, run=bytes(16))
     with pytest.raises(Refused, match="has not joined"):
-        world.answer(world.ids[0], Step.ANNOUNCE, world.signed(world.plan))
+        world.ask(world.ids[0], Step.ANNOUNCE, world.signed(world.plan))
 
 
 def test_a_huge_session_number_does_not_use_up_the_others(recorded):
@@ -103,9 +103,9 @@ def test_a_huge_session_number_does_not_use_up_the_others(recorded):
     for number in (2**48, 1 + MAX_SESSION_STEP + 1):
         world.change_plan(session_number=number)
         with pytest.raises(Refused, match=f"is more than {MAX_SESSION_STEP} after session 1"):
-            world.answer(me, Step.ANNOUNCE, world.signed(world.plan))
+            world.ask(me, Step.ANNOUNCE, world.signed(world.plan))
     world.change_plan(session_number=1 + MAX_SESSION_STEP, run=run)
-    world.answer(me, Step.ANNOUNCE, world.signed(world.plan))
+    world.ask(me, Step.ANNOUNCE, world.signed(world.plan))
 
 
 def test_a_refused_plan_moves_no_number(recorded):
@@ -119,7 +119,7 @@ def test_a_refused_plan_moves_no_number(recorded):
     with pytest.raises(Refused, match="says no"):
         world.drivers[me].handle(Step.ANNOUNCE, world.signed(world.plan), dict, refuse)
     world.change_plan(session_number=2)
-    world.answer(me, Step.ANNOUNCE, world.signed(world.plan))
+    world.ask(me, Step.ANNOUNCE, world.signed(world.plan))
 
 
 @pytest.mark.parametrize("last", [Step.ANNOUNCE, Step.SHARE, Step.MASK, Step.AGREE])
@@ -130,32 +130,32 @@ def test_no_step_of_a_closed_session_is_answered(recorded, make_world, last):
     me = world.ids[0]
     steps = list(Step)
     for step in steps[: steps.index(last) + 1]:
-        world.answer(me, step, seen[me, step][0])
+        world.ask(me, step, seen[me, step][0])
     session = wire.session_of(world.plan)
     world.drivers[me]._store.close(world.identities[me].public, session)
     for step in steps[steps.index(last) + 1 :]:
         with pytest.raises(FaultyServer, match="closed"):
-            world.answer(me, step, seen[me, step][0])
+            world.ask(me, step, seen[me, step][0])
 
 
 def test_a_session_does_not_go_on_under_another_roster(recorded, make_world):
     _, seen = recorded
     world = make_world()
     me = world.ids[0]
-    world.answer(me, Step.ANNOUNCE, seen[me, Step.ANNOUNCE][0])
+    world.ask(me, Step.ANNOUNCE, seen[me, Step.ANNOUNCE][0])
     driver = world.drivers[me]
     roster = dataclasses.replace(world.roster, version=world.roster.version + 1)
     driver.member = dataclasses.replace(driver.member, roster=roster)
     with pytest.raises(FaultyServer, match="another roster"):
-        world.answer(me, Step.SHARE, seen[me, Step.SHARE][0])
+        world.ask(me, Step.SHARE, seen[me, Step.SHARE][0])
 
 
 def test_the_clients_own_last_session_counts_as_well(make_world):
-    world = make_world(round_number=5)
+    world = make_world(session_number=5)
     driver = world.drivers[world.ids[0]]
     driver.member = world.member(world.ids[0], last_session=5)
     with pytest.raises(Refused, match="does not come after session 5"):
-        world.answer(world.ids[0], Step.ANNOUNCE, world.signed(world.plan))
+        world.ask(world.ids[0], Step.ANNOUNCE, world.signed(world.plan))
 
 
 def test_a_refused_plan_leaves_no_trace(make_world):
@@ -164,9 +164,9 @@ def test_a_refused_plan_leaves_no_trace(make_world):
     good = world.plan
     world.change_plan(quorum=1, session_number=9)
     with pytest.raises(Refused):
-        world.answer(me, Step.ANNOUNCE, world.signed(world.plan))
+        world.ask(me, Step.ANNOUNCE, world.signed(world.plan))
     world.plan = good
-    world.answer(me, Step.ANNOUNCE, world.signed(world.plan))
+    world.ask(me, Step.ANNOUNCE, world.signed(world.plan))
 
 
 def test_nothing_is_answered_that_could_not_be_stored(make_world):
@@ -179,7 +179,7 @@ def test_nothing_is_answered_that_could_not_be_stored(make_world):
 
     driver._store = Full()
     with pytest.raises(OSError, match="disk full"):
-        world.answer(world.ids[0], Step.ANNOUNCE, world.signed(world.plan))
+        world.ask(world.ids[0], Step.ANNOUNCE, world.signed(world.plan))
 
 
 def test_after_a_restart_a_driver_goes_on_from_its_store(recorded, make_world):
@@ -191,7 +191,7 @@ def test_after_a_restart_a_driver_goes_on_from_its_store(recorded, make_world):
             for client in outgoing:
                 old = world.drivers[client]
                 world.drivers[client] = ClientDriver(old.member, old._store, old._entropy, old._context)
-                yield client, world.answer(client, step, outgoing[client])
+                yield client, world.ask(client, step, outgoing[client])
 
     result, _ = world.run(Restarting())
     for name, total in world.plain_sum(world.ids).items():
@@ -232,8 +232,8 @@ def test_traffic_counts_bytes_and_clients_per_step(make_world, make_link):
         (Step.UNMASK, 5, 5),
     ]
     assert isinstance(traffic, Traffic)
-    assert sum(traffic.up.values()) == sum(map(len, link.wire_up))
-    assert sum(traffic.down.values()) == sum(map(len, link.wire_down))
+    assert sum(traffic.up.values()) == sum(len(data) for _, _, data in link.up)
+    assert sum(traffic.down.values()) == sum(len(data) for _, _, data in link.down)
 
 
 def test_after_a_signed_wrong_answer_nothing_more_of_that_client_counts_in_the_step(make_world):
@@ -244,7 +244,7 @@ def test_after_a_signed_wrong_answer_nothing_more_of_that_client_counts_in_the_s
     class Twice:
         def exchange(self, step, outgoing):
             for client in outgoing:
-                answer = world.answer(client, step, outgoing[client])
+                answer = world.ask(client, step, outgoing[client])
                 if client == culprit and step is Step.SHARE:
                     yield client, world.sealed_bytes(client, step, b"garbage")
                 yield client, answer
@@ -261,7 +261,7 @@ def test_answers_of_strangers_are_not_counted(make_world):
         def exchange(self, step, outgoing):
             yield 999, b"hello"
             for client in outgoing:
-                yield client, world.answer(client, step, outgoing[client])
+                yield client, world.ask(client, step, outgoing[client])
 
     recovered, traffic = world.run(Strangers())
     assert recovered.blamed == {}
@@ -302,7 +302,7 @@ def test_a_session_has_the_outcome_of_no_other(recorded):
     world, _ = recorded
     me, before = world.ids[0], wire.session_of(world.plan)
     world.change_plan(session_number=2)
-    world.answer(me, Step.ANNOUNCE, world.signed(world.plan))
+    world.ask(me, Step.ANNOUNCE, world.signed(world.plan))
     assert world.drivers[me].outcome(before).survivors == world.ids
     assert world.drivers[me].outcome(wire.session_of(world.plan)) is None
 
@@ -313,7 +313,7 @@ def test_a_request_that_is_refused_costs_no_contribution(recorded, make_world):
     world, asked = make_world(), []
     me = world.ids[0]
     for step in (Step.ANNOUNCE, Step.SHARE):
-        world.answer(me, step, seen[me, step][0])
+        world.ask(me, step, seen[me, step][0])
     request = seen[me, Step.MASK][0]
     for garbled in (request[:-1], request[:60] + bytes([request[60] ^ 1]) + request[61:], request + b"\0"):
         with pytest.raises(FaultyServer):

@@ -60,7 +60,7 @@ def test_every_pattern_of_dropouts_in_the_mask_step(make_world, make_link):
 
 @pytest.mark.parametrize("bits", [8, 31, 32, 33, 62])
 def test_every_ring_width_sums_exactly(bits, make_world, make_link):
-    world = make_world(bits=bits, vectors=(("a", 1), ("b", 100), ("c", 3)))
+    world = make_world(ring_bits=bits, vectors=(("a", 1), ("b", 100), ("c", 3)))
     recovered, _ = world.run(make_link(world, {Step.MASK: {world.ids[0]}}))
     assert_exact(world, recovered, {world.ids[0]})
 
@@ -91,7 +91,7 @@ def sparse_lost():
 
 def test_dropouts_on_the_sparse_graph(sparse_lost, make_world, make_link):
     world = make_world(
-        n=202,
+        clients=202,
         adversary=Adversary.HONEST_BUT_CURIOUS,
         max_corrupt=0.02,
         max_dropout=0.06,
@@ -105,7 +105,7 @@ def test_dropouts_on_the_sparse_graph(sparse_lost, make_world, make_link):
 
 
 def test_the_sum_wraps_around_the_ring_and_nothing_else(make_world):
-    world = make_world(bits=8, vectors=(("update", 2),))
+    world = make_world(ring_bits=8, vectors=(("update", 2),))
     for i in world.ids:
         world.values[i] = {"update": np.array([100, -100])}
     recovered, _ = world.run()

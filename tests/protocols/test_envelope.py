@@ -90,11 +90,11 @@ def test_an_upload_is_read_where_it_was_packed(make_world, make_link):
 @pytest.mark.parametrize("form", ["longer", "another shape", "the plan's own"])
 def test_an_upload_that_nobody_signed_costs_no_more_memory_than_its_bytes(form, make_world):
     """24 MiB of it once cost the server 212 MiB before it looked at the signature."""
-    world = make_world(n=6, vectors=(("update", 3_000_000),), bits=62)
+    world = make_world(clients=6, vectors=(("update", 3_000_000),), ring_bits=62)
     state = open_session(world.server, world.plan, world.roster, world.verify)
     while state.step is not Step.MASK:
         for i in state.outgoing:
-            state.receive(i, world.answer(i, state.step, state.outgoing[i]))
+            state.receive(i, world.ask(i, state.step, state.outgoing[i]))
         state = state.close()
     size = world.plan.upload_size
     upload = wire.Upload(world.ids[0], (bytes(size),), bytes(64))

@@ -55,7 +55,7 @@ def test_every_pattern_of_dropouts_in_the_mask_step(make_hybrid, make_link):
 @pytest.mark.slow
 def test_dropouts_on_the_sparse_graph(make_hybrid, make_link):
     world = make_hybrid(
-        n=202,
+        clients=202,
         adversary=Adversary.HONEST_BUT_CURIOUS,
         max_corrupt=0.02,
         max_dropout=0.06,

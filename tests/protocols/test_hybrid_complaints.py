@@ -20,7 +20,7 @@ def test_pads_that_stop_so_many_that_the_floor_is_missed_leave_groups_for_anybod
     liars, accusers, make_world, make_link, monkeypatch
 ):
     """n = 5, c = 1, and nobody may be lost: one accuser shows a pair, two show the dealer."""
-    world = make_world(n=5, max_dropout=0, post_quantum=True)
+    world = make_world(clients=5, max_dropout=0, post_quantum=True)
     culprit, victims = world.ids[0], set(world.ids[1 : 1 + accusers])
     liars.spoil_pads(monkeypatch, culprit, victims, liars.flipped("box"))
     recorder = Recorder()
@@ -35,7 +35,7 @@ def test_pads_that_stop_so_many_that_the_floor_is_missed_leave_groups_for_anybod
 @pytest.mark.parametrize("fault", ["dealer", "name", "view", "classical"])
 def test_a_complaint_about_what_was_not_dealt_accuses_nobody(fault, make_world, make_link):
     """Only a pad that the accused dealt to the accuser, in the server's view, can be complained about."""
-    world = make_world(n=7, post_quantum=fault != "classical")
+    world = make_world(clients=7, post_quantum=fault != "classical")
     liar, accused = world.ids[3], world.ids[4] if fault == "dealer" else world.ids[0]
 
     def tamper(step, who, up, data):

@@ -30,7 +30,7 @@ def test_breaking_x25519_opens_recorded_boxes_of_classical_sessions_only(post_qu
     world.run(link)
     dealer, holder = world.ids[0], world.ids[1]
     broken = broken_sealing(make_world(post_quantum=post_quantum), make_link, dealer, holder)
-    deal = next(m for m in map(as_deal, link.wire_up) if m is not None and m.dealer == dealer)
+    deal = next(m for m in (as_deal(data) for _, _, data in link.up) if m is not None and m.dealer == dealer)
     kind = wire.HybridLeaf if post_quantum else wire.Leaf
     leaf = wire.decode(kind, deal.leaves[1], 5000)
     s1, sealing = broken
@@ -69,17 +69,17 @@ def test_both_secrets_are_in_every_derived_key():
 
 
 def test_every_hybrid_message_is_within_its_limit_and_the_limit_is_near(make_hybrid, make_link):
-    world = make_hybrid(n=9)
+    world = make_hybrid(clients=9)
     link = make_link(world)
     world.run(link)
     assert world.plan.key_bytes == hybrid.PUBLIC_BYTES
     for kind in (wire.Announcement, wire.Deal):
-        bodies = [bytes(envelope.split(data, len(data))[0]) for data in link.wire_up]
+        bodies = [bytes(envelope.split(data, len(data))[0]) for _, _, data in link.up]
         sizes = [len(body) for body in bodies if is_a(kind, body)]
         assert len(sizes) == 9
         assert max(sizes) <= wire.limit(kind, world.plan) <= 2 * max(sizes)
     for kind in (wire.Announcements, wire.Deliveries):
-        sizes = [len(data) for data in link.wire_down if is_a(kind, data)]
+        sizes = [len(data) for _, _, data in link.down if is_a(kind, data)]
         assert max(sizes) <= wire.limit(kind, world.plan) <= 2 * max(sizes)
 
 

@@ -51,7 +51,7 @@ class Sessions(RuleBasedStateMachine):
         request = self.state.outgoing[client]
         for _ in range(times):
             try:
-                answer = self.world.answer(client, self.state.step, request)
+                answer = self.world.ask(client, self.state.step, request)
             except ProtocolError:
                 return
             self.old.append((client, answer))
@@ -101,7 +101,7 @@ class Sessions(RuleBasedStateMachine):
         client, its_step, request, _ = self.asked[which % len(self.asked)]
         step, client = step or its_step, client if other is None else self.world.ids[other]
         try:
-            again = self.world.answer(client, step, request)
+            again = self.world.ask(client, step, request)
         except ProtocolError:
             return
         known = [row[3] for row in self.asked if row[:3] == (client, step, request)]
@@ -121,7 +121,7 @@ class Sessions(RuleBasedStateMachine):
         at %= len(request)
         garbled = request[:at] + bytes([request[at] ^ flip]) + request[at + 1 :]
         try:
-            answer = self.world.answer(client, self.state.step, garbled)
+            answer = self.world.ask(client, self.state.step, garbled)
         except ProtocolError:
             return
         self.hand_in(client, answer)
@@ -189,7 +189,7 @@ class Observer:
         state = open_session(world.server, world.plan, world.roster, world.verify)
         while state.step.value != "agree":
             for i in state.outgoing:
-                state.receive(i, world.answer(i, state.step, state.outgoing[i]))
+                state.receive(i, world.ask(i, state.step, state.outgoing[i]))
             state = state.close()
         self.message = state.outgoing[world.ids[0]]
 
@@ -202,7 +202,7 @@ class Observer:
             entries = tuple(e for n, e in enumerate(whole.entries) if n in lists[side])
             request = wire.encode(msgspec.structs.replace(whole, entries=entries))
             try:
-                answer = world.answer(world.ids[place], Step.AGREE, request)
+                answer = world.ask(world.ids[place], Step.AGREE, request)
             except ProtocolError:
                 continue
             signed[side][world.ids[place]] = envelope.unverified(wire.Agreement, answer)
@@ -211,7 +211,7 @@ class Observer:
             quorum = wire.encode(wire.Quorum(whole.session, tuple(agreements.values())))
             for i in agreements:
                 try:
-                    world.answer(i, Step.UNMASK, quorum)
+                    world.ask(i, Step.UNMASK, quorum)
                 except ProtocolError:
                     continue
                 opened.add(tuple(sorted(lists[side])))

@@ -12,7 +12,7 @@ from protocols.params import Adversary
 
 @pytest.fixture
 def world(make_world):
-    return make_world(n=8, max_dropout=0.25)
+    return make_world(clients=8, max_dropout=0.25)
 
 
 def opened(world, plan=None, member=None, context=None):

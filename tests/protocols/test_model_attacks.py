@@ -33,7 +33,7 @@ def test_giving_one_client_another_model(weakened, make_world, make_link, monkey
 def test_a_ring_segment_cannot_be_cut_out_below_the_floor(make_world, make_link):
     """SECAGG.md 7, warning 2: a lying server that knows a ring calls everybody around a segment dropped. Against it
     there is no ring, and below the floor there is no sum."""
-    world = make_world(n=12, max_dropout=0.1)
+    world = make_world(clients=12, max_dropout=0.1)
     assert world.plan.parameters.graph == "complete"
     graph = Graph(world.plan, bytes(32), world.ids)
     assert all(graph.holders(i) == world.ids for i in world.ids)

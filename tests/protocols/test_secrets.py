@@ -97,11 +97,11 @@ def test_no_error_of_a_garbled_session_shows_a_secret(make_world):
         for place in range(0, len(request), max(1, len(request) // 40)):
             garbled = request[:place] + bytes([request[place] ^ 1]) + request[place + 1 :]
             try:
-                world.answer(me, state.step, garbled)
+                world.ask(me, state.step, garbled)
             except ProtocolError as error:
                 errors.append("".join(traceback.format_exception(error, limit=0)) + repr(vars(error)))
         for i in state.outgoing:
-            answer = world.answer(i, state.step, state.outgoing[i])
+            answer = world.ask(i, state.step, state.outgoing[i])
             state.receive(i, answer)
         secrets |= secrets_of(decode_state(store.state(key, wire.session_of(world.plan))))
         if state.step is Step.UNMASK:
@@ -127,13 +127,13 @@ def secrets_of(state):
 
 def test_no_value_is_on_the_wire_in_any_integer_form(make_world, make_link):
     """With a positive control: the same search finds the values in an upload whose masks are left out."""
-    world = make_world(bits=40, vectors=(("update", 6), ("scores", 1)))
+    world = make_world(ring_bits=40, vectors=(("update", 6), ("scores", 1)))
     planted = [123456789, -987654321, 55555555555, 1234567, 7654321, -31415926]
     for n, i in enumerate(world.ids):
         world.values[i] = {"update": np.roll(np.array(planted), n), "scores": np.array([424242 + n])}
     link = make_link(world, {Step.MASK: {world.ids[2]}})
     world.run(link)
-    wire_bytes = b"".join(link.wire_up + link.wire_down)
+    wire_bytes = b"".join(message for _, _, message in link.up + link.down)
     assert not found(planted, wire_bytes)
     unmasked = ring.pack(ring.to_ring(world.values[world.ids[0]]["update"], 40), 40)
     assert found(planted, wire_bytes + unmasked)

@@ -17,7 +17,7 @@ UP = dict(zip(Step, (wire.Announcement, wire.Deal, wire.Upload, wire.Agreement, 
 
 @pytest.fixture
 def world(make_world):
-    return make_world(n=8, max_dropout=0.25)
+    return make_world(clients=8, max_dropout=0.25)
 
 
 def tampering(step, culprit, change):
@@ -54,11 +54,11 @@ def test_an_answer_garbled_on_its_way_costs_that_client_and_blames_nobody(step, 
 def test_garbage_under_a_clients_name_neither_silences_nor_blames_it(step, kind, world, make_world):
     """Issue: unsigned garbage "from X" silenced and blamed X. Here it comes before every right answer."""
     victim, other = world.ids[3], world.ids[0]
-    elsewhere = make_world(n=8, max_dropout=0.25, round_number=2)
+    elsewhere = make_world(clients=8, max_dropout=0.25, session_number=2)
 
     class Garbage:
         def exchange(self, at, outgoing):
-            answers = {i: world.answer(i, at, outgoing[i]) for i in outgoing}
+            answers = {i: world.ask(i, at, outgoing[i]) for i in outgoing}
             if at is step:
                 foreign = elsewhere.sealed_bytes(victim, at, b"body")
                 wrong_step = world.sealed_bytes(victim, next(s for s in Step if s is not at), b"body")
@@ -99,7 +99,7 @@ def test_only_two_different_signed_answers_to_one_step_are_equivocation(step, wo
     class Twice:
         def exchange(self, at, outgoing):
             for client in outgoing:
-                answer = world.answer(client, at, outgoing[client])
+                answer = world.ask(client, at, outgoing[client])
                 yield from [(client, answer)] * 3
                 if (client, at) == (culprit, step):
                     outcome["before"] = dict(self.state.blamed)

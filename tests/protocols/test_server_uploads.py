@@ -17,7 +17,7 @@ UP = dict(zip(Step, (wire.Announcement, wire.Deal, wire.Upload, wire.Agreement, 
 
 @pytest.fixture
 def world(make_world):
-    return make_world(n=8, max_dropout=0.25)
+    return make_world(clients=8, max_dropout=0.25)
 
 
 def tampering(step, culprit, change):
@@ -66,7 +66,7 @@ def test_ill_formed_uploads_leave_no_trace_in_the_sum(change, make_world, make_l
 
     Of another layout than the plan's nothing is read, not even a signature, so nobody is blamed for it.
     """
-    world = make_world(n=8, max_dropout=0.25, vectors=(("update", 5), ("scores", 2)), bits=20)
+    world = make_world(clients=8, max_dropout=0.25, vectors=(("update", 5), ("scores", 2)), ring_bits=20)
     culprit = world.ids[0]
     recovered, _ = world.run(make_link(world, tamper=uploading(world, culprit, change)))
     right_layout = [len(vector) for vector in change((bytes(13), bytes(5)))] == [13, 5]
@@ -137,19 +137,19 @@ class TestOneState:
 
     def test_an_identical_repetition_is_ignored(self, world):
         state = self.opened(world)
-        answer = world.answer(world.ids[0], Step.ANNOUNCE, state.outgoing[world.ids[0]])
+        answer = world.ask(world.ids[0], Step.ANNOUNCE, state.outgoing[world.ids[0]])
         state.receive(world.ids[0], answer)
         state.receive(world.ids[0], answer)
         assert state.blamed == {}
 
     def test_a_second_different_answer_blames_but_does_not_replace_the_first(self, world):
         state = self.opened(world)
-        answer = world.answer(world.ids[0], Step.ANNOUNCE, state.outgoing[world.ids[0]])
+        answer = world.ask(world.ids[0], Step.ANNOUNCE, state.outgoing[world.ids[0]])
         state.receive(world.ids[0], answer)
         with pytest.raises(FaultyClient, match="two different answers"):
             state.receive(world.ids[0], world.sealed_bytes(world.ids[0], Step.ANNOUNCE, b"another"))
         for i in world.ids[1:]:
-            state.receive(i, world.answer(i, Step.ANNOUNCE, state.outgoing[i]))
+            state.receive(i, world.ask(i, Step.ANNOUNCE, state.outgoing[i]))
         after = state.close()
         assert len(after.outgoing) == 8
 
@@ -172,7 +172,7 @@ class TestOneState:
         state = self.opened(world)
         while not isinstance(state, Recovered):
             for i in state.outgoing:
-                state.receive(i, world.answer(i, state.step, state.outgoing[i]))
+                state.receive(i, world.ask(i, state.step, state.outgoing[i]))
             state = state.close()
         assert_sum(world, state)
 
@@ -189,7 +189,7 @@ def test_a_state_of_the_server_is_frozen_and_judging_an_answer_changes_nothing_i
         for name in (entry.name for entry in dataclasses.fields(state)):
             with pytest.raises(dataclasses.FrozenInstanceError):
                 setattr(state, name, None)
-        answers = {i: world.answer(i, state.step, state.outgoing[i]) for i in state.outgoing}
+        answers = {i: world.ask(i, state.step, state.outgoing[i]) for i in state.outgoing}
         before = seen_of(state)
         for i, answer in answers.items():
             assert state.judge(i, answer, lambda digest, signature: False) is None
@@ -211,17 +211,17 @@ def seen_of(state):
 
 def test_what_the_server_adds_up_stays_masked_until_the_survivors_open(make_world):
     """Not one client's upload, nor the running sum, equals values that it could be."""
-    world = make_world(bits=40, vectors=(("update", 50),))
+    world = make_world(ring_bits=40, vectors=(("update", 50),))
     for i in world.ids:
         world.values[i] = {"update": np.zeros(50, np.int64)}
     state = open_session(world.server, world.plan, world.roster, world.verify)
     while state.step is not Step.UNMASK:
         for i in state.outgoing:
-            state.receive(i, world.answer(i, state.step, state.outgoing[i]))
+            state.receive(i, world.ask(i, state.step, state.outgoing[i]))
             if state.step is Step.MASK:
                 running = ring.to_signed(ring.reduce(state.state.sums["update"].copy(), 40), 40)
                 assert (np.abs(running) > 2**20).mean() > 0.9
         state = state.close()
     for i in state.outgoing:
-        state.receive(i, world.answer(i, state.step, state.outgoing[i]))
+        state.receive(i, world.ask(i, state.step, state.outgoing[i]))
     assert not state.close().totals["update"].any()

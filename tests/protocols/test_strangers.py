@@ -18,7 +18,7 @@ N, DEGREE = 13, 4
 def sparse(make_world, monkeypatch):
     """A small sparse session, which clients with their own bounds would refuse."""
     monkeypatch.setattr(member, "refuse_weaker", lambda *_: None)
-    world = make_world(n=N, adversary=Adversary.HONEST_BUT_CURIOUS, max_dropout=0.3, vectors=(("update", 3),))
+    world = make_world(clients=N, adversary=Adversary.HONEST_BUT_CURIOUS, max_dropout=0.3, vectors=(("update", 3),))
     world.change_plan(neighbours=DEGREE, threshold=2)
     return world
 

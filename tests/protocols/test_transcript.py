@@ -41,7 +41,7 @@ def assert_same(one, other):
 
 @pytest.mark.parametrize("post_quantum", [False, True])
 def test_anybody_recomputes_the_sum_from_the_clients_messages(post_quantum, make_world, make_link):
-    world = make_world(n=7, post_quantum=post_quantum)
+    world = make_world(clients=7, post_quantum=post_quantum)
     lost = {Step.MASK: {world.ids[1]}, Step.UNMASK: {world.ids[4]}}
     result, entries = recorded(world, make_link(world, lost))
     assert_same(recomputed(world, entries), result)
@@ -51,7 +51,7 @@ def test_anybody_recomputes_the_sum_from_the_clients_messages(post_quantum, make
 
 def test_what_clients_are_blamed_for_is_recomputed_with_the_sum(make_world, make_link, liars):
     """One signs garbage, one equivocates, one deals leaves that do not open for two."""
-    world = make_world(n=9, max_dropout=0.2)
+    world = make_world(clients=9, max_dropout=0.2)
     garbler, twice, dealer = world.ids[0], world.ids[3], world.ids[5]
     bad = liars.Dealer(world, dealer, leaf=lambda at, data: liars.broken_leaf(data) if at in (6, 7) else data)
     inner = make_link(world, tamper=bad.tamper)
@@ -82,7 +82,7 @@ class TestADealerThatEndsSessions:
 
     @staticmethod
     def session(make_world, make_link, liars, places, round_number):
-        world = make_world(n=5, max_corrupt=0.4, max_dropout=0, round_number=round_number)
+        world = make_world(clients=5, max_corrupt=0.4, max_dropout=0, session_number=round_number)
         assert (world.plan.colluders, world.plan.threshold) == (2, 4)
         dealer = liars.Dealer(
             world, world.ids[0], leaf=lambda at, data: liars.broken_leaf(data) if at in places else data
@@ -105,7 +105,7 @@ class TestADealerThatEndsSessions:
 
 
 def test_a_dealer_of_inconsistent_shares_is_shown_to_anybody(make_world, make_link, liars):
-    world = make_world(n=8, max_dropout=0.25)
+    world = make_world(clients=8, max_dropout=0.25)
     dealer = liars.Dealer(world, world.ids[2], lambda k, at, s: liars.other_share(s) if k == keys.SEED else s)
     result, entries = recorded(world, make_link(world, tamper=dealer.tamper))
     failed = recomputed(world, entries)
@@ -185,7 +185,7 @@ def test_bytes_that_are_no_transcript_are_malformed(shared_sessions):
 
 def test_recomputing_holds_one_sum_whatever_the_cohort(make_world, make_link):
     """A shard's uploads may be a gigabyte: they are read one by one."""
-    world = make_world(n=8, vectors=(("update", 100_000),))
+    world = make_world(clients=8, vectors=(("update", 100_000),))
     _, entries = recorded(world, make_link(world))
     tracemalloc.start()
     recomputed(world, iter(entries))

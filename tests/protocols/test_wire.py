@@ -71,12 +71,12 @@ def test_no_message_is_taken_for_another(recorded):
 
 def test_real_messages_stay_within_their_limits(make_world):
     seen = []
-    world = make_world(vectors=(("update", 1000), ("scores", 1)), bits=62)
+    world = make_world(vectors=(("update", 1000), ("scores", 1)), ring_bits=62)
 
     class Listening:
         def exchange(self, step, outgoing):
             for client in outgoing:
-                answer = world.answer(client, step, outgoing[client])
+                answer = world.ask(client, step, outgoing[client])
                 seen.append((step, outgoing[client], answer))
                 yield client, answer
 
@@ -120,7 +120,7 @@ def test_limits_leave_room_for_the_largest_ids(n, make_world):
 @pytest.mark.parametrize("n", [5, 9, 300])
 def test_the_sizes_that_the_specification_states_are_those_of_the_code(n, post_quantum, make_world):
     """A client written from the text alone must refuse the same bytes."""
-    plan = make_world(n=9, post_quantum=post_quantum).change_plan(cohort=tuple(range(n)), neighbours=n - 1)
+    plan = make_world(clients=9, post_quantum=post_quantum).change_plan(cohort=tuple(range(n)), neighbours=n - 1)
     text = (Path(wire.__file__).parent / "SPEC.md").read_text()
     stated = text[text.index("**5.1 Sizes.**") : text.index("An envelope may add")].replace("\n", " ")
     names = {"n": n, "h": n, "K": plan.key_bytes, "g": 2490 if post_quantum else 190, "b": n.bit_length()}

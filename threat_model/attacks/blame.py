@@ -27,7 +27,7 @@ def garbage_under_a_name() -> Outcome:
                 yield client, at.ask(client, step, outgoing[client])
 
     try:
-        recovered, _ = at.run(Link())  # type: ignore[arg-type]  # a link like any other
+        recovered, _ = at.run(Link())
     except ProtocolError as failure:
         return Outcome(True, f"the session ended: {failure}")
     if victim in recovered.survivors and victim not in recovered.blamed:

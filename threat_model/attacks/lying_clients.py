@@ -63,7 +63,7 @@ def changed_on_the_way() -> Outcome:
 
     truth = np.sum([at.values[client]["update"] for client in at.ids], axis=0)
     try:
-        recovered, _ = at.run(Wire(at, tamper))
+        recovered, _ = at.run(Wire(at, tamper=tamper))
     except ProtocolError as failure:
         return Outcome(False, str(failure))
     if changed not in recovered.survivors:

@@ -33,7 +33,7 @@ def seed_search() -> Outcome:
             kept[client] = state
         return message
 
-    link = Wire(at, remember, {Step.MASK: lost})
+    link = Wire(at, {Step.MASK: lost}, remember)
     at.run(link)
     view = views.of_wire(at.plan, link)
     openings = list(view.answers[Step.UNMASK].values())
@@ -94,7 +94,7 @@ def small_order() -> Outcome:
         return message
 
     recovered = None
-    link = Wire(at, tamper, {Step.AGREE: {liar}})
+    link = Wire(at, {Step.AGREE: {liar}}, tamper)
     try:
         recovered, _ = at.run(link)
     except ProtocolError as failure:
@@ -121,7 +121,7 @@ def classical_keys() -> Outcome:
             solved.update({victim: state} if isinstance(state, Announced) else {})
         return message
 
-    link = Wire(at, logarithms)
+    link = Wire(at, tamper=logarithms)
     try:
         at.run(link)
     except ProtocolError as failure:

@@ -21,7 +21,7 @@ def another_model() -> Outcome:
     at, victim = _federation()
     for client in at.ids:
         if client != victim:
-            at.context[client]["model"] = world.invented("dead model")
+            at.loaded[client]["model"] = world.invented("dead model")
     return _conduct(at, victim, Wire(at))
 
 
@@ -55,7 +55,7 @@ def _two_plans(settings: bytes) -> Outcome:
             return message
         return at.signed(other) if step is Step.ANNOUNCE else message.replace(first, second)
 
-    return _conduct(at, victim, Wire(at, tamper))
+    return _conduct(at, victim, Wire(at, tamper=tamper))
 
 
 def _conduct(at: World, victim: int, link: Wire) -> Outcome:

@@ -110,7 +110,7 @@ def _restart(at: World, client: int, path: Path, times: int) -> ClientStore:
         at.drivers[client].member,
         store.sessions,
         lambda size: source.bytes(size, next(draws)),
-        lambda: at.context[client],
+        lambda: at.loaded[client],
     )
     return store
 
@@ -139,7 +139,7 @@ def _draw_the_same(at: World, client: int) -> None:
         at.drivers[client].member,
         at.stores[client],
         lambda size: SEED.bytes(size, "cloned", client, next(draws)),
-        lambda: at.context[client],
+        lambda: at.loaded[client],
     )
 
 

@@ -4,7 +4,6 @@ python answer_once.py STORE REQUESTS ANSWERS WORD [die]   waits until the file S
 """
 
 import hashlib
-import importlib.util
 import json
 import os
 import sys
@@ -15,16 +14,7 @@ from fgrpo_secure.client.store import ClientStore
 from protocols.drive import ClientDriver
 from protocols.errors import ProtocolError
 from protocols.wire import Step
-
-WORLD = Path(__file__).parents[2] / "protocols" / "conftest.py"
-
-
-def world():
-    """The same clients in every process: identities and plan are fixed by name."""
-    spec = importlib.util.spec_from_file_location("answer_once_world", WORLD)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.build_world()
+from threat_model.world import build
 
 
 def driver(made, client, store, word):
@@ -43,7 +33,7 @@ def answer(made, store, client, step, request, word):
 
 
 def main(path, requests, answers, word, *more):
-    made, store = world(), ClientStore(Path(path))
+    made, store = build(), ClientStore(Path(path))
     asked = json.loads(Path(requests).read_text())
     Path(f"{path}.{word}.ready").touch()
     while not Path(f"{path}.go").exists():

@@ -36,7 +36,7 @@ def stopped(path):
     """stop(step) -> (world, server state at that step): an honest session up to it, all clients in one durable file."""
 
     def stop(until):
-        world, store = answer_once.world(), ClientStore(path)
+        world, store = answer_once.build(), ClientStore(path)
         state = open_session(world.server, world.plan, world.roster, world.verify)
         while state.step is not until:
             for client in state.outgoing:
@@ -89,7 +89,7 @@ def test_of_two_objects_that_answer_one_step_the_second_sends_nothing(same, stop
 
 def test_two_plans_for_one_round_get_one_announcement(path):
     """The session's row is what they race for."""
-    world = answer_once.world()
+    world = answer_once.build()
     me, one = world.ids[0], world.signed(world.plan)
     two = world.signed(world.change_plan(settings=b"[]"))
 
