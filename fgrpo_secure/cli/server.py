@@ -78,6 +78,10 @@ def start(
     metrics: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Where Prometheus may ask for sums. Default: nowhere.")
     ] = None,
+    client_ca: Annotated[
+        Path | None,
+        typer.Option(help="Let in only who has a certificate that one of these signed (PEM), before anything else."),
+    ] = None,
 ) -> None:
     """Conduct the run: begin, or go on after a stop or a crash. Ends with the run, `drain`, Ctrl-C or SIGTERM."""
     from fgrpo_secure.engines.https import server_loop
@@ -88,7 +92,7 @@ def start(
             directory = _founded(place)
             at = server_loop.address(listen)
             shown = None if metrics is None else server_loop.address(metrics)
-            open_engine = server_loop.opener(at, certificate, key, progress.say, shown)
+            open_engine = server_loop.opener(at, certificate, key, progress.say, shown, client_ca)
             training.serve(directory, open_engine, progress)
     except Interrupted as interruption:
         typer.echo(f"fgrpo: {interruption}: the open round is given up; `start` goes on after the last one", err=True)

@@ -61,6 +61,10 @@ class Network(Section):
     """How the server is reached."""
 
     proxy: str | None = Field(None, description="http://HOST:PORT of the proxy that this machine needs; default: none")
+    certificate: str | None = Field(
+        None, description="a client certificate with its chain (PEM), where the server asks for one; with 'key'"
+    )
+    key: str | None = Field(None, description="the client certificate's secret key (PEM, not encrypted)")
 
 
 class OwnFile(Section):

@@ -129,9 +129,18 @@ class ClientFolder:
     @property
     def proxy(self) -> str | None:
         """The proxy that the owner's machine needs, from client.toml; None: none."""
-        network = self._own().get("network", {})
-        proxy = network.get("proxy") if isinstance(network, dict) else None
-        return None if proxy is None else str(proxy)
+        return self._network().get("proxy")
+
+    @property
+    def certificate(self) -> tuple[Path, Path] | None:
+        """The client certificate and its key that the owner names for the network; None: none."""
+        named = [self._network().get(key) for key in ("certificate", "key")]
+        if named == [None, None]:
+            return None
+        if None in named:
+            raise ClientFolderError(f"{self.own_file}: network.certificate and network.key are named together")
+        certificate, key = (self.root / str(each) for each in named)  # an absolute path stays as it is
+        return certificate, key
 
     def pinned(self) -> tuple[str, ...]:
         """The identities (hex) of the runs that were joined."""
@@ -230,6 +239,10 @@ class ClientFolder:
         """Add one line to the log that only the owner reads; what cannot be printed stands there escaped."""
         with suppress(OSError), open(os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:
             file.write(printable(line[:LONGEST_LINE]) + "\n")
+
+    def _network(self) -> dict[str, str]:
+        network = self._own().get("network", {})
+        return {key: str(value) for key, value in network.items()} if isinstance(network, dict) else {}
 
     def _own(self) -> dict[str, object]:
         try:

@@ -215,6 +215,7 @@ def _places(folder: ClientFolder, run: str) -> Iterator[Place]:
                 Identity.from_seed(seed),
                 invitation.ca,
                 folder.proxy,
+                folder.certificate,
             )
 
 

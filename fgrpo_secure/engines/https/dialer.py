@@ -36,6 +36,11 @@ WHOLE = 180.0  # seconds for a request and its reply in all; shorter than `signi
 LARGEST_SENTENCE = 1024
 LONGEST_LINE = 300  # characters of what others say, as it is logged
 SLICE = 64 << 10
+# The reasons, in TLS, for which a server ends a handshake over its client's certificate.
+NOT_TAKEN = tuple(
+    f"ALERT_{reason}"
+    for reason in ("UNKNOWN_CA", "BAD_CERTIFICATE", "CERTIFICATE_EXPIRED", "CERTIFICATE_REVOKED", "DECRYPT_ERROR")
+)
 
 
 class NotReached(Exception):
@@ -56,7 +61,8 @@ class Gone(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a client's server is and how it is reached. `ca` is PEM text, or None for the public authorities."""
+    """Where a client's server is and how it is reached. `ca` is PEM text, or None for the public authorities;
+    `certificate` is a client certificate and its key, where the server asks for one."""
 
     url: str
     server: bytes
@@ -65,6 +71,7 @@ class Place:
     identity: Identity = field(repr=False)
     ca: str | None = None
     proxy: str | None = None
+    certificate: tuple[Path, Path] | None = None
 
 
 @dataclass(frozen=True)
@@ -88,12 +95,25 @@ def trusting(ca: str | None) -> ssl.SSLContext:
         raise UnusableInput("the invitation's ca is no certificate in PEM form") from None
 
 
+def _present(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    """Show this certificate to a server that asks for one; UnusableInput if it cannot be used."""
+    try:
+        context.load_cert_chain(certificate, key, password="")  # an encrypted key would be asked about at a terminal
+    except (OSError, ssl.SSLError) as problem:
+        raise UnusableInput(
+            f"network.certificate {certificate} and network.key {key} in client.toml are no certificate and its key: "
+            f"{problem.strerror or problem}"
+        ) from None
+
+
 class Dialer:
     """See the module. Its clock is the server's: `now` is what the server said, gone on by this machine's."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
         context = trusting(place.ca)
+        if place.certificate is not None:
+            _present(context, *place.certificate)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         timeout = httpx.Timeout(SILENCE, connect=CONNECT)
         limits = httpx.Limits(max_connections=1)
@@ -274,7 +294,19 @@ class Dialer:
             # **Why** anew: it counts a connection whose TLS failed behind a proxy as one that is there, for ever.
             self._http.close()
             self._http = self._new()
-            raise NotReached(f"{type(problem).__name__}: {problem}") from None
+            raise NotReached(self._said_of(problem)) from None
+
+    def _said_of(self, problem: Exception) -> str:
+        """What went wrong on the way, in words where TLS gave the other side's reason, or may have been it."""
+        text = f"{type(problem).__name__}: {problem}"
+        if "ALERT_CERTIFICATE_REQUIRED" in text:
+            return "it asks for a client certificate; name network.certificate and network.key in client.toml"
+        cut_off = isinstance(
+            problem, httpx.RemoteProtocolError
+        )  # TLS 1.3: who is refused learns it after his handshake
+        if self._place.certificate is not None and (cut_off or any(reason in text for reason in NOT_TAKEN)):
+            return f"it may not take the client certificate that network.certificate in client.toml names: {text}"
+        return text
 
     def _refused(self, reply: _Reply) -> NoReturn:
         sentence = reply.sentence

@@ -58,14 +58,15 @@ class HttpsEngine:
         certificate: tuple[Path, Path],
         times: tuple[int | None, int],
         log: Callable[[str], None],
+        client_ca: Path | None = None,
     ) -> "HttpsEngine":
         """An engine that listens. `folder` is the server's own; `known` are the key of the authority that was pinned
         first and the roster in force; `certificate` is (certificate, key); `times` are the deadlines of training and of
-        any other step, in seconds."""
+        any other step, in seconds. With `client_ca` nobody is heard without a certificate that it signed."""
         authority, roster = known
         desk = Desk(identity, run, folder)
         places = STRANGERS + EACH * len(roster.members)
-        listening = Listening(application(desk, log), listen, server_context(*certificate), places, log)
+        listening = Listening(application(desk, log), listen, server_context(*certificate, client_ca), places, log)
         engine = HttpsEngine(desk, listening, authority, times)
         engine._enrol(roster)
         desk.attach(listening.loop)

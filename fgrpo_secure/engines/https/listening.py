@@ -43,11 +43,17 @@ OTHER_FILES = 256  # that the process has open beside its connections
 GRACE = 1.0  # seconds that a stranger has before it may have to make room
 TURNS = 5  # of the loop, until TLS and the socket under it are closed
 FAREWELL = 0.3  # seconds in which requests that are sent away get their answer
+NEEDED = b"a client certificate is needed here: name network.certificate and network.key in client.toml"
+REFUSAL = b"HTTP/1.1 403 Forbidden\r\ncontent-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%s"
 _UVICORN = logging.getLogger("uvicorn.error")  # the name says nothing of the level
 
 
-def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """TLS 1.3 and nothing else, with this certificate; UnusableInput if it cannot be used."""
+def server_context(certificate: Path, key: Path, client_ca: Path | None = None) -> ssl.SSLContext:
+    """TLS 1.3 and nothing else, with this certificate; UnusableInput if it cannot be used.
+
+    With `client_ca` clients show certificates that one of those in it signed; another one ends the handshake, and none
+    at all is for `_Impatient` to refuse. **Why** not here: asyncio says nothing to whoever fails in a handshake.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0  # nothing of a session is resumed: nothing of one need be kept
@@ -55,6 +61,12 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
         context.load_cert_chain(certificate, key)
     except (OSError, ssl.SSLError) as problem:
         raise UnusableInput(f"{certificate} and {key} are no certificate and its key: {problem.strerror}") from None
+    if client_ca is not None:
+        context.verify_mode = ssl.CERT_OPTIONAL
+        try:
+            context.load_verify_locations(client_ca)
+        except (OSError, ssl.SSLError) as problem:
+            raise UnusableInput(f"{client_ca} holds no certificates in PEM form: {problem.strerror}") from None
     return context
 
 
@@ -145,6 +157,7 @@ class _Impatient(H11Protocol):
     _head: asyncio.TimerHandle | None = None
     guest: _Guest
     over: Callable[[], None]
+    without_certificate: Callable[[str], None] | None = None  # told of who shows none, where one is needed
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -153,6 +166,12 @@ class _Impatient(H11Protocol):
         self._head = self.loop.call_later(PATIENCE, self._late)
 
     def data_received(self, data: bytes) -> None:
+        if self.without_certificate is not None and not self.transport.get_extra_info("peercert"):
+            if not self.transport.is_closing():  # what comes after the first bytes is not looked at either
+                self.without_certificate("no client certificate")
+                self.transport.write(REFUSAL % (len(NEEDED), NEEDED))
+                self.transport.close()
+            return
         before: object = self.cycle  # None before the first request
         if self._head is None and (before is None or self.cycle.response_complete):
             self._head = self.loop.call_later(PATIENCE, self._late)
@@ -221,6 +240,9 @@ class Listening:
             self._thread.join()
         self._socket.close()
 
+    def _without_certificate(self, what: str) -> None:
+        self._log.add("certificate", "refused", what)
+
     def _unexpected(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What nothing in the loop expected."""
         problem = context.get("exception")
@@ -287,14 +309,18 @@ class Listening:
         def protocol() -> asyncio.Protocol:
             made.append(_Impatient(config, self._state, {"met": partial(guests.met, guest)}))
             made[0].guest, made[0].over = guest, partial(guests.gone, guest)
+            if self._tls.verify_mode != ssl.CERT_NONE:
+                made[0].without_certificate = self._without_certificate
             return made[0]
 
         try:
             await self.loop.connect_accepted_socket(
                 protocol, connection, ssl=self._tls, ssl_handshake_timeout=PATIENCE, ssl_shutdown_timeout=1.0
             )
-        except (OSError, asyncio.CancelledError):  # no TLS, or not this one: never an HTTP connection
+        except (OSError, asyncio.CancelledError) as problem:  # no TLS, or not this one: never an HTTP connection
             connection.close()
+            if isinstance(problem, ssl.SSLCertVerificationError):
+                self._without_certificate("a client certificate that none of --client-ca signed, or out of its time")
             if not made or made[0].transport is None:
                 guests.gone(guest)
 

@@ -18,10 +18,12 @@ def opener(
     key: Path,
     log: Callable[[str], None],
     metrics: tuple[str, int] | None = None,
+    client_ca: Path | None = None,
 ) -> Callable[[RunDirectory, Config], HttpsEngine]:
     """What opens the engine of a run that a server conducts; `log` is told where it listens, and of refusals.
 
-    `metrics` is where Prometheus may ask; None: nowhere.
+    `metrics` is where Prometheus may ask; None: nowhere. `client_ca` signed the certificates of all who may connect;
+    None: nobody needs one.
     """
 
     def open_engine(directory: RunDirectory, config: Config) -> HttpsEngine:
@@ -34,6 +36,7 @@ def opener(
             (certificate, key),
             (config.training_deadline, config.federation.step_seconds),
             log,
+            client_ca,
         )
         if metrics is not None:
             try:

@@ -1,8 +1,10 @@
 """`fgrpo authority`, `server` and `client` up to the start: files that organisations hand to each other; refusals."""
 
 import json
+import re
 import shutil
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -10,11 +12,13 @@ from typer.testing import CliRunner
 from fgrpo_secure.cli import app
 from fgrpo_secure.client import joining, own_view
 from fgrpo_secure.client import policy as client_policy
+from fgrpo_secure.config import own_file
 from fgrpo_secure.ledger.store import Ledger
 from fgrpo_secure.storage import identity_file, invitation, opening, signed_file
 from fgrpo_secure.storage.client_folder import ClientFolder, ClientFolderError
 from fgrpo_secure.storage.run_directory import RunDirectory
 from protocols.identity import Identity
+from tests.fgrpo_secure.engines.federations import certificate as server_certificate
 from threat_model.audit.command import app as audit
 
 NAMES = ("north", "south", "east", "west", "centre")
@@ -135,6 +139,30 @@ def test_a_run_that_the_owners_policy_forbids_is_not_joined(place, change, words
     assert words in outcome.stderr
     assert len(outcome.stderr.strip().splitlines()) == 1
     assert state(place) == before
+
+
+def test_a_client_certificate_is_named_in_the_owners_file_by_two_paths_from_its_folder(place):
+    folder = ClientFolder.open(place / "west")
+    assert folder.certificate is None
+    text = folder.own_file.read_text()
+    (network,) = re.findall(r"^\[network\]\n", text, re.MULTILINE)
+    named = {"one": 'certificate = "tls/west.pem"\n', "both": 'certificate = "tls/west.pem"\nkey = "/keys/west.key"\n'}
+    folder.own_file.write_text(text.replace(network, network + named["both"]))
+    assert folder.certificate == (place / "west" / "tls" / "west.pem", Path("/keys/west.key"))
+    assert own_file.load(folder.own_file).network.key == "/keys/west.key"
+    folder.own_file.write_text(text.replace(network, network + named["one"]))
+    with pytest.raises(ClientFolderError, match=r"network\.certificate and network\.key are named together"):
+        _ = folder.certificate
+
+
+def test_a_server_whose_authority_of_client_certificates_cannot_be_read_says_so(place, tmp_path):
+    certificate, key = server_certificate(tmp_path)
+    given = ("--listen", "127.0.0.1:0", "--certificate", certificate, "--key", key, "--client-ca", tmp_path / "ca.pem")
+    outcome = call("server", "start", place / "five", *given)
+    assert outcome.exit_code == 2, outcome.output
+    assert outcome.stderr.strip().endswith(
+        f"{tmp_path / 'ca.pem'} holds no certificates in PEM form: No such file or directory"
+    )
 
 
 def test_an_invitation_that_somebody_touched_is_refused(place):

@@ -31,8 +31,8 @@ SIGNED = sign_roster(AUTHORITY, ROSTER)
 class Wire:
     """An engine that listens, and what is needed to speak to it."""
 
-    def __init__(self, folder, pem, times=(None, 5)):
-        self.folder, self.pem, self.times = folder, pem, times
+    def __init__(self, folder, pem, times=(None, 5), client_ca=None):
+        self.folder, self.pem, self.times, self.client_ca = folder, pem, times, client_ca
         self.lines: list[str] = []
         self.roster = ROSTER
         self.engine = self._open(0)
@@ -40,7 +40,7 @@ class Wire:
 
     def _open(self, port):
         known, listen, log = (AUTHORITY.public, self.roster), ("127.0.0.1", port), self.lines.append
-        return HttpsEngine.open(self.folder, SERVER, RUN, known, listen, self.pem, self.times, log)
+        return HttpsEngine.open(self.folder, SERVER, RUN, known, listen, self.pem, self.times, log, self.client_ca)
 
     def restart(self):
         """The server's process dies and another one takes its place; what is on disk is what there is."""
@@ -51,9 +51,10 @@ class Wire:
     def counts(self):
         return self.engine._desk.counts
 
-    def dialer(self, client=0, server=SERVER, who=None):
+    def dialer(self, client=0, server=SERVER, who=None, certificate=None):
         url = f"https://127.0.0.1:{self.port}"
-        return Dialer(Place(url, server.public, RUN, client, who or CLIENTS[client], self.pem[0].read_text()))
+        own, ca = who or CLIENTS[client], self.pem[0].read_text()
+        return Dialer(Place(url, server.public, RUN, client, own, ca, certificate=certificate))
 
     def tls(self):
         return ssl.create_default_context(cafile=str(self.pem[0]))
