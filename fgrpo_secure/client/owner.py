@@ -9,8 +9,9 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.grpo import local_update, rewards, rollouts, unit_gradients
 from fgrpo_secure.learning.grpo.isolated_reward import IsolatedReward, Limits
 from fgrpo_secure.learning.grpo.local_update import PromptGroups, Tally
-from fgrpo_secure.learning.grpo.rewards import RewardFunction
+from fgrpo_secure.learning.grpo.rewards import RewardError, RewardFunction
 from fgrpo_secure.learning.tasks import Row, Source, UnitTable, UnusableData, open_source, open_units, reward_of
 from fgrpo_secure.plan.round_settings import RoundSettings
 from fgrpo_secure.privacy.clip import Update
@@ -259,7 +260,8 @@ def make_owners(
         for index in range(client.count):
             if next_id in wanted:
                 log = folder / f"{_name(client, index)}.log"
-                owners[next_id] = _make_owner(client, seed, index, next_id, log, (unit, most_units))
+                inside = (unit, most_units)
+                owners[next_id] = _make_owner(client, _rewards_of(client), seed, index, next_id, log, inside)
             next_id += 1
     return owners
 
@@ -274,17 +276,46 @@ def _name(client: Client, index: int) -> str:
 
 
 def make_own(own: OwnFile, owner_id: int, seed: int, log: Path, unit: str, most_units: int) -> Owner:
-    """The owner of a file of its own. What cannot be used is noted in its log, as of `make_owners`."""
-    return _make_owner(own.client(), seed, 0, owner_id, log, (unit, most_units))
+    """The owner of a file of its own. What cannot be used is noted in its log, as of `make_owners`.
+
+    So is a reward that cannot be loaded any more, of which `fgrpo client try` would have told before. **Why** Its
+    module may read the owner's data: a client that fell silent over it would say so.
+    """
+    client, failure = own.client(), ""
+    try:
+        functions = _rewards_of(client)
+    except RewardError as problem:
+        failure = str(problem)
+        functions = tuple(partial(_unloaded, failure) for _ in client.rewards)
+    made = _make_owner(client, functions, seed, 0, owner_id, log, (unit, most_units))
+    if failure:
+        made.write_log(f"{failure}; this client contributes nothing but noise")
+    return made
 
 
-def _make_owner(client: Client, seed: int, index: int, owner_id: int, log: Path, inside: tuple[str, int]) -> Owner:
+def _rewards_of(client: Client) -> tuple[RewardFunction, ...]:
+    return tuple(reward_of(client, spec) for spec in client.rewards)
+
+
+def _unloaded(reason: str, **_: Any) -> list[float | None]:
+    raise RewardError(reason)
+
+
+def _make_owner(
+    client: Client,
+    functions: tuple[RewardFunction, ...],
+    seed: int,
+    index: int,
+    owner_id: int,
+    log: Path,
+    inside: tuple[str, int],
+) -> Owner:
     name, (unit, most_units) = _name(client, index), inside
     made = Owner(
         id=owner_id,
         name=name,
         source=Unreadable(),
-        reward_functions=tuple(reward_of(client, spec) for spec in client.rewards),
+        reward_functions=functions,
         reward_scale=client.reward_scale,
         reward_weights=client.reward_weights,
         log=log,

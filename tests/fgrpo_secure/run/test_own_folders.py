@@ -14,6 +14,7 @@ from fgrpo_secure.engines.host import Host
 from fgrpo_secure.engines.messages import Step, Witness
 from fgrpo_secure.ledger.store import Ledgers
 from fgrpo_secure.run import training
+from fgrpo_secure.storage import rosters
 from fgrpo_secure.storage.client_folder import ClientFolder
 from fgrpo_secure.storage.run_directory import RunDirectory, RunDirectoryError
 
@@ -73,31 +74,37 @@ class Apart:
             host.close()
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """(folder of everything, authority's key, server's key, run directory) of a run that was drained in between."""
-    root = tmp_path_factory.mktemp("five")
-    (root / "run.toml").write_text(RUN)
+def invited(root, run=RUN, data=None):
+    """The run's directory in `root`, with five organisations that have joined; `data` says who trains on what."""
+    (root / "run.toml").write_text(run)
     key = said("authority", "new", root / "authority")
-    lines = [said("client", "new", root / name, "--task", "add") for name in NAMES]
+    lines = [said("client", "new", root / name, *(data or {}).get(name, ("--task", "add"))) for name in NAMES]
     said("authority", "sign", root / "authority", *lines)
-    server = said("server", "new", root / "run.toml", "--authority", key, "--out", root / "five")
+    said("server", "new", root / "run.toml", "--authority", key, "--out", root / "five")
     roster = ("--roster", root / "authority" / "roster.bin")
     said("server", "invite", root / "five", "--url", "https://server.example", *roster)
     for name in NAMES:
         said("client", "join", root / name, root / "five.invitation.json", "--yes")
+    return RunDirectory(root / "five")
 
-    def open_engine(_, config):
-        folders = [ClientFolder.open(root / name) for name in NAMES]
-        return Embedded([Apart([Host.of_owner(folder, folder.choose(None)) for folder in folders])])
 
-    directory = RunDirectory(root / "five")
+def apart(root):
+    folders = [ClientFolder.open(root / name) for name in NAMES]
+    return Embedded([Apart([Host.of_owner(folder, folder.choose(None)) for folder in folders])])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """(folder of everything, authority's key, server's key, run directory) of a run that was drained in between."""
+    root = tmp_path_factory.mktemp("five")
+    directory = invited(root)
+    key, server = (rosters.pins(directory).authority.hex(), rosters.pins(directory).server.hex())
     first = Lines(directory, drain_at=1)
-    training.serve(directory, open_engine, first)
+    training.serve(directory, lambda *_: apart(root), first)
     assert "drained after round 1" in first[-1]
     assert not directory.statement.exists()
     directory.drain.unlink()
-    training.serve(directory, open_engine, Lines(directory))
+    training.serve(directory, lambda *_: apart(root), Lines(directory))
     return root, key, server, directory
 
 
@@ -170,3 +177,22 @@ def test_an_owners_log_and_ledger_are_its_own_and_the_same_charge_stands_in_all(
         store.close()
     assert len(set(charges)) == 1
     assert charges[0] > 0
+
+
+def test_a_reward_that_cannot_be_loaded_any_more_is_noise_and_nobody_but_its_owner_sees_it(tmp_path):
+    """A module that reads its owner's data when it is loaded would say by the client's silence what it found."""
+    reward, rows = tmp_path / "own.py", tmp_path / "rows.jsonl"
+    reward.write_text("def pay(completions, **columns): return [float(len(text)) for text in completions]\n")
+    rows.write_text('{"prompt": "1+2="}\n{"prompt": "3+4="}\n')
+    root, data = tmp_path / "five", {"north": ("--data", rows, "--reward", f"{reward}:pay")}
+    root.mkdir()
+    directory = invited(root, RUN.replace("rounds = 2", "rounds = 1"), data)
+    reward.write_text("raise ValueError('PLANTED')\n")
+    training.serve(directory, lambda *_: apart(root), Lines(directory))
+    summary = json.loads(directory.summary.read_text())
+    assert (summary["rounds"], summary["dropouts"], summary["failed_sessions"]) == (1, 0, 0)
+    log = ClientFolder.open(root / "north").log.read_text()
+    assert "own.py" in log
+    assert "raised ValueError in own.py, line 1; this client contributes nothing but noise" in log
+    assert "PLANTED" not in log
+    assert "north" in said("client", "status", root / "north")
