@@ -1,6 +1,6 @@
 # `make demo` shows it, `make test` checks it. Everything lives in .venv; delete that folder to start over.
 # Options: PYTHON=python3.12 (which interpreter makes .venv), PIP_FLAGS=... (more flags for every `pip install`);
-# for `make fuzz` MESSAGES=, GUIDED_SECONDS= and SEED=; for `make mutants` MUTANTS= and DRAW=.
+# for `make fuzz` MESSAGES=, GUIDED_SECONDS= and SEED=; for `make mutants` MUTANTS= and DRAW=; for `make pythons` PYTHONS=.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 PACKAGES := $(wildcard fgrpo_secure protocols threat_model)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
 
-.PHONY: help demo federation test quick ends docs fuzz mutants lint format clean
+.PHONY: help demo federation test quick ends pythons docs fuzz mutants lint format clean
 
 help:
 	@echo "make demo    train the quickstart with and without privacy, and say what was learned, protected and paid"
@@ -22,6 +22,7 @@ help:
 	@echo "make test    format, lint, types, import contracts and every test"
 	@echo "make quick   the fast tests alone"
 	@echo "make ends    a small suite with the oldest and the newest libraries that pyproject.toml allows"
+	@echo "make pythons the wheel without torch, and tests that need none, on Python 3.12 and 3.13"
 	@echo "make docs    the documentation as a site that needs no network, in build/site; strictly: a dead link fails"
 	@echo "make fuzz    a million changed messages into every decoder and state, then five minutes guided by coverage"
 	@echo "make mutants single changes of the code, drawn with a seed, that tests must notice; goes on where it stopped"
@@ -65,6 +66,11 @@ install-end: END_PIP = build/$(END)/bin/python -m pip --disable-pip-version-chec
   --constraint constraints/$(END).txt $(PIP_FLAGS)
 install-end:
 	$(END_PIP) torch --editable '.[ends]'
+
+# Each in a fresh environment outside of this folder, which goes away afterwards.
+PYTHONS ?= python3.12 python3.13
+pythons: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python tests/pythons/pythons_run.py $(PYTHONS)
 
 # The variable silences an advertisement for another program.
 docs: $(VENV)/.installed-dev

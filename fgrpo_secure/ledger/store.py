@@ -14,7 +14,7 @@ nor deleted through SQL; that nobody rewrote the file is what `verify` and signe
 
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from urllib.parse import quote
@@ -81,10 +81,13 @@ class Ledgers:
         live = path.with_name(f"{path.name}-wal").exists()
         ledgers = Ledgers.__new__(Ledgers)
         try:
-            place = f"file:{quote(str(path.absolute()))}?mode=ro{'' if live else '&immutable=1'}"
-            ledgers._db = sqlite3.connect(place, uri=True, isolation_level=None, timeout=30)
-            ledgers._db.execute("PRAGMA trusted_schema=OFF")
-            ledgers._check_form()
+            with ExitStack() as unless_read:
+                place = f"file:{quote(str(path.absolute()))}?mode=ro{'' if live else '&immutable=1'}"
+                ledgers._db = sqlite3.connect(place, uri=True, isolation_level=None, timeout=30)
+                unless_read.callback(ledgers._db.close)
+                ledgers._db.execute("PRAGMA trusted_schema=OFF")
+                ledgers._check_form()
+                unless_read.pop_all()
         except sqlite3.Error:
             raise LedgerCorrupt(f"{path} is missing or not a ledger") from None
         return ledgers

@@ -54,6 +54,32 @@ def test_a_file_is_read_without_a_change_while_another_writes_it(ledger, path):
             found.intent(S[1], 2, HALF)
 
 
+class Noted(sqlite3.Connection):
+    """A connection that says whether it was closed."""
+
+    closed = False
+
+    def close(self):
+        self.closed = True
+        super().close()
+
+
+@pytest.mark.parametrize("tables", ["", "CREATE TABLE entry (position)"])
+def test_a_file_that_is_no_ledger_is_not_left_open(tmp_path, monkeypatch, tables):
+    path, opened, connect = tmp_path / "other.sqlite", [], sqlite3.connect
+    with closing(connect(path)) as other:
+        other.executescript(tables)
+
+    def noted(*arguments, **named):
+        opened.append(connect(*arguments, **named, factory=Noted))
+        return opened[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", noted)
+    with pytest.raises(LedgerCorrupt):
+        Ledgers.read(path)
+    assert [each.closed for each in opened] == [True, True], "the file, and the form that it is held against"
+
+
 @pytest.mark.parametrize("position", range(4))
 def test_verify_names_the_first_entry_that_does_not_follow(ledger, path, position):
     for i in range(3):
