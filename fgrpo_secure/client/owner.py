@@ -188,8 +188,10 @@ class Owner:
         ended a run, everybody would see it.
         """
         # A reward's text could hold the terminal's control sequences, and act when its owner looks at the log.
-        with contextlib.suppress(OSError), self.log.open("a", encoding="utf-8") as file:
-            file.write(printable(line) + "\n")
+        with contextlib.suppress(OSError):
+            self.log.touch(mode=0o600)
+            with self.log.open("a", encoding="utf-8") as file:
+                file.write(printable(line) + "\n")
 
     def _gain_rewards(
         self, adapted: AdaptedModel, settings: RoundSettings, groups: PromptGroups

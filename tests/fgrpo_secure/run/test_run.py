@@ -219,6 +219,7 @@ def test_a_reward_that_fails_contributes_noise_alone_and_only_its_owner_learns_w
     assert sum(values.any() for values in encoded) >= 5
     assert summary_of(directory)["failed_sessions"] == 0
     log = (directory.owners / "host-0" / "add.log").read_text()
+    assert (directory.owners / "host-0" / "add.log").stat().st_mode & 0o077 == 0
     (reason,) = (line.removeprefix("round 0: ") for line in log.splitlines())
     assert re.search(f"{function}|mark", reason)
     places = directory.root.parent.rglob("*")  # the run's, the server's, and every owner's but its own log
