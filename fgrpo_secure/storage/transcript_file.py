@@ -15,6 +15,7 @@ import msgspec
 
 from fgrpo_secure.errors import UnusableInput
 from protocols import transcript, wire
+from protocols.envelope import bin_head
 from protocols.errors import Malformed
 from protocols.transcript import Entry
 from protocols.wire import RoundPlan, SignedPlan, Step
@@ -45,8 +46,10 @@ class Writer:
         self._append(msgspec.msgpack.encode(Head(plan, roster)))
 
     def __call__(self, step: Step, client: int, message: bytes) -> None:
-        """Adds one message: see `protocols.collect.Record`."""
-        self._append(wire.encode(Entry(step, client, message)))
+        """Adds one message: see `protocols.collect.Record`. It may be as large as a model, and is not copied."""
+        head = wire.encode(Entry(step, client, b"")).removesuffix(bin_head(0)) + bin_head(len(message))
+        self._file.write((len(head) + len(message)).to_bytes(LENGTH, "big") + head)
+        self._file.write(message)
 
     def keep(self) -> None:
         """The session was spoiled."""

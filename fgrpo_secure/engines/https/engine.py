@@ -9,6 +9,7 @@ had ended ends with the same answers again, whoever has answered since, so that 
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from fgrpo_secure import entropy
@@ -24,6 +25,7 @@ from protocols.identity import Identity
 from protocols.roster import Roster, open_roster
 
 FIRST_STEP = "announce"
+UPLOADS = "mask"  # the step whose answers are as large as the model
 STRANGERS = 512  # connections that there is room for beside those of clients
 SMALL = 64 << 10  # bytes of an answer beside what follows
 PER_CLIENT = 8 << 10  # for each client that a deal or an opening may name, with post-quantum keys
@@ -168,9 +170,10 @@ class HttpsEngine:
         """Each client's answer as it comes, once; what is no answer at all is none. A step with a `name` ends with
         the same answers again after a crash."""
         ids = {client: question.id for client, question in asked.items()}
+        read = partial(self._read, mapped=any(question.step == UPLOADS for question in asked.values()))
         closed = None if name is None else self._desk.spool.closed(name)
         if closed is not None:
-            yield from ((client, answer) for client in closed if (answer := self._read(ids[client])) is not None)
+            yield from ((client, answer) for client in closed if (answer := read(ids[client])) is not None)
             return
         missing = {client for client, id in ids.items() if not self._is_kept(id)}
         came = sorted(set(ids) - missing)
@@ -186,14 +189,14 @@ class HttpsEngine:
         ends = entropy.stopwatch() + seconds
         try:
             for client in came:
-                if (answer := self._read(ids[client])) is not None:
+                if (answer := read(ids[client])) is not None:
                     yield client, answer
             while missing and (arrival := self._desk.next_arrival(ends - entropy.stopwatch())) is not None:
                 client, id = arrival
                 if client in missing and ids[client] == id:
                     missing.discard(client)
                     came.append(client)
-                    if (answer := self._read(id)) is not None:
+                    if (answer := read(id)) is not None:
                         yield client, answer
         finally:
             self._desk.withdraw(sorted(ids))
@@ -217,12 +220,11 @@ class HttpsEngine:
         self._desk.spool.drop(id)
         return False
 
-    def _read(self, id: bytes) -> Answer | None:
+    def _read(self, id: bytes, mapped: bool = False) -> Answer | None:
         path = self._desk.spool.whole(id)
         if path is None:
             return None
         try:
-            with path.open("rb", buffering=0) as file:  # one copy of it
-                return questions.read_answer(file.read(1), file.read())
+            return questions.read_file(path, mapped)
         except ValueError:
             return None

@@ -6,10 +6,12 @@ restarted asks the same thing under the same id and finds the answer that it was
 """
 
 import hashlib
+import mmap
+import os
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import IO, Annotated, Literal
 
 import msgspec
 
@@ -20,6 +22,7 @@ ID = "transport question"
 ID_BYTES = 32
 LARGEST_QUESTION = 64 << 20  # bytes
 LARGEST_REFUSAL = 4096
+LARGE = 4 << 20  # bytes
 
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Name = Annotated[str, msgspec.Meta(max_length=16)]
@@ -103,33 +106,60 @@ _STEP, _REFUSED, _SILENT, _LEFT, _WITNESSED = b"\x01", b"\x02", b"\x03", b"\x04"
 
 
 def write_answer(answer: Answer) -> bytes:
-    """One byte that says what it is, then the answer."""
+    """The answer, then one byte that says what it is: the last one, so that a file's beginning is the answer itself."""
     match answer:
         case Answered(payload):
-            return _STEP + payload
+            return payload + _STEP
         case Said(refusal):
-            return _REFUSED + refusal.encode()[:LARGEST_REFUSAL]
+            return refusal.encode()[:LARGEST_REFUSAL] + _REFUSED
         case Silent():
             return _SILENT
         case Left(masked):
-            return _LEFT + bytes([masked])
+            return bytes([masked]) + _LEFT
         case Witnessed():
-            return _WITNESSED + msgspec.msgpack.encode(answer)
+            return msgspec.msgpack.encode(answer) + _WITNESSED
 
 
 def may_be_answer(path: Path) -> bool:
-    """Whether a file can be an answer. Of a step's, which may be large, its first byte is looked at."""
+    """Whether a file can be an answer. Of a step's, which may be large, its last byte is looked at."""
     with path.open("rb") as file:
-        kind = file.read(1)
         try:
-            read_answer(kind, b"" if kind == _STEP else file.read())
+            size = _size_of_step(file)
+            if size is None:
+                read_answer(file.read())
         except ValueError:
             return False
     return True
 
 
-def read_answer(kind: bytes, rest: bytes) -> Answer:
-    """An answer from its first byte and the others, which may be many; ValueError for bytes that are none."""
+def read_file(path: Path, mapped: bool) -> Answer:
+    """The answer in a file; ValueError if it is none. A large one of a step is `mapped` where that is asked for: its
+    bytes are the system's, which reads them as they are looked at and takes the memory back as it needs it.
+
+    **Why** Uploads are as large as the model is, and one that was read whole was the most memory that a server took.
+    """
+    with path.open("rb", buffering=0) as file:
+        size = _size_of_step(file)
+        if size is None:
+            return read_answer(file.read())
+        if mapped and size > LARGE:
+            # A map is no `bytes`, but has all that an upload's reader asks of them: length, slices, a buffer.
+            return Answered(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ))  # type: ignore[arg-type]
+        return Answered(file.read(size))
+
+
+def _size_of_step(file: IO[bytes]) -> int | None:
+    """The bytes of a step's answer in this file, or None if it is another; the file is at its beginning again."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 1))
+    kind = file.read(1)
+    file.seek(0)
+    return size - 1 if kind == _STEP else None
+
+
+def read_answer(data: bytes) -> Answer:
+    """An answer from its bytes; ValueError for bytes that are none."""
+    kind, rest = data[-1:], data[:-1]
     if kind == _STEP:
         return Answered(rest)
     if kind == _REFUSED and len(rest) <= LARGEST_REFUSAL:

@@ -61,7 +61,7 @@ def test_nothing_that_is_not_signed_ends_a_daemon_or_changes_it(wire, tmp_path, 
                 monkeypatch.setattr(line, "_send", lambda *_, reply=reply: reply)
                 assert serving._turn().startswith("the server is not reached"), reply
                 with pytest.raises(NotReached):
-                    line.put(question.id, b"\x01answer")
+                    line.put(question.id, b"answer\x01")
                 with pytest.raises(NotReached):
                     line.fetch(bytes(32), tmp_path / "model", 1 << 20)
         monkeypatch.setattr(line, "_send", honest)
@@ -91,7 +91,7 @@ def test_a_server_that_lies_about_what_it_kept_makes_no_client_send_without_end(
     with closing(wire.dialer()) as line:
         monkeypatch.setattr(line, "_ask", lying)
         with pytest.raises(NotReached):
-            line.put(bytes(32), b"\x01answer", again=True)
+            line.put(bytes(32), b"answer\x01", again=True)
     assert len(sent) <= 2
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fgrpo_secure.engines.embedded import Embedded
+from fgrpo_secure.engines.https import question as questions
 from fgrpo_secure.server.federation import Federation
 from tests.fgrpo_secure.engines.federations import CLIENTS, FIVE, ClientThread, certificate, enrolled, https_engine
 
@@ -44,7 +45,8 @@ def kind(request):
 
 
 @pytest.fixture
-def federate(trial, tmp_path, kind):
+def federate(trial, tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(questions, "LARGE", 0)  # every upload is one that is not read whole
     opened = []
 
     def make(*overrides):

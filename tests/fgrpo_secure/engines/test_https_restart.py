@@ -1,7 +1,9 @@
 """What survives when either side dies: questions have the same ids, answers are on disk, steps end as they ended."""
 
+import hashlib
 import threading
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -41,7 +43,7 @@ def test_a_step_that_had_ended_ends_the_same_way_after_a_restart_whoever_answere
     step.join()
     assert answers == [(0, b"of 0")]
     spool, late = wire.engine._desk.spool, wire.engine._question(Kind.STEP, 1, "agree", (), OUT[1])
-    spool.part(late.id).write_bytes(b"\x01of 1, too late")
+    spool.part(late.id).write_bytes(b"of 1, too late\x01")
     spool.finish(late.id)
     wire.restart()
     wire.engine.invite(7, b"a model", SIGNED)
@@ -124,10 +126,10 @@ def test_silence_at_recovery_counts_as_a_vector_that_left(wire):
 def test_every_answer_has_one_form_and_nothing_else_is_one():
     for answer in (Answered(b"x"), Answered(b""), Said("no"), Silent(), Left(True), Witnessed(3, "line", 7)):
         written = questions.write_answer(answer)
-        assert questions.read_answer(written[:1], written[1:]) == answer
-    for wrong in (b"", b"\x09", b"\x03x", b"\x04\x02", b"\x02\xff", b"\x05\x00", b"\x02" + b"x" * 5000):
+        assert questions.read_answer(written) == answer
+    for wrong in (b"", b"\x09", b"x\x03", b"\x02\x04", b"\xff\x02", b"\x00\x05", b"x" * 5000 + b"\x02"):
         with pytest.raises(ValueError, match=r".*"):
-            questions.read_answer(wrong[:1], wrong[1:])
+            questions.read_answer(wrong)
 
 
 def test_refusals_reach_the_server_as_refusals_and_silence_as_nothing(wire):
@@ -250,7 +252,7 @@ def test_an_answer_has_the_bytes_that_its_kind_of_question_allows_and_no_more(wi
         with pytest.raises(NotReached, match=f"size is a number from 0 to {MOST[kind]}"):
             line.put(asked.id, bytes(MOST[kind] + 1))
         assert wire.engine._desk.spool.kept(asked.id) == 0
-        line.put(asked.id, b"\x03" + bytes(MOST[kind] - 1))
+        line.put(asked.id, bytes(MOST[kind] - 1) + b"\x03")
 
 
 UNSIGNED = {
@@ -277,7 +279,7 @@ def test_a_restarted_server_asks_again_whoever_has_not_signed_the_end(wire, firs
     assert said[1] == [Witnessed(0, "a line", 3)]
 
 
-@pytest.mark.parametrize("bytes_", [b"", b"\x09", b"\x03x", bytes(50)])
+@pytest.mark.parametrize("bytes_", [b"", b"\x09", b"x\x03", bytes(50)])
 def test_a_stored_answer_that_a_disk_has_spoiled_is_asked_again(wire, bytes_):
     _, first = wire.ask("mask", OUT, 1.0)
     question = wire.answer(0, b"of 0")
@@ -292,3 +294,23 @@ def test_a_stored_answer_that_a_disk_has_spoiled_is_asked_again(wire, bytes_):
         wire.answer(client, b"of %d" % client)
     again.join()
     assert sorted(answers) == [(0, b"of 0"), (1, b"of 1"), (2, b"of 2")]
+
+
+def own_memory():
+    """Bytes of this process that no file holds: the system cannot take them back."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon")]
+    return 1024 * int(line.split()[1])
+
+
+def test_an_upload_is_looked_at_from_end_to_end_without_being_held(tmp_path):
+    size = 64 << 20
+    with (path := tmp_path / "answer").open("wb") as file:
+        file.truncate(size)
+        file.seek(size)
+        file.write(b"\x01")
+    before = own_memory()
+    mapped = questions.read_file(path, mapped=True).payload
+    assert hashlib.sha256(mapped).hexdigest() == hashlib.sha256(bytes(size)).hexdigest()
+    assert (len(mapped), mapped[-1:], own_memory() - before < size // 4) == (size, b"\0", True)
+    held = questions.read_file(path, mapped=False).payload
+    assert (held == bytes(size), own_memory() - before > size // 2) == (True, True)
