@@ -18,6 +18,7 @@ SCRIPTS = (
     "ledger",
     "membership",
     "network",
+    "network_round",
     "post_quantum",
     "sampler",
     "scale",

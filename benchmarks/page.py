@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from statistics import median
 
 import claims
 import direction
@@ -197,6 +198,22 @@ def facts(lines: Lines) -> str:
     return f"Seeds {SEEDS[0]} to {SEEDS[-1]}; {record.machines(lines.values())}."
 
 
+def network_round(_: Lines) -> str:
+    """What HTTPS adds to a round, from the training deadline on."""
+    line = json.loads((record.RESULTS / "network_round.jsonl").read_text().splitlines()[-1])
+    rows, added = [], line["over_s"]["each"]
+    for name in ("embedded", "https"):
+        seconds, worked = line["seconds"][name], line["cpu_s"][name]
+        each = f"{median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})"
+        rows.append((name, each, f"{median(worked):.2f} s"))
+    over = f"**{line['over_s']['median']:.2f} s** ({min(added):.2f} to {max(added):.2f})"
+    more = median(line["cpu_s"]["https"]) - median(line["cpu_s"]["embedded"])
+    rows.append(("HTTPS over embedded, round by round", over, f"{more:.2f} s"))
+    load = " to ".join(f"{each:g}" for each in line["load"])
+    head = "A round of 5 clients from the training deadline to its publication", "waited", "processor, all processes"
+    return f"{_table(head, rows)}\n\n{len(added)} rounds, in turns on both, at a load of {load} on two cores."
+
+
 BLOCKS: dict[str, Callable[[Lines], str]] = {
     "epsilon": epsilon,
     "weights": weights,
@@ -206,6 +223,7 @@ BLOCKS: dict[str, Callable[[Lines], str]] = {
     "readme": readme,
     "facts": facts,
     "whole": whole,
+    "network_round": network_round,
 }
 
 
