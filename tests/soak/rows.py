@@ -19,6 +19,7 @@ from tests.soak.__main__ import Loopback, Soak, say
 from tests.soak.proxy import Proxy
 
 CLIENTS, DAY, IDLE = 5, 86_400, 30.0
+STEP_SECONDS = 120  # all answer each step, so that nobody waits for them but on a busy machine
 AHEAD, BEHIND, BY_PROXY, OLD = range(4)
 CLOCKS = {AHEAD: DAY, BEHIND: -DAY}
 
@@ -50,7 +51,7 @@ def play(folder):
     """See the module."""
     torch.set_num_threads(1)
     network = Rows()
-    soak = Soak(folder, 1, network, CLIENTS)
+    soak = Soak(folder, 1, network, CLIENTS, step_seconds=STEP_SECONDS)
     old = soak.clients[OLD]
     owner = [soak.directory.owners / f"host-{OLD}"]
     server = [soak.directory.root, soak.directory.private]
