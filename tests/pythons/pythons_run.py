@@ -41,7 +41,8 @@ def main(python: str) -> None:
         (folder / "empty").mkdir()
         for command in COMMANDS:
             run([str(binaries / "fgrpo"), *command], folder / "empty")
-        shutil.copytree(ROOT / "tests", folder / "tests")
+        for name in ("tests", "examples"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "runs"))
         shutil.copy(ROOT / "pyproject.toml", folder)
         for room in ROOMS:
             left_out = [f"--ignore=tests/{name}" for name in LEFT_OUT]
