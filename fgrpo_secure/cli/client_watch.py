@@ -49,7 +49,7 @@ def _epsilon(folder: ClientFolder) -> list[str]:
     if not folder.ledgers.is_file() or policy.privacy.epsilon is None:
         return []
     with closing(Ledgers.read(folder.ledgers)) as store:
-        spent = [policy.epsilon_of(ledger.spent()) for ledger in map(store.existing, store.owners())]
+        spent = [policy.reading(ledger.spent(), ledger.budget()) for ledger in map(store.existing, store.owners())]
     return [f"epsilon spent {each:.3f} of {policy.privacy.epsilon:g}, in all runs together" for each in spent]
 
 

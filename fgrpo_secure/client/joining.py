@@ -255,6 +255,6 @@ def _affordable(
     if needed <= budget:
         return None
     return (
-        f"privacy.epsilon: with this run your ledger would stand at epsilon {policy.epsilon_of(needed):.5g} "
+        f"privacy.epsilon: with this run your ledger would stand at epsilon {policy.reading(needed, budget):.5g} "
         f"at delta {policy.privacy.delta:g}; your file allows {policy.privacy.epsilon:g}"
     )

@@ -53,5 +53,7 @@ def _afterwards(offer: Offer) -> str:
     claim = offer.plan.claim
     if claim is None or claim.sampling is not None:
         return "every rule in it holds"
-    after = offer.policy.epsilon_of(offer.spent + Fraction(claim.mu) ** 2)
+    if offer.budget is None:
+        return "every rule in it holds"
+    after = offer.policy.reading(offer.spent + Fraction(claim.mu) ** 2, offer.budget)
     return f"your ledger would stand at epsilon {after:.4g} of {offer.policy.privacy.epsilon:g} after the run"

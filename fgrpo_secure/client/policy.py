@@ -5,7 +5,6 @@ and from the next start on it is obeyed. Every rule is checked against the signe
 own ledger. A refusal names the rule, the plan's figure and the owner's: public facts, nothing about data.
 """
 
-import math
 import tomllib
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
@@ -22,7 +21,7 @@ from fgrpo_secure.plan.cost import PrivacyPlan
 from fgrpo_secure.plan.terms import LARGEST, Admitted, RunTerms
 from fgrpo_secure.privacy.accounting import Slack
 from fgrpo_secure.privacy.noise import MIN_SHARE_VARIANCE
-from fgrpo_secure.privacy.odometer import Delta
+from fgrpo_secure.privacy.odometer import Delta, Odometer
 from fgrpo_secure.privacy.sizing import SESSIONS_PER_ROUND, Claim
 from fgrpo_secure.storage.run_directory import write_durably
 from protocols.errors import Refused
@@ -204,16 +203,30 @@ class ClientPolicy(Section):
             return None
         return Fraction(private.slack.mu(private.epsilon, self._planned(private.delta))) ** 2
 
-    def _planned(self, delta: float) -> float:
-        """What is left of `delta` for the budget. Raises ValueError if sparse graphs alone may use it up."""
+    def _parts(self, delta: float) -> Delta:
+        """`delta` by what may fail. Raises ValueError if sparse graphs alone may use it up."""
         sparse = self.trust.adversary == "honest_but_curious" and self.privacy.max_cohort > COMPLETE_UP_TO
-        return Delta.split(delta, self.privacy.max_sessions if sparse else 0).planned
+        return Delta.split(delta, self.privacy.max_sessions if sparse else 0)
 
-    def epsilon_of(self, mu_squared: Fraction) -> float:
-        """What a ledger that shows `mu_squared` has cost at this file's delta; ValueError where nothing is charged."""
-        if self.privacy.delta is None:
+    def _planned(self, delta: float) -> float:
+        """What is left of `delta` for the whole budget."""
+        return self._parts(delta).planned
+
+    def reading(self, spent: Fraction, budget: Fraction) -> float:
+        """The epsilon of a ledger with this budget that shows `spent`, at this file's delta; ValueError where nothing
+        is charged.
+
+        **Why** an odometer: whoever sees the sums chooses when a run stops, and then the epsilon of the charges so far
+        is no guarantee. Its levels are parts of this file's budget. A ledger under another one (secret sampling, whose
+        charges are shares of a run's; a file that was edited) reads as if all of it were spent.
+        """
+        own = self.budget()
+        if own is None or self.privacy.epsilon is None or self.privacy.delta is None:
             raise ValueError("privacy.unit 'none' has no epsilon")
-        return self.privacy.slack.epsilon(math.sqrt(mu_squared), self._planned(self.privacy.delta))
+        meter = Odometer(own, self._parts(self.privacy.delta), self.privacy.slack)
+        if spent and budget != own:
+            return max(self.privacy.epsilon, meter.read(max(spent, budget)))
+        return meter.read(spent)
 
     def budget_for(self, claim: Claim) -> Fraction | None:
         """`budget`; or where units are sampled in secret the run's own, whose shares mean nothing in another run."""

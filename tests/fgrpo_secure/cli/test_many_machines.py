@@ -1,6 +1,7 @@
 """`fgrpo authority`, `server` and `client` up to the start: files that organisations hand to each other; refusals."""
 
 import json
+import math
 import re
 import shutil
 from contextlib import closing
@@ -14,6 +15,7 @@ from fgrpo_secure.client import joining, own_view
 from fgrpo_secure.client import policy as client_policy
 from fgrpo_secure.config import own_file
 from fgrpo_secure.ledger.store import Ledger
+from fgrpo_secure.privacy.accounting import epsilon_of
 from fgrpo_secure.storage import identity_file, invitation, opening, signed_file
 from fgrpo_secure.storage.client_folder import ClientFolder, ClientFolderError
 from fgrpo_secure.storage.run_directory import RunDirectory
@@ -366,6 +368,10 @@ def test_an_owner_watches_its_own_rounds_and_what_they_cost(place):
     assert "epsilon" not in shown, "nothing was charged yet"
     budget = client_policy.read(folder.policy).budget()
     with closing(Ledger.open(folder.ledgers, 2, budget)) as ledger:
-        ledger.intent(bytes(32), 0, budget)
+        ledger.intent(bytes(32), 0, budget / 2)
+        halfway = client_policy.read(folder.policy).reading(budget / 2, budget)
+        assert halfway > 1.05 * epsilon_of(math.sqrt(budget / 2), 1e-5), "of which a server that stops makes more"
+        assert f"epsilon spent {halfway:.3f} of 8.5" in said("client", "watch", place / "east", "--once")
+        ledger.intent(bytes([1] * 32), 1, budget / 2)
     assert "epsilon spent 8.500 of 8.5, in all runs together" in said("client", "watch", place / "east", "--once")
     assert "is no owner's folder" in unchanged(place, 2, "client", "watch", place / "five", "--once")
