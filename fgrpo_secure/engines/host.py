@@ -227,6 +227,8 @@ class Host:
             # A server that shortens the time must not make one slow unit cost all others their contribution.
             ends = latest
         work = participant.training(plan, self._adapted) if trains else None
+        if not trains:
+            participant.note("what trained ended with its process before: this round is noise alone")
         if work is None:
             entropy.sleep(max(0.0, ends - entropy.stopwatch()))
             return

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from fgrpo_secure import entropy
+from fgrpo_secure.client.participant import Participant
 from fgrpo_secure.engines import training_child
 from fgrpo_secure.engines.messages import Step as StepRequest
 from fgrpo_secure.server import round as server_round
@@ -166,9 +167,12 @@ def test_a_client_announces_at_the_servers_time_but_never_later_than_the_plans(h
     assert waited <= min(seconds, DEADLINE)
 
 
-def test_who_may_not_train_again_waits_all_the_same(host):
+def test_who_may_not_train_again_waits_all_the_same_and_its_owner_reads_why(host, monkeypatch):
+    read = []
+    monkeypatch.setattr(Participant, "note", lambda _, line: read.append(line))
     (waited,) = host(3.0, trains=False)
     assert 0 < waited <= 3.0
+    assert read == ["what trained ended with its process before: this round is noise alone"]
 
 
 def test_another_device_has_the_same_deadline(host):
