@@ -56,12 +56,9 @@ def play(folder):
     owner = [soak.directory.owners / f"host-{OLD}"]
     server = [soak.directory.root, soak.directory.private]
     try:
+        of_client = copied(owner, folder / "copies")  # no session of it has begun
         soak.warm()
         wrong_time = soak.engine._desk.counts.refused
-        old.kill()
-        of_client = copied(owner, folder / "copies")
-        old.start()
-        soak.warm()
         tell(soak, "clocks and proxy", 0)
         old.kill()
         put_back(owner, of_client)

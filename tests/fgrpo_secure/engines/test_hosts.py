@@ -62,9 +62,9 @@ def test_hosts_hear_each_other_over_their_lines_alone_and_nothing_of_them_is_lef
 @pytest.mark.slow
 def test_a_round_between_hosts_whose_lines_are_cut_in_the_middle_of_each_step_ends_with_the_right_sum(hosts, tmp_path):
     """With 0.2 s each way. `python -m tests.soak.apart DIR` plays every step, line and kind of cut one by one."""
-    hosts(1)
-    command = [sys.executable, "-m", "tests.soak.apart", "--quick", str(tmp_path / "played")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    with hosts(1 + CLIENTS) as made:
+        command = [*made.on(0), sys.executable, "-m", "tests.soak.apart", "--on", made.name, "--quick"]
+        done = subprocess.run([*command, str(tmp_path / "played")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:] or done.stdout
     played, end = map(json.loads, done.stdout.splitlines())
     assert (played["ending"], played["survivors"]) == ("sum", CLIENTS)
