@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fgrpo_secure import entropy, gain
 from fgrpo_secure.client import foreign_training, own_view
-from fgrpo_secure.client.boundary import UnusableRound, contained
+from fgrpo_secure.client.boundary import UnusableRound, contained, silence
 from fgrpo_secure.config.own_file import OwnFile
 from fgrpo_secure.config.schema import Client
 from fgrpo_secure.config.unit_rules import SMALL_UNITS
@@ -63,10 +63,11 @@ class Owner:
     def train(self, adapted: AdaptedModel, settings: RoundSettings) -> Trained:
         """From the model as received, by the built-in loop or the owner's own trainer. Raises UnusableRound."""
         client = self.own_trainer
-        if client is None:
-            trained = self._train_by_the_loop(adapted, settings)
-        else:
-            trained = self._train_by_its_own(client, adapted, settings)
+        with silence():
+            if client is None:
+                trained = self._train_by_the_loop(adapted, settings)
+            else:
+                trained = self._train_by_its_own(client, adapted, settings)
         observation = trained.observation
         if not (
             np.isfinite(trained.update).all() and np.isfinite([observation.mean, observation.standard_error]).all()
