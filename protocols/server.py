@@ -62,6 +62,7 @@ def begin(plan: RoundPlan, roster: Roster, verify: Verify, opening: bytes, recor
     """`open_session` with the server's opening message given: whoever replays a transcript has none, and needs none."""
     if (plan.roster_digest, plan.roster_version) != (roster.digest, roster.version):
         raise ValueError("the plan names another roster")
+    # Our own misuse, hence no blame: clients would refuse such a plan, and blame this server for it.
     if not wire.ascending(plan.cohort) or any(client not in roster for client in plan.cohort):
         raise ValueError("the cohort must be ascending ids of the roster")
     session = Session(plan, roster, verify, wire.session_of(plan))
@@ -147,12 +148,15 @@ class AwaitingDeals:
         deal = self.session.open(client, wire.Deal, data, is_new)
         if deal is None:
             return None
+        # Computed from what is here: a root that the dealer names could be signed over other leaves than it dealt, and
+        # their holders would be blamed for what they never had.
         root = merkle.root([merkle.leaf_hash(leaf) for leaf in deal.leaves])
         entry = wire.SignedRoot(deal.dealer, root, deal.seed_commitment, deal.signature)
         payload = wire.root_payload(self.s1, entry)
         self.session.check(client, deal.dealer, labels.SIGN_DEAL, payload, deal.signature)
         dealt = self._parsed(client, deal)
         of = dict(zip(self.graph.holders(client), deal.leaves, strict=True))
+        # All that recovery needs: boxes go out with the deliveries and are kept no longer.
         commitments = {leaf.holder: (leaf.seed_commitment, leaf.key_commitment) for leaf in dealt}
         return Judged(Deal(entry, of, commitments, pads_in(client, dealt)))
 
@@ -263,6 +267,7 @@ class AwaitingUploads:
         """Shows the survivors to the survivors."""
         survivors = tuple(sorted(answers))
         entries = tuple(answers[client] for client in survivors)
+        # Who dealt and did not upload: the survivors' masks with them are in the sum, and come off with their keys.
         dropped = tuple(client for client in self.outgoing if client not in answers)
         message = wire.encode(wire.Uploads(self.session.id, entries))
         outcome = Outcome(wire.list_digest(self.s2, entries, dropped), survivors, dropped)
@@ -304,6 +309,7 @@ class AwaitingAgreements:
     def close(self, answers: Mapping[int, wire.Agreement]) -> AwaitingOpenings:
         """Shows exactly T agreements to all who agreed."""
         signers = tuple(sorted(answers))
+        # T of them and no more: further signatures prove nothing new, and go to every client.
         quorum = tuple(answers[client] for client in signers[: self.session.plan.quorum])
         message = wire.encode(wire.Quorum(self.session.id, quorum))
         dealt = self.dealt.without_needless_pads(self.outcome.dropped)
@@ -347,6 +353,8 @@ class AwaitingOpenings:
 
     def close(self, answers: Mapping[int, Opened]) -> Recovered:
         """The sum, or TooFewClients, or FaultyClient for a dealer whose own deal cannot be rebuilt."""
+        # All of them, each checked against its commitment, before the first mask comes off: a wrong one found later
+        # would leave a sum of noise that nobody is to blame for.
         secrets = recovery.rebuild(self.dealt, self.outcome, answers)
         recovery.remove_masks(self.dealt, self.s2, self.outcome, secrets, self.sums)
         bits = self.session.plan.ring_bits

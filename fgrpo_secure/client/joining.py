@@ -148,6 +148,7 @@ def leave(folder: ClientFolder, run: str) -> None:
     with folder.claimed(), closing(Book.at(folder.state, folder.ledgers)) as book, book.refunding():
         public, records = Identity.from_seed(book.store.identity_seed(client)).public, book.store.sessions
         ledgers = [book.ledgers.existing(name) for name in book.ledgers.owners()]
+        # Of this run alone: the folder may be in others, whose sessions go on.
         for session in records.open_sessions(public, bytes.fromhex(made.server), bytes.fromhex(run)):
             left = records.close(public, session)
             for ledger in ledgers:

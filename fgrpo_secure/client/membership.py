@@ -32,6 +32,7 @@ class Trust:
         signer = authority if self._whole else claimed_authority(self._shown)
         self.roster: Roster = open_roster(self._shown, signer, 1)
         if stored is None:
+            # On disk at once: a client that forgets its first roster could be shown an older one after a restart.
             store.put_roster(self.roster.version, first)
         self._goes_back: dict[bytes, bool] = {}
 

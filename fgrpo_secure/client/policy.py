@@ -106,6 +106,7 @@ class Protection(Section):
     @property
     def slack(self) -> Slack:
         """What all allowed sessions together can cost beyond Gaussian differential privacy."""
+        # By what the file allows, not by what one run plans: the budget is for all runs together.
         releases = self.max_sessions * self.max_releases
         return Slack.of(releases, self.max_dimension, self.max_cohort, MIN_SHARE_VARIANCE)
 
@@ -205,6 +206,7 @@ class ClientPolicy(Section):
 
     def _parts(self, delta: float) -> Delta:
         """`delta` by what may fail. Raises ValueError if sparse graphs alone may use it up."""
+        # Only a policy that admits the sparse graph pays for its chance of failing.
         sparse = self.trust.adversary == "honest_but_curious" and self.privacy.max_cohort > COMPLETE_UP_TO
         return Delta.split(delta, self.privacy.max_sessions if sparse else 0)
 
@@ -238,6 +240,7 @@ class ClientPolicy(Section):
         seconds, units = admitted.settings.training_seconds, admitted.settings.units
         if seconds is None or units is None:
             return
+        # The most that all units may take one after the other, by public bounds: the true times are data.
         needed = units.units_per_client * self.rewards.seconds
         if seconds < needed:
             raise Refused(

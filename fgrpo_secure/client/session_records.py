@@ -194,6 +194,7 @@ class SessionRecords:
 
     def put_history(self, identity: bytes, session: bytes, history: str) -> None:
         """Keep what the reward history is if this session settles; before its vector leaves."""
+        # Only before the mask: afterwards the vector that may have left belongs to the history that is there.
         query = "UPDATE session SET history = ? WHERE identity = ? AND session = ? AND status = 'accepted'"
         if self._db.execute(query, (history, identity, session)).rowcount != 1:
             raise RecordConflict("the session is not one whose vector may leave")
@@ -225,6 +226,7 @@ class SessionRecords:
 
     def keep_survivors(self, identity: bytes, session: bytes, ids: Sequence[int]) -> None:
         """Who survived in a session that settled, public to its cohort: needed until the ledger was signed for it."""
+        # The first list stands: a second one for a settled session could only be another outcome.
         self._db.execute(
             "INSERT OR IGNORE INTO survivors VALUES (?, ?, ?)", (identity, session, " ".join(map(str, sorted(ids))))
         )

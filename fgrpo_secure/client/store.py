@@ -92,6 +92,7 @@ class ClientStore:
         """
         self._db.execute("UPDATE identity SET seed = ? WHERE owner = ?", (seed, owner))
         self.sessions.hand_over(old, new)
+        # What the old key signed last binds the new one: else a rotation would let a server show a shorter ledger.
         self._db.execute("UPDATE OR REPLACE witnessed SET identity = ? WHERE identity = ?", (new, old))
 
     def roster(self) -> bytes | None:
@@ -149,6 +150,7 @@ class ClientStore:
 
     def put_baseline(self, owner: int, run: bytes, training_round: int, written: str) -> None:
         """The history after `training_round`, which moves it once: a repeated round changes nothing any more."""
+        # The first history of a round stands: a repeated one saw the same data again.
         self._db.execute("INSERT OR IGNORE INTO baseline VALUES (?, ?, ?, ?)", (owner, run, training_round, written))
         # Of a run's history only the newest state is needed, and the one before it for a round that is repeated.
         self._db.execute(

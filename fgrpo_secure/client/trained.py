@@ -26,6 +26,7 @@ class _Contribution(msgspec.Struct, tag="contribution", array_like=True, frozen=
     weight: float
 
 
+# Types, never pickles: the process at the other end ran the owner's rewards, and what it writes is only data.
 _decoder = msgspec.msgpack.Decoder(_Learned | _Contribution)
 
 

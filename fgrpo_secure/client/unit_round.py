@@ -65,6 +65,7 @@ def untrained(
     In mode 'local' what is sent is made from noised sums alone. Zero is made from nothing, so that it needs none.
     """
     missing = client_round.missing(lattice.dimension)
+    # The noise is owed whether or not there was training: a client that fell silent would say that its training died.
     if terms(settings).mode == "distributed":
         return client_round.privatise(missing, settings, lattice, past, max_weight, entropy)
     (least, most), clipped = settings.score_ranges[0], clip.to_norm(missing.update, lattice.clip_norm)

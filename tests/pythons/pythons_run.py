@@ -41,7 +41,7 @@ def main(python: str) -> None:
         (folder / "empty").mkdir()
         for command in COMMANDS:
             run([str(binaries / "fgrpo"), *command], folder / "empty")
-        for name in ("tests", "examples"):
+        for name in ("docs", "examples", "tests"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "runs"))
         shutil.copy(ROOT / "pyproject.toml", folder)
         for room in ROOMS:
