@@ -154,7 +154,7 @@ def watched(original, watching):
     return lambda *arguments: watching(original, *arguments)
 
 
-class Trial:
+class Trial(training.Observer):
     """Small federations in this process, whose every stage and message is written down in `sessions`.
 
     `lost` maps a step to clients that are gone from then on. Observes a run, too: `lines` is what a user would see.
@@ -216,15 +216,6 @@ class Trial:
 
     def say(self, line):
         self.lines.append(line)
-
-    def started(self, *_):
-        pass
-
-    def step(self, *_):
-        pass
-
-    def finished_round(self, _):
-        pass
 
     def _conduct(self, original, federation, *arguments):
         self.sessions.append(Session())

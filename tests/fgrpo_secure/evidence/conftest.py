@@ -21,20 +21,8 @@ TABLE = {
 }
 
 
-class Silent:
+class Silent(training.Observer):
     """An observer that looks away."""
-
-    def say(self, line):
-        pass
-
-    def started(self, name, rounds, done):
-        pass
-
-    def step(self, step, done, total):
-        pass
-
-    def finished_round(self, metrics):
-        pass
 
 
 @pytest.fixture(scope="session")

@@ -22,20 +22,8 @@ PRIVACY = {
 }
 
 
-class Silent:
+class Silent(training.Observer):
     """An observer that looks away."""
-
-    def say(self, line):
-        pass
-
-    def started(self, name, rounds, done):
-        pass
-
-    def step(self, step, done, total):
-        pass
-
-    def finished_round(self, metrics):
-        pass
 
 
 @pytest.fixture(scope="session")

@@ -23,18 +23,8 @@ from fgrpo_secure.storage import checkpoint
 from fgrpo_secure.storage.run_directory import RunDirectory
 
 
-class Silent:
-    def say(self, line):
-        pass
-
-    def started(self, *_):
-        pass
-
-    def step(self, *_):
-        pass
-
-    def finished_round(self, _):
-        pass
+class Silent(training.Observer):
+    """An observer that looks away."""
 
 
 def left_by(directory):

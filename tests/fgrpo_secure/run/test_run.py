@@ -27,7 +27,7 @@ SMALL = "".join(f'[[client]]\nname = "{task}"\ntask = "{task}"\n' for task in TA
 )
 
 
-class Silent:
+class Silent(training.Observer):
     """An observer that keeps what it is told."""
 
     def __init__(self):
@@ -35,15 +35,6 @@ class Silent:
 
     def say(self, line):
         self.lines.append(line)
-
-    def started(self, *_):
-        pass
-
-    def step(self, *_):
-        pass
-
-    def finished_round(self, _):
-        pass
 
 
 @pytest.fixture
