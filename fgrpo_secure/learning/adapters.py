@@ -41,6 +41,11 @@ class AdaptedModel:
         ]
         named = dict(model.named_parameters())
         self._parameters = {name: named[name] for name in sorted(named) if "lora_" in name}
+        self.linear_outputs = sum(  # numbers that all linear layers together make of one token
+            module.weight.shape[1 if isinstance(module, Conv1D) else 0]
+            for module in self.network.modules()
+            if isinstance(module, torch.nn.Linear | Conv1D)
+        )
 
     def factors(self, round_number: int) -> str:
         """Which factors round `round_number` trains and sends: "A", "B" or "AB"."""

@@ -4,9 +4,6 @@ What a backward pass keeps grows with the tokens that are read and with what eac
 are estimates from the model's own linear layers, on the safe side of what was measured; they decide nothing but memory.
 """
 
-import torch
-from transformers.pytorch_utils import Conv1D
-
 from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.grpo.rollouts import Rollouts
 
@@ -33,12 +30,6 @@ def completions_at_once(adapted: AdaptedModel, rollouts: Rollouts) -> int:
 
 def token_bytes(adapted: AdaptedModel) -> int:
     """What one token's pass through the model keeps for its gradient, about."""
-    network = adapted.network
-    outputs = [
-        module.weight.shape[1 if isinstance(module, Conv1D) else 0]
-        for module in network.modules()
-        if isinstance(module, torch.nn.Linear | Conv1D)
-    ]
-    vocabulary = network.get_input_embeddings().weight.shape[0]
-    size: int = network.get_input_embeddings().weight.element_size()
-    return int(LAYER_COPIES * sum(outputs) * size + LOGIT_COPIES * vocabulary * FLOAT)
+    embeddings = adapted.network.get_input_embeddings().weight
+    layers = LAYER_COPIES * adapted.linear_outputs * embeddings.element_size()
+    return int(layers + LOGIT_COPIES * embeddings.shape[0] * FLOAT)
