@@ -20,7 +20,7 @@ from fgrpo_secure.engines.embedded import Embedded
 from fgrpo_secure.ledger.store import Ledgers
 from fgrpo_secure.run import training
 from fgrpo_secure.storage import checkpoint
-from fgrpo_secure.storage.run_directory import RunDirectory
+from fgrpo_secure.storage.run_directory import RunDirectory, write_durably
 
 
 class Silent(training.Observer):
@@ -50,7 +50,8 @@ def allow_repeats(directory):
     """Every kill may repeat a round after vectors left: these owners put up with it more often than others."""
     for path in directory.owners.rglob("client-policy.toml"):
         text = path.read_text().replace("max_repeats = 2 ", "max_repeats = 1000 ")
-        path.write_text(text.replace("max_unmasked = 32 ", "max_unmasked = 1000 "))
+        text = text.replace("max_unmasked = 32 ", "max_unmasked = 1000 ")
+        write_durably(path, text.encode(), mode=0o600)  # a kill comes here, too
 
 
 def live(config, directory):
