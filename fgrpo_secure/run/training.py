@@ -5,6 +5,7 @@ Everything that outlives a crash is in the run directory: after round r the
 checkpoint holds the adapter, and the ledger what was charged, open sessions included.
 """
 
+import shutil
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
@@ -85,6 +86,7 @@ def resume(directory: RunDirectory, observer: Observer) -> None:
     _refuse_clients_elsewhere(config)
     directory = directory.with_owners(config.engine.owners)
     with directory.claimed():
+        directory.drop_unfinished()
         cut_short = enrolment.was_cut_short(directory)
         if not cut_short:
             enrolment.check_stores(directory, config)  # what is missing would be made anew, and empty
@@ -117,6 +119,7 @@ def serve(directory: RunDirectory, open_engine: Callable[[RunDirectory, Config],
     """
     config = config_file.load(str(directory.config))
     with directory.claimed():
+        directory.drop_unfinished()
         _check_founded(directory)
         base = models.load(config.model)
         adapted = adapters.attach(base, config.adapter, config.run.seed)
@@ -222,6 +225,7 @@ def _run(
         _examine(federation, examination, record, observer)
     if simulation is not None:
         simulation.examined("final", record.final)
+    shutil.rmtree(directory.adapter, ignore_errors=True)  # a part of it, if saving was cut short
     with federation.average.shown(federation.adapted):
         federation.adapted.save(directory.adapter)
         publish.publish(federation, record)

@@ -17,6 +17,8 @@ from typing import Any
 
 from fgrpo_secure.errors import UnusableInput
 
+UNFINISHED = ".writing-"  # begins the name of a file until it is whole
+
 
 class RunDirectoryError(UnusableInput):
     """The run directory cannot be used for what was asked."""
@@ -258,6 +260,14 @@ class RunDirectory:
         ):
             yield
 
+    def drop_unfinished(self) -> None:
+        """Remove what a killed process had begun to write: no part of a run, and its manifest lists every file.
+
+        Only for whoever has claimed the run.
+        """
+        for path in self.root.rglob(f"{UNFINISHED}*"):
+            path.unlink()
+
     def is_claimed(self) -> bool:
         """Whether somebody conducts this run now."""
         try:
@@ -355,7 +365,7 @@ def check_database(path: Path, table: str) -> None:
 
 def write_durably(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Replace `path` by `data` so that a crash leaves the old or the new content, never a part."""
-    aside = path.with_name(f".writing-{path.name}")
+    aside = path.with_name(f"{UNFINISHED}{path.name}")
     aside.unlink(missing_ok=True)
     with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
         file.write(data)

@@ -11,9 +11,11 @@ import pytest
 from safetensors.torch import load_file
 
 from fgrpo_secure.config import files as config_file
+from fgrpo_secure.evidence import files, verify
 from fgrpo_secure.run import training
 from fgrpo_secure.storage import checkpoint
 from fgrpo_secure.storage.run_directory import RunDirectory
+from fgrpo_secure.storage.signed_file import BadFile
 
 pytestmark = pytest.mark.slow  # whole runs: seconds each
 
@@ -84,3 +86,20 @@ def test_a_run_whose_clients_are_gone_is_refused_in_one_sentence(tmp_path):
     shutil.rmtree(directory.owners)
     with pytest.raises(ValueError, match="does not hold the clients of this run"):
         training.resume(directory, Silent())
+
+
+def test_what_a_kill_left_half_written_beside_any_file_of_a_run_is_no_part_of_it(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text(CONFIG + "[federation]\nrounds = 1\n[privacy]\nepsilon = 80.0\n")
+    directory = RunDirectory(tmp_path / "run")
+    training.start(config_file.load(str(path)), directory, Silent())
+    whole = files.listing(directory.root)
+    for name in whole:
+        place = directory.root / name
+        place.with_name(f".writing-{place.name}").write_bytes(b"half")
+    (directory.adapter / "half-an-adapter.tmp").write_bytes(b"half")
+    with pytest.raises(BadFile, match="no run leaves"):
+        files.listing(directory.root)
+    training.resume(directory, Silent())
+    assert files.listing(directory.root).keys() == whole.keys()
+    assert len(list(verify.verify(directory, verify.Trust()))) == 11
