@@ -225,9 +225,15 @@ def _run(
         _examine(federation, examination, record, observer)
     if simulation is not None:
         simulation.examined("final", record.final)
-    shutil.rmtree(directory.adapter, ignore_errors=True)  # a part of it, if saving was cut short
+    _hand_over(federation, record)
+
+
+def _hand_over(federation: Federation, record: RunRecord) -> None:
+    """The adapter, and the documents that vouch for it."""
+    folder = federation.directory.adapter
+    shutil.rmtree(folder, ignore_errors=True)  # a part of it, if saving was cut short
     with federation.average.shown(federation.adapted):
-        federation.adapted.save(directory.adapter)
+        federation.adapted.save(folder)
         publish.publish(federation, record)
 
 
