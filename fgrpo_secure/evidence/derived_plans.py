@@ -11,7 +11,8 @@ from fractions import Fraction
 from fgrpo_secure.config.schema import Config
 from fgrpo_secure.evidence.history import History, Round
 from fgrpo_secure.ledger import clip_norm_history as clip_norms
-from fgrpo_secure.ledger import cosigning, id_ranges, privacy_spent
+from fgrpo_secure.ledger import cosigning, privacy_spent
+from fgrpo_secure.ledger.entries import ids_text
 from fgrpo_secure.ledger.testimony import Priced
 from fgrpo_secure.plan import division, run_plan, schedule
 from fgrpo_secure.plan.adapter_shape import AdapterShape
@@ -144,7 +145,7 @@ class Planner:
                         quorum = run_plan.parameters_of(self.config, privacy, len(roster), len(cohort)).quorum
                         found.setdefault(cohort, (training_round, quorum))
         return {
-            f"a session that round {which + 1} could have had, of {id_ranges.text(cohort)}": (cohort, quorum)
+            f"a session that round {which + 1} could have had, of {ids_text(cohort)}": (cohort, quorum)
             for cohort, (which, quorum) in found.items()
         }
 

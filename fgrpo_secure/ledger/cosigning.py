@@ -16,9 +16,9 @@ from typing import Annotated, Any
 
 import msgspec
 
-from fgrpo_secure.ledger import checkpoint_note, id_ranges, privacy_spent
+from fgrpo_secure.ledger import checkpoint_note, privacy_spent
 from fgrpo_secure.ledger.checkpoint_note import BadCheckpoint, Checkpoint
-from fgrpo_secure.ledger.entries import canonical, fraction
+from fgrpo_secure.ledger.entries import canonical, count_ids, fraction, ids_text, read_ids
 from fgrpo_secure.ledger.store import Ledger
 from fgrpo_secure.ledger.testimony import Account, Charged
 from protocols import merkle
@@ -156,7 +156,7 @@ def sessions(opened: Mapping[str, Any]) -> list[str]:
 
 def end_facts(training_round: int, ended: Mapping[bytes, Sequence[int]]) -> dict[str, str | int]:
     """The facts by which an entry settles a round: which one, and who survived in each of its sessions that ended."""
-    survivors = " ".join(f"{session.hex()}:{id_ranges.text(ids)}" for session, ids in ended.items())
+    survivors = " ".join(f"{session.hex()}:{ids_text(ids)}" for session, ids in ended.items())
     return {"training_round": training_round, "survivors": survivors}
 
 
@@ -167,7 +167,7 @@ def survivors_of(settled: Mapping[str, Any], most: int) -> dict[str, tuple[int, 
     """
     found, left = {}, most
     for session, ids in named_survivors(settled).items():
-        found[session] = id_ranges.read(ids, left)
+        found[session] = read_ids(ids, left)
         left -= len(found[session])
     return found
 
@@ -289,10 +289,10 @@ def _check_settled(end: Mapping[str, Any], own: Own) -> None:
     session, charged = own.charged.session, own.charged
     try:
         named: str = end["named"][session]  # a session of others is none of this client's, however many it names
-        count = id_ranges.count(named)
+        count = count_ids(named)
     except (ValueError, KeyError):
         raise Unwitnessed("the entry shown does not settle this client's session") from None
-    if count != charged.survivors or (own.ids is not None and named != id_ranges.text(own.ids)):
+    if count != charged.survivors or (own.ids is not None and named != ids_text(own.ids)):
         raise Unwitnessed(f"the server's ledger counts {count} survivors, this client {charged.survivors}")
     if end["charge"] < charged.charge:
         raise Unwitnessed("the server's ledger charges less for this session than this client did")

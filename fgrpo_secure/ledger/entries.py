@@ -5,7 +5,7 @@ spaces, ASCII (RFC 8785 for this subset). Fractions are "p/q" in lowest terms; f
 """
 
 import json
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from enum import IntEnum
 from fractions import Fraction
@@ -15,6 +15,7 @@ from fgrpo_secure.privacy.accounting import Filter
 from protocols import merkle
 
 VERSION = 1
+LONGEST_ID = 20  # characters of one id; it has far fewer
 LARGEST_INTEGER = 2**53 - 1  # what every JSON reader keeps exactly
 
 Facts = Mapping[str, str | int]
@@ -196,3 +197,50 @@ def fraction(text: str) -> Fraction:
 
 def _text(fraction: Fraction) -> str:
     return f"{fraction.numerator}/{fraction.denominator}"
+
+
+def ids_text(ids: Iterable[int]) -> str:
+    """The one form of a set of client ids in an entry, ascending ranges as in "0-3,5"; empty for none."""
+    runs: list[list[int]] = []
+    for each in sorted(set(ids)):
+        if runs and runs[-1][1] + 1 == each:
+            runs[-1][1] = each
+        else:
+            runs.append([each, each])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def read_ids(ranges: str, most: int) -> tuple[int, ...]:
+    """The ids that `ids_text` wrote, ascending; ValueError for anything else, or for more than `most` of them.
+
+    **Why** A few characters name a million ids. The caller says how many there can be, from its own record, and
+    nothing is built before they were counted.
+    """
+    runs = _id_runs(ranges)
+    if (count := sum(last - first + 1 for first, last in runs)) > most:
+        raise ValueError(f"{count} ids where there can be {most}")
+    return tuple(each for first, last in runs for each in range(first, last + 1))
+
+
+def count_ids(ranges: str) -> int:
+    """How many ids `read_ids` would give, without building them. ValueError for what `ids_text` never writes."""
+    return sum(last - first + 1 for first, last in _id_runs(ranges))
+
+
+def _id_runs(ranges: str) -> list[tuple[int, int]]:
+    """(first, last) of every range: ascending, none touching the one before it, each in its one form."""
+    runs: list[tuple[int, int]] = []
+    for part in ranges.split(",") if ranges else ():
+        first, dash, last = part.partition("-")
+        low = _id(first)
+        high = _id(last) if dash else low
+        if (dash and low >= high) or (runs and low <= runs[-1][1] + 1):
+            raise ValueError("not the one form of a list of ids")
+        runs.append((low, high))
+    return runs
+
+
+def _id(digits: str) -> int:
+    if len(digits) > LONGEST_ID or not (digits.isascii() and digits.isdecimal()) or str(int(digits)) != digits:
+        raise ValueError("not a list of ids")
+    return int(digits)

@@ -19,8 +19,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from fgrpo_secure.ledger import id_ranges
 from fgrpo_secure.ledger.checkpoint_note import BadCheckpoint, Checkpoint
+from fgrpo_secure.ledger.entries import ids_text, read_ids
 from protocols.errors import BadSignature
 from protocols.identity import Identity, verify_signature
 from protocols.roster import Roster
@@ -119,7 +119,7 @@ def sign(
     does not say whether it paid.
     """
     signature = identity.sign(SIGN_TESTIMONY, text(checkpoint, client, sums, roster).encode())
-    said = f"{roster.version} {id_ranges.text(lost)}"
+    said = f"{roster.version} {ids_text(lost)}"
     return _line(name, key_id(name, identity.public) + signature + said.encode())
 
 
@@ -138,7 +138,7 @@ def read(line: str, name: str, size: int) -> Line:
     try:
         blob = base64.b64decode(line.removesuffix("\n").rsplit(" ", 1)[1], validate=True)
         version, _, lost = blob[KEY_ID + SIGNATURE :].decode("ascii").partition(" ")
-        found = Line(blob[:KEY_ID], blob[KEY_ID : KEY_ID + SIGNATURE], int(version), id_ranges.read(lost, size))
+        found = Line(blob[:KEY_ID], blob[KEY_ID : KEY_ID + SIGNATURE], int(version), read_ids(lost, size))
     except (IndexError, ValueError, binascii.Error):
         raise BadCheckpoint(f"{name}'s line is no testimony, or one of another version's form") from None
     # In its one form, base64 too: else a note could be changed unnoticed, or one client's line be two in it.

@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from fgrpo_secure.ledger import id_ranges
+from fgrpo_secure.ledger.entries import ids_text, read_ids
 from fgrpo_secure.plan.division import MOST_PAID
 from fgrpo_secure.storage.run_directory import RunDirectoryError
 
@@ -82,7 +82,7 @@ class Failures:
         return self._lines[places[-1] + 1 :] if places else self._lines
 
     def _write(self, kind: Kind, clients: tuple[int, ...], training_round: int = -1) -> None:
-        line = Line(kind, id_ranges.text(clients), training_round)
+        line = Line(kind, ids_text(clients), training_round)
         with self._path.open("a") as file:
             file.write(json.dumps(msgspec.to_builtins(line)) + "\n")
             file.flush()
@@ -92,7 +92,7 @@ class Failures:
     def _read(self, text: str) -> tuple[Kind, int, tuple[int, ...]]:
         try:
             line = msgspec.json.decode(text, type=Line)
-            return line.kind, line.training_round, id_ranges.read(line.clients, MOST_CLIENTS)
+            return line.kind, line.training_round, read_ids(line.clients, MOST_CLIENTS)
         except (msgspec.MsgspecError, ValueError):
             raise RunDirectoryError(
                 f"{self._path} is damaged: a line says nothing; put back an undamaged copy"

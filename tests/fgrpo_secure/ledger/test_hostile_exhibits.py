@@ -10,9 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fgrpo_secure import entropy
-from fgrpo_secure.ledger import checkpoint_note, cosigning, id_ranges
+from fgrpo_secure.ledger import checkpoint_note, cosigning
 from fgrpo_secure.ledger.checkpoint_note import Checkpoint
 from fgrpo_secure.ledger.cosigning import Exhibit, Own, Shown, Unwitnessed
+from fgrpo_secure.ledger.entries import count_ids, ids_text, read_ids
 from fgrpo_secure.ledger.testimony import Charged
 from protocols import merkle
 from protocols.identity import Identity
@@ -130,13 +131,13 @@ def test_a_client_of_many_sessions_reads_entries_that_name_many_only_once():
 
 @given(st.lists(st.integers(0, 40), max_size=12), st.integers(0, 12))
 def test_ids_are_read_in_their_one_form_and_never_more_than_there_can_be(ids, most):
-    written = id_ranges.text(ids)
-    assert id_ranges.count(written) == len(set(ids))
+    written = ids_text(ids)
+    assert count_ids(written) == len(set(ids))
     if len(set(ids)) <= most:
-        assert id_ranges.read(written, most) == tuple(sorted(set(ids)))
+        assert read_ids(written, most) == tuple(sorted(set(ids)))
     else:
         with pytest.raises(ValueError, match="ids where there can be"):
-            id_ranges.read(written, most)
+            read_ids(written, most)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,7 @@ def test_ids_are_read_in_their_one_form_and_never_more_than_there_can_be(ids, mo
 )
 def test_any_other_form_of_a_list_of_ids_is_refused(ranges):
     with pytest.raises(ValueError, match="list of ids"):
-        id_ranges.read(ranges, 100)
+        read_ids(ranges, 100)
 
 
 def test_one_bound_is_over_the_survivors_of_all_sessions_of_an_entry():
