@@ -13,7 +13,7 @@ ClipNorm = Annotated[float, Field(ge=SMALLEST_CLIP, le=LARGEST_CLIP)]
 class AdaptiveClip(Section):
     """A clip norm that follows a quantile of the clients' update norms; see `fgrpo_secure.plan.adaptive_clip`."""
 
-    quantile: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="share of clients that need no clipping")
+    quantile: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="fraction of clients that need no clipping")
     learning_rate: Annotated[float, Field(gt=0, le=1)] = Field(
         0.2, description="of the clip norm's logarithm, in a round"
     )

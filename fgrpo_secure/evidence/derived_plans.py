@@ -60,7 +60,7 @@ class Planner:
         for found in history.rounds:
             self._check_round(found, shares)
             numbers += [session.plan.session_number for session in found.sessions]
-            share = None if found.end is None else found.end.get("facts", {}).get(clip_norms.SHARE)
+            share = None if found.end is None else found.end.get("facts", {}).get(clip_norms.FRACTION)
             if share is not None:
                 shares[found.training_round] = float.fromhex(share)
         if numbers != sorted(set(numbers)):

@@ -99,7 +99,7 @@ def metrics(basis: Basis) -> Iterator[dict[str, Any]]:
             "failed_sessions": _failed_between(basis, before, end["position"]) + derived_plans.failed_shards(found),
             **released.read(end),
             "clip_norm": found.sessions[0].settings.clip_norm,
-            clip_norms.SHARE: _share(end),
+            clip_norms.FRACTION: _share(end),
             "epsilon_spent": basis.epsilon_after(end["position"] + 1),
         }
         before = end["position"]
@@ -125,5 +125,5 @@ def _failed_between(basis: Basis, after: int, before: int) -> int:
 
 
 def _share(end: Mapping[str, Any]) -> float | None:
-    share = end["facts"].get(clip_norms.SHARE)
+    share = end["facts"].get(clip_norms.FRACTION)
     return None if share is None else float.fromhex(share)

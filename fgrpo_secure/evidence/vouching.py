@@ -94,9 +94,9 @@ FIGURES = (
         ("statement.server_saw.*", "statement.not_protected.*"),
     ),
     Figure(
-        "released", "mean weight and gain, update norm, share within the clip norm", ASSERTED,
+        "released", "mean weight and gain, update norm, fraction within the clip norm", ASSERTED,
         "the server decoded them from noisy sums; clients' signatures fix what it said, and cannot check it",
-        ("metrics.mean_weight", "metrics.mean_gain", "metrics.update_norm", "metrics.share_within"),
+        ("metrics.mean_weight", "metrics.mean_gain", "metrics.update_norm", "metrics.fraction_within"),
     ),
     Figure(
         "stopped", "why a run stopped early", ASSERTED, "the server's reason, fixed when clients signed the last entry",

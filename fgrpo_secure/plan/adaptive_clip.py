@@ -2,9 +2,9 @@
 
 Each client says whether its update was within the round's clip norm. That bit is one more coordinate of the vector
 that is bounded, noised and masked as a whole, so the round's charge covers it; nothing about norms leaves a client in
-another way. What follows is post-processing of the noised share of clients within: the clip norm moves up while
+another way. What follows is post-processing of the noised fraction of clients within: the clip norm moves up while
 too few are within, and down while too many are (arXiv 1905.03871, Algorithm 1). The server publishes every round's
-share in the plan of the next one, and each client computes the announced clip norm again.
+fraction in the plan of the next one, and each client computes the announced clip norm again.
 """
 
 import math
@@ -36,26 +36,26 @@ def missing() -> Score:
     return Score(0.5, 0.0, 1.0)
 
 
-def share_within(bit_sum: float, survivors: int) -> float:
-    """The noised share of survivors whose update was within the clip norm, cut to 0 to 1, where the true one lies."""
+def fraction_within(bit_sum: float, survivors: int) -> float:
+    """The noised fraction of survivors whose update was within the clip norm, cut to 0 to 1, where the true one is."""
     return min(1.0, max(0.0, bit_sum / survivors))
 
 
-def clip_norm(rule: AdaptiveClip, first: float, shares: Sequence[float]) -> float:
-    """The clip norm after rounds with these noised shares; the first round's is `first`.
+def clip_norm(rule: AdaptiveClip, first: float, fractions: Sequence[float]) -> float:
+    """The clip norm after rounds with these noised fractions; the first round's is `first`.
 
-    C <- C exp(-learning_rate (share - quantile)), never further from `first` than the factor `rule.range`.
+    C <- C exp(-learning_rate (fraction - quantile)), never further from `first` than the factor `rule.range`.
     """
     low, high = max(SMALLEST_CLIP, first / rule.range), min(LARGEST_CLIP, first * rule.range)
     norm = first
-    for share in shares:
-        norm = min(high, max(low, norm * math.exp(-rule.learning_rate * (share - rule.quantile))))
+    for fraction in fractions:
+        norm = min(high, max(low, norm * math.exp(-rule.learning_rate * (fraction - rule.quantile))))
     return norm
 
 
-def agrees(announced: float, rule: AdaptiveClip, first: float, shares: Sequence[float]) -> bool:
-    """Whether an announced clip norm is the one that these shares lead to."""
-    return math.isclose(announced, clip_norm(rule, first, shares), rel_tol=ROUNDING)
+def agrees(announced: float, rule: AdaptiveClip, first: float, fractions: Sequence[float]) -> bool:
+    """Whether an announced clip norm is the one that these fractions lead to."""
+    return math.isclose(announced, clip_norm(rule, first, fractions), rel_tol=ROUNDING)
 
 
 def steadiest(deviation: float) -> float:

@@ -70,7 +70,7 @@ class PrivacyPlan:
 
     @property
     def share_deviation(self) -> float | None:
-        """What noise does to the share of clients within an adaptive clip norm, one deviation; None without either.
+        """What noise does to the fraction of clients within an adaptive clip norm, one deviation; None without either.
 
         Of all shards of a round together, when nobody is lost. The bit has half a unit of range around its middle.
         """

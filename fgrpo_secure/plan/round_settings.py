@@ -54,7 +54,7 @@ class RoundSettings(Section):
     adaptive_clip: AdaptiveClip | None = Field(None, description="the rule by which the clip norm follows `shares`")
     first_clip_norm: ClipNorm | None = Field(None, description="what the rule began with; None without one")
     shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
-        (), description="the noised share of clients within the clip norm in each round before, as the server released"
+        (), description="noised fraction of clients within the clip norm in each round before, as released"
     )
     share_variance: int = Field(
         ge=0,

@@ -174,7 +174,7 @@ def _check_clip(rule: AdaptiveClip | None, found: PrivacyPlan) -> None:
     if rule is None or not deviation or rule.learning_rate <= adaptive_clip.steadiest(deviation):
         return
     raise InfeasiblePlan(
-        f"noise of deviation {deviation:.3g} on the share of clients within the clip norm would move it by "
+        f"noise of deviation {deviation:.3g} on the fraction of clients within the clip norm would move it by "
         f"{rule.learning_rate * deviation:.0%} a round at learning_rate = {rule.learning_rate:g}",
         f"privacy.adaptive_clip.learning_rate = {adaptive_clip.steadiest(deviation) * 0.99:.3g}, or more clients",
     )

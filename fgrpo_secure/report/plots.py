@@ -176,19 +176,19 @@ def _noise(facts: RunFacts) -> Plot | None:
 def _clip(facts: RunFacts) -> Plot | None:
     rule = facts.basis.config.privacy.adaptive_clip
     rounds, norms = facts.series("clip_norm")
-    _, shares = facts.series("share_within")
+    _, shares = facts.series("fraction_within")
     if rule is None or not rounds:
         return None
     spread = [2 * (value or 0.0) for value in facts.score_deviations(0.5)]
     figure, (above, below) = panels(2, TALL)
     above.set_ylabel("clip norm")
-    below.set_ylabel("share within")
+    below.set_ylabel("fraction within")
     keys = [
         *draw(above, [Curve("clip norm", rounds, norms)]),
         *draw(
             below,
             [
-                Curve(f"share of clients within it, by the noisy sums{_bars(spread)}", rounds, shares, spread),
+                Curve(f"fraction of clients within it, by the noisy sums{_bars(spread)}", rounds, shares, spread),
                 Curve(f"aim: {rule.quantile:.0%}", [], [rule.quantile]),
             ],
             1,
@@ -202,7 +202,7 @@ def _clip(facts: RunFacts) -> Plot | None:
         f"The clip norm moves until {rule.quantile:.0%} of the clients need no clipping. Their share is decoded from "
         f"noisy sums{_beyond(spread)}. No client's norm is known."
     )
-    columns = ("round", "clip norm", "share within")
+    columns = ("round", "clip norm", "fraction within")
     return Plot("clip", "Clip norm", caption, svg_of(figure, "clip"), tuple(keys), columns, rows)
 
 

@@ -59,7 +59,7 @@ class RunRecord:
             mean_weight=result.conclusion.mean.mean_weight,
             mean_gain=result.conclusion.mean.mean_gain,
             clip_norm=result.clip_norm,
-            share_within=result.conclusion.share_within,
+            fraction_within=result.conclusion.fraction_within,
             update_norm=float(np.linalg.norm(result.conclusion.mean.update)),
             epsilon_spent=epsilon,
             bytes_up_per_client=round(up / cohort),

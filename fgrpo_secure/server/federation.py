@@ -322,8 +322,8 @@ class Federation:
         """From here on the model is the next one."""
         conclusion = witnessed.conclusion
         self.adapted.set_vector(training_round, conclusion.vector)
-        if conclusion.share_within is not None:
-            self.shares = (*self.shares[:training_round], conclusion.share_within)
+        if conclusion.fraction_within is not None:
+            self.shares = (*self.shares[:training_round], conclusion.fraction_within)
 
     def _last_session(self) -> int:
         """The number of the newest session; 0 before the first."""

@@ -30,7 +30,7 @@ class Conclusion:
 
     vector: NDArray[np.float64]
     mean: WeightedMean
-    share_within: float | None = None  # of survivors, noised: whose update was within an adaptive clip norm
+    fraction_within: float | None = None  # of survivors, noised: whose update was within an adaptive clip norm
 
 
 def signed_plan(identity: Identity, plan: RoundPlan) -> bytes:
@@ -69,7 +69,7 @@ def conclude(
     total = terms.checked_total(recovered, admitted)
     decoded = encode.from_ring(total, lattice, settings.score_ranges, survivors)
     weight_sum, gain_sum, *bits = decoded.score_sums
-    within = adaptive_clip.share_within(bits[0], survivors) if bits else None
+    within = adaptive_clip.fraction_within(bits[0], survivors) if bits else None
     kind = denominator_kind(settings.weighting, settings.unit != "none", survivors)
     mean = weighted_mean(
         per_client(decoded.update_sum, settings), weight_sum, gain_sum, survivors, kind, settings.weighting

@@ -174,7 +174,7 @@ def settle(concluded: Concluded, ledger: Ledger | None, blocks: int) -> Settled:
         ended, mean = cosigning.end_facts(training_round, sums.ended), conclusion.mean
         facts: dict[str, str | int] = {**ended, **privacy_spent.facts(training_round, blocks)}
         facts |= released.facts(mean.mean_weight, mean.mean_gain, float(np.linalg.norm(mean.update)))
-        facts |= clip_norms.facts(conclusion.share_within)
+        facts |= clip_norms.facts(conclusion.fraction_within)
         ledger.settle(gathered.charged.entry, len(sums.survivors), sums.charge, facts)
     return Settled(concluded)
 

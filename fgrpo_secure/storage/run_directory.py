@@ -28,7 +28,7 @@ class RunDirectoryError(UnusableInput):
 class RoundMetrics:
     """One line of metrics.jsonl. None: not measured in this round.
 
-    `share_within` is that of clients which an adaptive clip norm did not cut; it, `mean_weight` and `mean_gain` come
+    `fraction_within` is that of clients which an adaptive clip norm did not cut; it, `mean_weight` and `mean_gain` come
     from the noisy sums that the ledger was charged for; `reward`, `pass_rate` and `pass_rate_greedy` from the public
     evaluation set. `seconds_server` is processor time of the server itself, clients' not included.
     """
@@ -41,7 +41,7 @@ class RoundMetrics:
     mean_weight: float
     mean_gain: float
     clip_norm: float
-    share_within: float | None
+    fraction_within: float | None
     update_norm: float
     epsilon_spent: float | None
     bytes_up_per_client: int

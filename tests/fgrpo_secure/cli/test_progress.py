@@ -11,7 +11,7 @@ from fgrpo_secure.storage.run_directory import RoundMetrics, RunDirectory
 
 METRICS = RoundMetrics(
     round=1, session=0, survivors=8, dropped=0, failed_sessions=0, mean_weight=1.0, mean_gain=0.0, clip_norm=1.0,
-    share_within=None, update_norm=1.0, epsilon_spent=1.5, bytes_up_per_client=1, bytes_down_per_client=1,
+    fraction_within=None, update_norm=1.0, epsilon_spent=1.5, bytes_up_per_client=1, bytes_down_per_client=1,
     seconds_server=0.1, pass_rate=0.5, pass_rate_greedy=0.25,
 )  # fmt: skip
 

@@ -60,7 +60,7 @@ def test_no_history_brings_the_clip_norm_beyond_its_range():
 
 @pytest.mark.parametrize(("bits", "share"), [(-3.0, 0.0), (4.0, 0.5), (11.0, 1.0)])
 def test_a_noised_share_is_cut_to_where_the_true_one_lies(bits, share):
-    assert adaptive_clip.share_within(bits, 8) == share
+    assert adaptive_clip.fraction_within(bits, 8) == share
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_the_server_reads_the_share_of_clients_within_from_the_sum():
     learners = [Learner(update) for update in (*updates(), UnusableRound("no rows"))]
     total = sum(contribute(each, chosen, seed).vector.values for seed, each in enumerate(learners))
     decoded = encode.from_ring(total, lattice, chosen.score_ranges, len(learners))
-    share = adaptive_clip.share_within(decoded.score_sums[2], len(learners))
+    share = adaptive_clip.fraction_within(decoded.score_sums[2], len(learners))
     inside = sum(float(np.linalg.norm(update)) <= chosen.clip_norm for update in updates())
     assert share == pytest.approx((inside + 0.5) / 5, abs=0.5 / lattice.score_radius)
 
@@ -288,7 +288,7 @@ def test_over_a_run_the_clip_norm_comes_to_the_middle_of_the_clients_norms_and_c
     assert min(distance[-3:]) < 0.6
     ledger = Ledgers.read(directory.ledger).existing("server")
     clip_norms.check(lines, config.privacy, ledger)
-    for change in ({"clip_norm": 0.9}, {"share_within": 0.123}, {"share_within": None}):
+    for change in ({"clip_norm": 0.9}, {"fraction_within": 0.123}, {"fraction_within": None}):
         forged = [*lines[:4], {**lines[4], **change}, *lines[5:]]
         with pytest.raises(BadFile, match="round 5"):
             clip_norms.check(forged, config.privacy, ledger)

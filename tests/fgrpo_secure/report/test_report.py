@@ -64,7 +64,7 @@ def test_a_clip_norm_that_adapts_is_drawn_with_the_noise_of_what_moves_it(runs):
     wide = read.score_deviations(0.5)
     for line, deviation in zip(read.rounds, wide, strict=True):
         assert f"{line['clip_norm']:.4g}" in figure
-        assert f"{line['share_within']:.3f} ± {2 * deviation:.3f}" in figure
+        assert f"{line['fraction_within']:.3f} ± {2 * deviation:.3f}" in figure
     assert 'id="clip"' not in runs["private"].report.read_text()
 
 

@@ -66,7 +66,7 @@ FRAMES = {  # the embedded engine's own plumbing, on one machine
 METRICS = {
     **dict.fromkeys(("round", "session", "bytes_up_per_client", "bytes_down_per_client", "epsilon_spent"), PUBLIC),
     **dict.fromkeys(("survivors", "dropped", "failed_sessions"), PRESENCE),
-    **dict.fromkeys(("mean_weight", "mean_gain", "update_norm", "clip_norm", "share_within"), CHARGED),
+    **dict.fromkeys(("mean_weight", "mean_gain", "update_norm", "clip_norm", "fraction_within"), CHARGED),
     "seconds_server": OWN,
     **dict.fromkeys(("reward", "pass_rate", "pass_rate_greedy"), PUBLIC),  # of the released model, on public problems
 }
