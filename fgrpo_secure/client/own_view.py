@@ -28,6 +28,9 @@ class Completion(msgspec.Struct, frozen=True):
     reward: float
     cut_off: bool
 
+    def __repr__(self) -> str:
+        return "Completion(...)"  # secret
+
 
 class RoundView(msgspec.Struct, frozen=True):
     """One round at one owner. `differing` of `prompts` had completions with different rewards: only those teach.
@@ -51,6 +54,9 @@ class RoundView(msgspec.Struct, frozen=True):
     norm: float
     clip_norm: float
     completions: tuple[Completion, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"RoundView(round={self.round}, ...)"  # secret but for its number
 
     def warning(self) -> str:
         """What the owner should know of a round that taught little; empty of any other."""

@@ -78,6 +78,8 @@ def test_the_completions_that_are_kept_are_the_best_and_the_worst_of_the_prompt_
     assert best.prompt == worst.prompt
     assert best.prompt in {row["prompt"] for step in (0, 1) for row in owner.source.batch(0, step, 3)}
     assert best.reward > worst.reward
+    assert best.prompt not in repr(kept) + repr(best)
+    assert str(kept.reward) not in repr(kept)
     assert kept.reward_low <= worst.reward
     assert (best.cut_off, worst.cut_off) == (len(best.text) >= 8, len(worst.text) >= 8)
 
