@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import sys
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -133,6 +133,9 @@ def watch(
     folder: Folder,
     interval: Annotated[float, typer.Option(min=0.1, max=60, help="Seconds between looks.")] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Show the present state and end.")] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write it for TensorBoard as well, into DIR/tensorboard.")
+    ] = False,
 ) -> None:
     """The owner's own rounds: rewards, lengths, entropy, KL, update against the clip, epsilon. Ends with Ctrl-C."""
     from fgrpo_secure.cli import client_watch
@@ -140,13 +143,16 @@ def watch(
     with one_sentence():
         own = ClientFolder.open(folder)
         console = Console()
-        if once:
-            console.print(client_watch.view(own))
-            return
-        with Live(console=console, auto_refresh=False) as live:
-            while True:
-                live.update(client_watch.view(own), refresh=True)
-                entropy.sleep(interval)
+        with client_watch.events(own) if tensorboard else nullcontext(lambda: None) as write_events:
+            write_events()
+            if once:
+                console.print(client_watch.view(own))
+                return
+            with Live(console=console, auto_refresh=False) as live:
+                while True:
+                    live.update(client_watch.view(own), refresh=True)
+                    entropy.sleep(interval)
+                    write_events()
 
 
 @client.command()

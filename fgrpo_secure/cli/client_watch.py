@@ -1,7 +1,8 @@
 """`fgrpo client watch`: an owner's own rounds, from its folder alone."""
 
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -12,6 +13,7 @@ from fgrpo_secure.storage.client_folder import ClientFolder
 
 if TYPE_CHECKING:
     from fgrpo_secure.client.own_view import RoundView
+    from fgrpo_secure.ledger.store import Ledger
 
 SHOWN = 12  # newest rounds in the table
 COLUMNS = ("round", "reward", "low", "high", "differ", "tokens", "cut off", "entropy", "KL", "clipped", "norm / clip")
@@ -40,8 +42,29 @@ def _completions(newest: Sequence["RoundView"]) -> list[str]:
     ]
 
 
+@contextmanager
+def events(folder: ClientFolder) -> Iterator[Callable[[], None]]:
+    """A call that writes what is new for TensorBoard, into the owner's folder. ClientFolderError if that fails."""
+    from fgrpo_secure.client import own_view
+    from fgrpo_secure.client.own_tensorboard import OwnTensorBoard
+
+    with OwnTensorBoard(folder.tensorboard) as writer:
+        yield lambda: writer.add(
+            list(own_view.read(folder.log)), _epsilons(folder, lambda ledger: ledger.spent_by_end())
+        )
+
+
 def _epsilon(folder: ClientFolder) -> list[str]:
     """What was spent in all runs together, by the owner's own ledgers and policy."""
+    from fgrpo_secure.client import policy as client_policy
+
+    limit = client_policy.read(folder.policy).privacy.epsilon
+    spent = _epsilons(folder, lambda ledger: [ledger.spent()])
+    return [f"epsilon spent {each:.3f} of {limit:g}, in all runs together" for each in spent]
+
+
+def _epsilons(folder: ClientFolder, spent: Callable[["Ledger"], Sequence[Fraction]]) -> list[float]:
+    """What the owner's policy reads from what `spent` takes from its ledger; nothing where nothing was charged."""
     from fgrpo_secure.client import policy as client_policy
     from fgrpo_secure.ledger.store import Ledgers
 
@@ -49,8 +72,8 @@ def _epsilon(folder: ClientFolder) -> list[str]:
     if not folder.ledgers.is_file() or policy.privacy.epsilon is None:
         return []
     with closing(Ledgers.read(folder.ledgers)) as store:
-        spent = [policy.reading(ledger.spent(), ledger.budget()) for ledger in map(store.existing, store.owners())]
-    return [f"epsilon spent {each:.3f} of {policy.privacy.epsilon:g}, in all runs together" for each in spent]
+        ledgers = [store.existing(owner) for owner in store.owners()]
+        return [policy.reading(each, ledger.budget()) for ledger in ledgers for each in spent(ledger)]
 
 
 def _table(rounds: Sequence["RoundView"]) -> Table:

@@ -306,6 +306,10 @@ class Ledger:
         """The sum of mu^2 so far, open intents included."""
         return self._last().filter.spent
 
+    def spent_by_end(self) -> tuple[Fraction, ...]:
+        """`spent` after each session that ended, oldest first."""
+        return tuple(row.filter.spent for row in self.rows() if row.phase is Phase.END)
+
     def remaining(self) -> Fraction:
         """What may still be charged; 0 if a lowered budget is already passed."""
         return max(Fraction(0), self._last().filter.remaining)

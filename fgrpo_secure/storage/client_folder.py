@@ -6,6 +6,7 @@
         client-policy.toml  what the owner insists on            both are the owner's to edit,
         client.toml         what it trains on, and with what     and read at every start
         client.log          what happened here, and why: for nobody else
+        tensorboard/        its own rounds, where it asked for them in that form
         books/              sessions, identity and budget ledger
         runs/RUN/           what was joined: the invitation that the owner agreed to
         spool/              messages on their way, and when the present session began
@@ -93,6 +94,10 @@ class ClientFolder:
     @property
     def log(self) -> Path:
         return self.root / "client.log"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
 
     @property
     def state(self) -> Path:
