@@ -1,6 +1,7 @@
 """One local GRPO step of many clients at once, for simulations: what each would sample, and each one's gradient.
 
-All clients of a round start from the same model, so their prompts can be read in one batch. Completions of a prompt
+All clients of a round start from the same model, so their prompts can be read in one batch; after a step, each one's
+rows go through factors that its own steps have moved (`Moves`). Completions of a prompt
 that begin alike are read once, and the reading that samples them is the one that gradients go back through: the
 first step's importance ratio is 1. Every client draws from its own generator, in the order in which it would alone.
 """
@@ -84,12 +85,44 @@ class Prefixes:
         self.logits = out.logits[:, -1]
 
 
+@dataclass(frozen=True)
+class Moves:
+    """How far earlier steps have moved each client's factors: (layer, half) -> shape (clients, outputs, inputs).
+
+    `clients`, shape (prompts,), says whose a prompt is.
+    """
+
+    factors: dict[tuple[int, int], torch.Tensor]
+    clients: torch.Tensor
+
+    @staticmethod
+    def build(adapted: AdaptedModel, round_number: int, vectors: torch.Tensor, clients: torch.Tensor) -> "Moves":
+        """From vectors of the round's factors, shape (clients, dimension)."""
+        trained = adapted.trainable(round_number)
+        flat = torch.split(vectors.float(), [parameter.numel() for parameter in trained], dim=1)
+        position = {id(parameter): place for place, parameter in enumerate(trained)}
+        factors = {
+            (layer, half): flat[position[id(module.weight)]].unflatten(1, module.weight.shape)
+            for layer, pair in enumerate(lora_pairs(adapted))
+            for half, module in enumerate(pair)
+            if id(module.weight) in position
+        }
+        return Moves(factors, clients)
+
+    def after(
+        self, layer: int, half: int, prompts: torch.Tensor, seen: torch.Tensor, out: torch.Tensor
+    ) -> torch.Tensor:
+        """What a factor gives out for rows of `prompts`, once it has moved."""
+        own = self.factors.get((layer, half))
+        return out if own is None else out + torch.einsum("nti,noi->nto", seen, own[self.clients[prompts]])
+
+
 class Recorder:
     """Notes what passes the LoRA layers while it is open. `prompts` says whose rows are being read."""
 
-    def __init__(self, adapted: AdaptedModel, calls: list[Call]) -> None:
+    def __init__(self, adapted: AdaptedModel, calls: list[Call], moves: Moves) -> None:
         self.prompts = torch.empty(0, dtype=torch.long)
-        self._calls = calls
+        self._calls, self._moves = calls, moves
         self._halves: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._handles: list[RemovableHandle] = []
         for index, (first, second) in enumerate(lora_pairs(adapted)):
@@ -101,12 +134,16 @@ class Recorder:
         for handle in self._handles:
             handle.remove()
 
-    def _first(self, layer: int, given: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
-        self._halves[layer] = (given[0], out)
+    def _first(self, layer: int, given: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
+        hidden = self._moves.after(layer, 0, self.prompts, given[0], out)
+        self._halves[layer] = (given[0], hidden)
+        return hidden
 
-    def _second(self, layer: int, out: torch.Tensor) -> None:
+    def _second(self, layer: int, out: torch.Tensor) -> torch.Tensor:
         seen, hidden = self._halves.pop(layer)
+        out = self._moves.after(layer, 1, self.prompts, hidden, out)
         self._calls.append(Call(layer, self.prompts, seen, hidden, out))
+        return out
 
 
 def lora_pairs(adapted: AdaptedModel) -> list[tuple[Any, Any]]:
@@ -118,7 +155,13 @@ def lora_pairs(adapted: AdaptedModel) -> list[tuple[Any, Any]]:
     ]
 
 
-def sample(adapted: AdaptedModel, prompts: Sequence[Sequence[str]], settings: Grpo, seeds: Sequence[int]) -> Batch:
+def sample(
+    adapted: AdaptedModel,
+    prompts: Sequence[Sequence[str]],
+    settings: Grpo,
+    seeds: Sequence[int],
+    moves: Moves,
+) -> Batch:
     """The completions that each client samples; `prompts` and `seeds` have one entry per client.
 
     `adapted.trainable` of the round must have been called: the graph is kept for `gradients`.
@@ -135,7 +178,7 @@ def sample(adapted: AdaptedModel, prompts: Sequence[Sequence[str]], settings: Gr
     ids = torch.full((rows, settings.max_completion_length), adapted.base.tokenizer.pad_token_id, device=device)
     batch = Batch(ids, torch.full((rows,), settings.max_completion_length, device=device))
     order = sorted(range(len(flat)), key=lambda index: len(flat[index]))
-    recorder = Recorder(adapted, batch.calls)
+    recorder = Recorder(adapted, batch.calls, moves)
     try:
         for bucket in range(BUCKETS):
             chosen = order[len(order) * bucket // BUCKETS : len(order) * (bucket + 1) // BUCKETS]

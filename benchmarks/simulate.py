@@ -1,9 +1,9 @@
 """A run without its protocol: what the federation would learn, at a fraction of the time, for sweeps.
 
 The product's functions choose prompts, pay rewards, compute gains, clip, encode, add noise, check and apply; two
-things differ. All clients of a round are trained in one batch (`batched`), and the encoded vectors are added up as
-integers without masks, which is the same sum: that masks cancel is what `tests/protocols` proves. Nobody drops.
-`tests/benchmarks/test_simulate.py` holds a round of this against a round of the federation.
+things differ. All clients of a round are trained in one batch (`batched`), step by step, and the encoded vectors are
+added up as integers without masks, which is the same sum: that masks cancel is what `tests/protocols` proves. Nobody
+drops. `tests/fgrpo_secure/test_simulation.py` holds rounds of this against rounds of the federation.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from fgrpo_secure.client import owner
 from fgrpo_secure.client import round as client_round
 from fgrpo_secure.client.owner import Owner
 from fgrpo_secure.client.round import Learned
-from fgrpo_secure.config.schema import Config
+from fgrpo_secure.config.schema import Config, Grpo
 from fgrpo_secure.config.unit_rules import SMALL_UNITS
 from fgrpo_secure.entropy import Entropy
 from fgrpo_secure.gain import Baseline
@@ -46,7 +46,6 @@ from protocols.server import Recovered
 
 FloatArray = NDArray[np.float64]
 SUPPORTED = {
-    "federation.local_steps": 1,
     "federation.schedule": "all",
     "grpo.num_iterations": 1,
     "grpo.beta": 0.0,
@@ -64,15 +63,17 @@ class Part:
     unit: str | None
     rows: list[Row]
 
-    @property
-    def label(self) -> str:
+    def label(self, step: int) -> str:
         """Names the part's rollouts, as the client would."""
-        return "0" if self.unit is None else f"0/{self.unit}"
+        return str(step) if self.unit is None else f"{step}/{self.unit}"
 
 
 @dataclass
 class Trained:
-    """One round of everybody's local training: rows of `updates` are parts, in the order of their owners."""
+    """One round of everybody's local training: rows of `updates` are parts, in the order of their owners.
+
+    Tokens and rewards are the first step's, which gains are observed on.
+    """
 
     parts: list[Part]
     ids: torch.Tensor
@@ -128,35 +129,47 @@ class Simulation:
         vectors = self.contributions(trained, settings, lattice)
         self.conclude(vectors, settings, lattice)
 
-    def parts(self, settings: RoundSettings) -> list[Part]:
-        """Whose rows are trained on in a round."""
+    def parts(self, settings: RoundSettings, step: int = 0) -> list[Part]:
+        """Whose rows are trained on in a step of a round."""
         number, count = settings.training_round, settings.grpo.prompts_per_step
         if settings.units is None:
-            return [Part(own.id, None, own.source.batch(number, 0, count)) for own in self.owners]
+            return [Part(own.id, None, own.source.batch(number, step, count)) for own in self.owners]
         return [
-            Part(own.id, unit, own.units.batch(unit, number, 0, count))
+            Part(own.id, unit, own.units.batch(unit, number, step, count))
             for own in self.owners
             for unit in own.units.in_block(settings.units.block(number), settings.units.blocks)
         ]
 
     def train(self, settings: RoundSettings) -> Trained:
-        """The first local step of every part, from the model as it is."""
-        grpo, number, parts = settings.grpo, settings.training_round, self.parts(settings)
+        """The local steps of every part, each from the model as it is; on units there is but one."""
+        first = self._sampled(settings, 0, None)
+        if settings.units is not None:
+            # a unit's own direction is that of `unit_gradients`: nothing but its clip shortens it
+            first.updates = -first.updates * settings.grpo.prompts_per_step
+            return first
+        steps = LocalSteps(first.updates.shape, settings.grpo)
+        steps.step(first.updates)
+        for step in range(1, settings.local_steps):
+            steps.step(self._sampled(settings, step, steps.moved).updates)
+        first.updates = steps.moved.double().numpy()
+        return first
+
+    def _sampled(self, settings: RoundSettings, step: int, moved: torch.Tensor | None) -> Trained:
+        """What every part samples in a step, is paid for, and its gradients in the place of updates."""
+        grpo, number, parts = settings.grpo, settings.training_round, self.parts(settings, step)
         prompts = [[str(row["prompt"]) for row in part.rows] for part in parts]
         if len({len(own) for own in prompts}) != 1:
             raise ValueError("a simulation needs as many prompts in every part")
         self.adapted.trainable(number)
-        seeds = [self.owners[part.owner].rollout_seed(settings, part.label) for part in parts]
-        batch = batched.sample(self.adapted, prompts, grpo, seeds)
+        whose = torch.arange(len(parts)).repeat_interleave(len(prompts[0]))
+        moves = batched.Moves({}, whose) if moved is None else batched.Moves.build(self.adapted, number, moved, whose)
+        seeds = [self.owners[part.owner].rollout_seed(settings, part.label(step)) for part in parts]
+        batch = batched.sample(self.adapted, prompts, grpo, seeds, moves)
         paid = self._rewards(batch, parts, prompts)
         advantages = group_advantages(torch.from_numpy(paid).flatten(0, 1), grpo.scale_rewards).flatten().float()
         slopes = _slopes(batch, advantages, settings) * len(parts)
-        whose = torch.arange(len(parts)).repeat_interleave(len(prompts[0]))
         grads = batched.gradients(self.adapted, number, batch, slopes, whose)
-        # a unit's own direction is that of `unit_gradients`: nothing but its clip shortens it
-        descent = (-len(prompts[0]) * grads).double().numpy()
-        updates = _step(grads, settings) if settings.units is None else descent
-        return Trained(parts, batch.ids, batch.ends, paid, updates)
+        return Trained(parts, batch.ids, batch.ends, paid, grads.double().numpy())
 
     def contributions(self, trained: Trained, settings: RoundSettings, lattice: Lattice) -> list[IntArray]:
         """Every client's integers as they would go into its mask; reward histories move on."""
@@ -277,15 +290,27 @@ def _slopes(batch: batched.Batch, advantages: torch.Tensor, settings: RoundSetti
     return slopes
 
 
-def _step(gradients: torch.Tensor, settings: RoundSettings) -> FloatArray:
-    """What one optimiser step changes, by client: torch's optimisers work on each coordinate by itself."""
-    grpo = settings.grpo
-    if grpo.max_grad_norm is not None:
-        norms = torch.linalg.vector_norm(gradients, dim=1, keepdim=True)
-        gradients = gradients * (grpo.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
-    start = torch.nn.Parameter(torch.zeros_like(gradients))
-    kind = torch.optim.SGD if grpo.optimizer == "sgd" else torch.optim.Adam
-    optimizer = kind([start], lr=grpo.learning_rate)
-    start.grad = gradients
-    optimizer.step()
-    return start.detach().double().numpy()
+class LocalSteps:
+    """Everybody's local optimiser: torch's work on each coordinate by itself, so that one serves all clients.
+
+    `moved`, shape (clients, dimension), is what the steps so far have changed.
+    """
+
+    def __init__(self, shape: tuple[int, ...], grpo: Grpo) -> None:
+        self._parameter = torch.nn.Parameter(torch.zeros(shape))
+        kind = torch.optim.SGD if grpo.optimizer == "sgd" else torch.optim.Adam
+        self._optimizer, self._longest = kind([self._parameter], lr=grpo.learning_rate), grpo.max_grad_norm
+
+    @property
+    def moved(self) -> torch.Tensor:
+        """The change since the round began."""
+        return self._parameter.detach()
+
+    def step(self, gradients: FloatArray) -> None:
+        """One step of each client along its own gradient."""
+        found = torch.from_numpy(gradients).float()
+        if self._longest is not None:
+            norms = torch.linalg.vector_norm(found, dim=1, keepdim=True)
+            found = found * (self._longest / (norms + 1e-6)).clamp(max=1.0)
+        self._parameter.grad = found
+        self._optimizer.step()

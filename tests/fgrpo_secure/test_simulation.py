@@ -10,7 +10,8 @@ from fgrpo_secure.learning.grpo import rollouts
 
 TASKS = ("add", "sub", "mul", "sort", "rev", "cnt", "mod", "minmax")
 ROUNDS = 3  # gains are zero before the third
-LIKE_QUICKSTART = ("grpo.optimizer=sgd", "grpo.learning_rate=100", f"federation.rounds={ROUNDS}")
+SGD = ("grpo.optimizer=sgd", "grpo.learning_rate=100")
+LIKE_QUICKSTART = (*SGD, f"federation.rounds={ROUNDS}")
 
 
 @pytest.fixture
@@ -56,11 +57,22 @@ def both(trial, simulate, monkeypatch, *overrides):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("factors", ["ffa", "alternate", "full"])
+@pytest.mark.parametrize(
+    ("factors", "steps", "optimizer"),
+    [
+        ("ffa", 1, SGD),
+        ("alternate", 1, SGD),
+        ("full", 1, SGD),
+        ("alternate", 2, ("grpo.optimizer=sgd", "grpo.learning_rate=1")),
+        ("full", 3, ("grpo.optimizer=adam", "grpo.learning_rate=0.01")),
+    ],
+)
 def test_a_simulated_run_samples_trains_encodes_and_applies_as_the_federation_does(
-    trial, simulate, monkeypatch, factors
+    trial, simulate, monkeypatch, factors, steps, optimizer
 ):
-    federation, sampled, watched = both(trial, simulate, monkeypatch, f"adapter.factors={factors}")
+    settings = (f"adapter.factors={factors}", f"federation.local_steps={steps}", *optimizer)
+    federation, sampled, watched = both(trial, simulate, monkeypatch, *settings)
+    sampled = sampled[::steps]  # a client's steps follow each other
     clients = len(watched.simulation.owners)
     for number, session in enumerate(trial.sessions):
         trained, vectors = watched.trained[number], watched.vectors[number]
@@ -134,7 +146,7 @@ def test_the_noise_of_a_simulated_client_is_the_one_the_federation_draws(trial, 
 @pytest.mark.parametrize(
     ("setting", "named"),
     [
-        ("federation.local_steps=2", "local_steps"),
+        ("grpo.num_iterations=2", "num_iterations"),
         ("grpo.beta=0.1", "beta"),
         ("grpo.loss_type=bnpo", "loss_type"),
         ("grpo.top_p=0.9", "top_p"),
