@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import compact
 import record
 import torch
 import utility
@@ -26,7 +27,7 @@ from fgrpo_secure.learning.tasks.evaluation import evaluation_set
 from fgrpo_secure.learning.tasks.rewards import exact
 from fgrpo_secure.plan import round_settings
 
-PRESET = "quickstart"  # whose problems all trials are marked on: hospitals have the same
+PRESET = "quickstart"  # whose problems all trials but those of `compact` are marked on: hospitals have the same
 NOISE = "pure_noise:reward"
 # shares of a task's clients whose rewards are broken: the sign is wrong, or they have nothing to do with the task
 BROKEN = {"none": (0.0, 0.0), "flip": (0.25, 0.0), "late": (0.25, 0.0), "noise": (0.0, 0.5), "mixed": (0.25, 0.25)}
@@ -46,9 +47,13 @@ class Trial:
 
     def config(self) -> Config:
         """The preset with this trial's settings."""
-        chosen = config_file.load(self.preset, [f"run.seed={self.seed}", "run.entropy=seeded", *self.settings])
-        clients = [part for client in chosen.client for part in split(client, self.broken)]
-        return Config.model_validate(chosen.model_dump(exclude_unset=True) | {"client": clients})
+        preset = PRESET if self.preset == compact.NAME else self.preset
+        chosen = config_file.load(preset, [f"run.seed={self.seed}", "run.entropy=seeded", *self.settings])
+        table, kinds = chosen.model_dump(exclude_unset=True), [split(client, self.broken) for client in chosen.client]
+        if self.preset == compact.NAME:
+            other = {"model": {"path": str(compact.FOLDER / "model")}, "client": compact.clients(kinds)}
+            return Config.model_validate(table | other)
+        return Config.model_validate(table | {"client": [part for parts in kinds for part in parts]})
 
     def key(self) -> dict[str, Any]:
         """How a line of a result file names it."""
@@ -87,15 +92,15 @@ def run(trial: Trial) -> dict[str, Any]:
     config = trial.config()
     with tempfile.TemporaryDirectory() as folder:
         simulation = Simulation.open(config, Path(folder), plain=trial.server == "plain")
-        if trial.broken != "late" and trial.preset == "quickstart":  # `_turn` makes the first round another one
-            simulation.known = first_round(trial.broken, _training(trial), trial.seed)
+        if trial.broken != "late" and trial.preset in (PRESET, compact.NAME):  # `_turn` makes the first round another
+            simulation.known = first_round(trial.broken, _training(trial), trial.seed, trial.preset)
         weights = []
         for number in range(config.federation.rounds):
             _turn(simulation, trial, number)
             simulation.round(number)
             weights.append(_by_kind(simulation))
     marks = mark(simulation.adapted, config, trial)
-    earlier = before(trial.seed, trial.problems)
+    earlier = before(trial.seed, trial.problems, trial.preset == compact.NAME)
     after = overall(marks.values())
     claim = simulation.privacy.claim
     return {
@@ -124,9 +129,9 @@ def _training(trial: Trial) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=2)
-def first_round(broken: str, settings: tuple[str, ...], seed: int) -> dict[int, Trained]:
+def first_round(broken: str, settings: tuple[str, ...], seed: int, preset: str) -> dict[int, Trained]:
     """What everybody learns in the first round, whatever noise and weights will be."""
-    config = Trial(settings, broken, seed=seed).config()
+    config = Trial(settings, broken, seed=seed, preset=preset).config()
     with tempfile.TemporaryDirectory() as folder:
         simulation = Simulation.open(config, Path(folder))
         return {0: simulation.train(round_settings.for_round(config, 0, 0))}
@@ -146,14 +151,21 @@ def mark(adapted: Any, config: Config, trial: Trial) -> dict[str, Score]:
     generator = torch.Generator().manual_seed(trial.seed)
     return {
         task: evaluate(adapted, rows, exact, config.grpo, utility.SAMPLES, generator)
-        for task, rows in rows_of(trial.problems).items()
+        for task, rows in rows_of(trial.problems, trial.preset == compact.NAME).items()
         if rows
     }
 
 
 @lru_cache
-def rows_of(problems: str) -> dict[str, list[Any]]:
-    """The problems that results are measured on, or the public ones that settings may be chosen by; by task."""
+def rows_of(problems: str, second: bool) -> dict[str, list[Any]]:
+    """The problems that results are measured on, or the public ones that settings may be chosen by; by task.
+
+    The `second` family has none to choose by.
+    """
+    if second and problems != "held out":
+        raise ValueError("no setting is chosen on the second family")
+    if second:
+        return compact.held_out()
     if problems == "held out":
         return utility.held_out(PRESET)
     levels = {(client.task, client.difficulty) for client in config_file.load(PRESET).client if client.task}
@@ -161,9 +173,9 @@ def rows_of(problems: str) -> dict[str, list[Any]]:
 
 
 @lru_cache
-def before(seed: int, problems: str) -> Score:
-    """The model as it is shipped, marked with this seed's draws."""
-    trial = Trial(seed=seed, problems=problems)
+def before(seed: int, problems: str, second: bool) -> Score:
+    """The model as it is before training, marked with this seed's draws."""
+    trial = Trial(seed=seed, problems=problems, preset=compact.NAME if second else PRESET)
     with tempfile.TemporaryDirectory() as folder:
         config = trial.config()
         adapted = Simulation.open(config, Path(folder)).adapted

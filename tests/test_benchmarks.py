@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LEARNING = ("claims", "page", "direction", "record", "trials", "simulate", "batched", "utility")
+LEARNING = ("claims", "compact", "page", "direction", "record", "trials", "simulate", "batched", "utility")
 
 
 @pytest.fixture
@@ -93,3 +93,40 @@ def test_a_measured_session_ends_with_the_right_sum_and_names_what_was_measured(
     assert result["ok"] is True
     assert result["n_drop"] == 1
     assert {"client_mask_s", "client_masking_s", "limit_s", "server_unmask_s", "up_bytes_total"} <= set(result)
+
+
+@pytest.mark.parametrize("broken", ["none", "flip"])
+def test_the_second_family_is_the_quickstart_on_rows_that_one_client_has_and_no_one_is_marked_on(page, broken):
+    import compact
+
+    from fgrpo_secure.learning.tasks.files import read_rows
+
+    ours, first = (page.claims.trials.Trial(broken=broken, preset=name).config() for name in ("compact", "quickstart"))
+    assert ours.model_dump(exclude={"model", "client"}) == first.model_dump(exclude={"model", "client"})
+    copies = [client for client in first.client for _ in range(client.count)]
+    assert [(each.reward, each.reward_scale) for each in ours.client] == [
+        (each.reward, each.reward_scale) for each in copies
+    ]
+    assert [("-flipped" in each.name) for each in ours.client] == [("-flipped" in each.name) for each in copies]
+    tokenizer = compact.make_base_model.make_tokenizer()
+    for task, marked in compact.held_out().items():
+        mine = [client for client in ours.client if client.name.startswith(task)]
+        assert len(mine) == 32
+        prompts = [row["prompt"] for client in mine for row in read_rows(client.data)]
+        assert len({*prompts, *(row["prompt"] for row in marked)}) == compact.CLIENTS + compact.HELD_OUT
+        assert len(prompts) == compact.CLIENTS
+        asked = [tokenizer(f"{row['prompt']}{row['answer']}")["input_ids"] for row in marked]
+        assert tokenizer.unk_token_id not in {token for ids in asked for token in ids}
+
+
+def test_the_second_family_starts_neither_at_nothing_nor_saturated(page):
+    import compact
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(compact.FOLDER / "model", dtype=compact.torch.float32)
+    found = compact.competence(model, compact.make_base_model.make_tokenizer(), compact.held_out())
+    stated = json.loads(compact.START.read_text())["start"]
+    for task, each in found.items():
+        assert 0.01 < each.sampled < 0.9
+        assert 100 * each.sampled == pytest.approx(stated[task][0], abs=1)  # stored in half precision
+    assert 0.2 <= sum(each.sampled for each in found.values()) / len(found) <= 0.3
