@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fgrpo_secure import entropy as entropies
-from fgrpo_secure.client import plain, unit_round
+from fgrpo_secure.client import own_limits, plain, unit_round
 from fgrpo_secure.client import round as client_round
 from fgrpo_secure.client.book import Book
 from fgrpo_secure.client.owner import Owner
@@ -31,7 +31,7 @@ from fgrpo_secure.gain import Baseline
 from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.ledger.store import Ledger
 from fgrpo_secure.ledger.witnessed import Witnessed
-from fgrpo_secure.plan import division, terms
+from fgrpo_secure.plan import terms
 from fgrpo_secure.plan.terms import Admitted, RunTerms
 from fgrpo_secure.privacy.accounting import BudgetExceeded
 from fgrpo_secure.privacy.encode import IntArray
@@ -289,7 +289,8 @@ class Participant:
         enrolled = len(membership.member.roster)
         self._own.admit(plan, admitted, Known(membership.authority_signed, enrolled, sessions, self._claim))
         training_round = admitted.settings.training_round
-        self._refuse_repeats(plan.run, training_round, in_shards, membership.divided is not None)
+        divides, which = membership.divided is not None, (plan.run, training_round)
+        own_limits.refuse_repeats(self._records, self._identity.public, which, self._own.rounds, in_shards, divides)
         ledger, session = self._ledger_of(training_round), wire.session_of(plan)
         if ledger is not None and ledger.is_charged(session):
             # A crash between two files left the charge and no record: what was drawn for it may be known.
@@ -303,23 +304,9 @@ class Participant:
                 raise Refused("privacy.epsilon: the privacy budget does not cover this round") from None
         self._records.accept(self._identity.public, self._server_key, plan, training_round, admitted.fixed_charge)
 
-    def _refuse_repeats(self, run: bytes, training_round: int, in_shards: bool, can_divide: bool) -> None:
-        """Whoever sees sums may ask for a round again as often as it likes; a client follows only so often."""
-        most, repeated = self._own.rounds.max_repeats, self._records.repeated(self._identity.public, run)
-        idle = self._records.unmasked(self._identity.public, run, training_round)
-        if idle >= self._own.rounds.max_unmasked:  # each costs this client its training, and the server nothing
-            raise Refused(f"rounds.max_unmasked: no vector was asked for in {idle} sessions of this round")
-        left = self._records.round_left(self._identity.public, run, training_round)
-        if left and repeated >= most:
-            raise Refused(f"rounds.max_repeats: vectors left for repeated rounds of this run {most} times already")
-        division.refuse_whole(left, repeated, in_shards, can_divide)
-
     def _refuse_mixed_budgets(self, run: bytes, admitted: Admitted) -> None:
-        """**Why** A sampled round is charged its share of a budget that holds for its run as a whole: added to another
-        run's charges, or those to it, the sum would be less than both runs cost together."""
-        elsewhere = self._records.left_elsewhere(self._identity.public, run, admitted.fixed_charge is None)
-        if any(ledger.is_charged(session) for session in elsewhere for ledger in self._ledgers):
-            raise Refused("privacy.epsilon: this client paid in another run, and sampled rounds are accounted alone")
+        sampled = admitted.fixed_charge is not None
+        own_limits.refuse_mixed_budgets(self._records, self._identity.public, run, sampled, self._ledgers)
 
     def _vectors(self, plan: RoundPlan) -> Mapping[str, IntArray]:
         """Called by the protocol on an accepted plan, when all that the server sent was checked."""
@@ -328,6 +315,8 @@ class Participant:
         if ledger is not None and not ledger.is_open(session):
             # A crash between two files may have given the charge back: without a charge no vector leaves.
             raise Refused("this session is not charged any more")
+        # Again: sessions of two runs may be open at once, and neither had left when the other was accepted.
+        self._refuse_mixed_budgets(plan.run, admitted)
         contribution = self._contribution(plan)
         self._records.put_history(self._identity.public, session, write_baseline(contribution.baseline))
         return terms.vectors(contribution.vector, admitted.lattice.dimension)

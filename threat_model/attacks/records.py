@@ -197,9 +197,9 @@ ATTACKS = (
         "a client repeats few rounds of a run after its vector left",
         (
             Weakening(
-                PARTICIPANT,
-                "        if left and repeated >= most:\n",
-                "        if False:\n",
+                "fgrpo_secure.client.own_limits",
+                "    if left and repeated >= rounds.max_repeats:\n",
+                "    if False:\n",
                 "the owner's largest number of repeated rounds",
             ),
         ),

@@ -1,12 +1,19 @@
 """What a client joins at most: sessions that ask for nothing, and runs whose charges do not add up."""
 
 from dataclasses import replace
+from itertools import permutations
+from types import SimpleNamespace
 
 import pytest
+from safetensors.torch import save
 
 from fgrpo_secure.client import policy as client_policy
+from fgrpo_secure.engines.messages import Begin
+from fgrpo_secure.engines.messages import Step as StepRequest
 from fgrpo_secure.server.stages import SessionFailed
 from fgrpo_secure.storage.run_directory import RunDirectory
+from protocols.server import open_session
+from protocols.wire import Step
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("trains_once")]
 
@@ -56,3 +63,49 @@ def test_charges_of_sampled_rounds_and_of_another_runs_are_never_added_up(trial,
     with pytest.raises(SessionFailed, match="8 clients refused"):
         trial.conduct(other)
     assert set(trial.sessions[-1].refusals.values()) == {MIXED}
+
+
+class Server:
+    """One of two servers of the same owners, which takes its session as far as it likes."""
+
+    def __init__(self, federation):
+        self.host = federation.engine.hosts[0]
+        plan = federation.open_round(0).sessions[0].plan
+        self.inbox = open_session(federation.identity, plan, federation.roster)
+        adapter = save(dict(federation.adapted.full_state()))
+        list(self.host.handle(Begin(adapter, 0, federation.directory.roster.read_bytes())))
+        self.left = 0
+
+    def asks(self):
+        """The step in which the session stands, of everybody."""
+        for answer in self.host.handle(StepRequest(self.inbox.step.value, dict(self.inbox.outgoing))):
+            if answer.payload is not None:
+                self.inbox.receive(answer.client, answer.payload)
+                self.left += self.inbox.step is Step.MASK
+
+    def asks_for_vectors(self):
+        if self.inbox.answers:  # else everybody refused the session
+            for _ in (Step.SHARE, Step.MASK):
+                self.inbox = self.inbox.close()
+                self.asks()
+
+
+ORDERS = [
+    each for each in permutations("aAbB") if each.index("a") < each.index("A") and each.index("b") < each.index("B")
+]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids="".join)
+def test_of_two_servers_only_one_gets_vectors_where_charges_do_not_add_up(trial, grouped, order, monkeypatch):
+    """`a` and `b` open their sessions, `A` and `B` ask for vectors: the first is of a run with secret sampling."""
+    text, sampled = grouped
+    first = trial.federation(*sampled, text=text, name="a")
+    owners = first.directory.owners
+    monkeypatch.setattr(RunDirectory, "with_owners", lambda directory, _: replace(directory, shared_owners=owners))
+    second = trial.federation(text=text, name="b")
+    trial.sessions.append(SimpleNamespace(learned={}, encoded={}, noised={}))
+    servers = {"a": Server(first), "b": Server(second)}
+    for act in order:
+        server = servers[act.lower()]
+        server.asks() if act.islower() else server.asks_for_vectors()
+    assert sorted(server.left for server in servers.values()) == [0, 8]

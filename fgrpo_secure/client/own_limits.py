@@ -1,0 +1,40 @@
+"""What an owner's own record refuses, whatever a plan says: a round again too often, and budgets that do not add up."""
+
+from collections.abc import Sequence
+
+from fgrpo_secure.client.policy import Rounds
+from fgrpo_secure.client.session_records import SessionRecords
+from fgrpo_secure.ledger.store import Ledger
+from fgrpo_secure.plan import division
+from protocols.errors import Refused
+
+
+def refuse_repeats(
+    records: SessionRecords,
+    identity: bytes,
+    round_of_run: tuple[bytes, int],
+    rounds: Rounds,
+    in_shards: bool,
+    can_divide: bool,
+) -> None:
+    """Whoever sees sums may ask for a round again as often as it likes; a client follows only so often."""
+    run, training_round = round_of_run
+    repeated, idle = records.repeated(identity, run), records.unmasked(identity, run, training_round)
+    if idle >= rounds.max_unmasked:  # each costs this client its training, and the server nothing
+        raise Refused(f"rounds.max_unmasked: no vector was asked for in {idle} sessions of this round")
+    left = records.round_left(identity, run, training_round)
+    if left and repeated >= rounds.max_repeats:
+        raise Refused(
+            f"rounds.max_repeats: vectors left for repeated rounds of this run {rounds.max_repeats} times already"
+        )
+    division.refuse_whole(left, repeated, in_shards, can_divide)
+
+
+def refuse_mixed_budgets(
+    records: SessionRecords, identity: bytes, run: bytes, sampled: bool, ledgers: Sequence[Ledger]
+) -> None:
+    """**Why** A sampled round is charged its share of a budget that holds for its run as a whole: added to another
+    run's charges, or those to it, the sum would be less than both runs cost together."""
+    elsewhere = records.left_elsewhere(identity, run, sampled_only=not sampled)
+    if any(ledger.is_charged(session) for session in elsewhere for ledger in ledgers):
+        raise Refused("privacy.epsilon: this client paid in another run, and sampled rounds are accounted alone")
