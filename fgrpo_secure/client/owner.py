@@ -59,6 +59,15 @@ class Owner:
     units: UnitTable | None = field(default=None, repr=False)
     own_trainer: Client | None = None  # its table, where a trainer of its own takes the built-in loop's place
     repeats: int = 0  # how often a vector without noise left for the adapter that is trained from: see `rollout_seed`
+    opening: Callable[[], "Owner"] | None = field(default=None, repr=False)  # see `opened`
+
+    def opened(self) -> "Owner":
+        """The owner with its data and rewards. One on its own machine opens them here, in each round anew.
+
+        **Why** Within training, which ends for everybody else at its deadline: how long a file takes to be read, or a
+        reward's module to be loaded, would show in whatever the process answered next.
+        """
+        return self if self.opening is None else self.opening()
 
     def train(self, adapted: AdaptedModel, settings: RoundSettings) -> Trained:
         """From the model as received, by the built-in loop or the owner's own trainer. Raises UnusableRound."""
@@ -171,7 +180,9 @@ class Owner:
         """The same owner, whose own reward functions may use no more time and memory than `limits`."""
         functions = self.reward_functions
         limited = (each.within(limits) if isinstance(each, IsolatedReward) else each for each in functions)
-        return replace(self, reward_functions=tuple(limited))
+        opening = self.opening
+        later = None if opening is None else lambda: opening().limited(limits)
+        return replace(self, reward_functions=tuple(limited), opening=later)
 
     def _limits(self) -> Limits:
         """What one call of a reward function of this owner's may use."""
@@ -279,18 +290,25 @@ def _name(client: Client, index: int) -> str:
 
 
 def make_own(own: OwnFile, owner_id: int, seed: int, log: Path, unit: str, most_units: int) -> Owner:
-    """The owner of a file of its own. What cannot be used is noted in its log, as of `make_owners`.
+    """The owner of a file of its own, whose data and rewards wait for `Owner.opened`."""
+    client, inside = own.client(), (unit, most_units)
+    made = _without_data(client, (), 0, owner_id, log)
+    return replace(made, opening=lambda: _open_own(client, seed, owner_id, log, inside))
+
+
+def _open_own(client: Client, seed: int, owner_id: int, log: Path, inside: tuple[str, int]) -> Owner:
+    """What cannot be used is noted in the owner's log, as of `make_owners`.
 
     So is a reward that cannot be loaded any more, of which `fgrpo client try` would have told before. **Why** Its
     module may read the owner's data: a client that fell silent over it would say so.
     """
-    client, failure = own.client(), ""
+    failure = ""
     try:
         functions = _rewards_of(client)
     except RewardError as problem:
         failure = str(problem)
         functions = tuple(partial(_unloaded, failure) for _ in client.rewards)
-    made = _make_owner(client, functions, seed, 0, owner_id, log, (unit, most_units))
+    made = _make_owner(client, functions, seed, 0, owner_id, log, inside)
     if failure:
         made.write_log(f"{failure}; this client contributes nothing but noise")
     return made
@@ -313,17 +331,7 @@ def _make_owner(
     log: Path,
     inside: tuple[str, int],
 ) -> Owner:
-    name, (unit, most_units) = _name(client, index), inside
-    made = Owner(
-        id=owner_id,
-        name=name,
-        source=Unreadable(),
-        reward_functions=functions,
-        reward_scale=client.reward_scale,
-        reward_weights=client.reward_weights,
-        log=log,
-        own_trainer=None if client.trainer is None else client,
-    )
+    (unit, most_units), made = inside, _without_data(client, functions, index, owner_id, log)
     try:
         if unit in SMALL_UNITS:
             units = contained(lambda: open_units(client, seed, index, unit, most_units))
@@ -334,6 +342,19 @@ def _make_owner(
     except UnusableRound as reason:
         made.write_log(f"data: {reason}; this client contributes nothing but noise")
         return replace(made, units=UnitTable({}, ()) if unit in SMALL_UNITS else None)
+
+
+def _without_data(client: Client, functions: tuple[RewardFunction, ...], index: int, owner_id: int, log: Path) -> Owner:
+    return Owner(
+        id=owner_id,
+        name=_name(client, index),
+        source=Unreadable(),
+        reward_functions=functions,
+        reward_scale=client.reward_scale,
+        reward_weights=client.reward_weights,
+        log=log,
+        own_trainer=None if client.trainer is None else client,
+    )
 
 
 class Unreadable:

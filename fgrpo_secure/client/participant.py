@@ -170,12 +170,22 @@ class Participant:
         admitted = self._admitted(plan)
         if self._key(plan, admitted) in self._trained:
             return None
+        owner = self._owner
         if admitted.settings.units is None:
-            owner = replace(self._owner, repeats=self._repeats(plan, admitted))
-            return lambda: client_round.learn(adapted, owner, admitted.settings)
+            again = self._repeats(plan, admitted)
+            return lambda: client_round.learn(adapted, replace(owner.opened(), repeats=again), admitted.settings)
         past, source = self._past(plan, admitted), self._source.child("session", plan.session_number)
         most, settings, lattice = self._own.rounds.max_weight, admitted.settings, admitted.lattice
-        return lambda: unit_round.contribute(adapted, self._owner, settings, lattice, past, most, source)
+        return lambda: unit_round.contribute(adapted, owner.opened(), settings, lattice, past, most, source)
+
+    def expect_nothing(self, plan: RoundPlan) -> None:
+        """Have ready what an accepted plan's session leaves if training gives nothing.
+
+        **Why** Below the client noise is drawn with training. Drawn when the vector is asked for, it would tell by the
+        time that this takes that training had died.
+        """
+        if self._admitted(plan).settings.units is not None:
+            self.keep(plan, self._contribution(plan))
 
     def keep(self, plan: RoundPlan, trained: Learned | Contribution) -> None:
         """What training for a plan came to, in place of what was kept before."""

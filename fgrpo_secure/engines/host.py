@@ -227,6 +227,7 @@ class Host:
             # A server that shortens the time must not make one slow unit cost all others their contribution.
             ends = latest
         work = participant.training(plan, self._adapted) if trains else None
+        participant.expect_nothing(plan)
         if not trains:
             participant.note("what trained ended with its process before: this round is noise alone")
         if work is None:
@@ -239,11 +240,13 @@ class Host:
             self._adapted.model.to(self._device)
             return trained.write(work())
 
-        found = training_child.run_until(ends, train)
-        if found is None:
-            participant.note("training did not end in time, or its process died: this round is noise alone")
-            return
-        participant.keep(plan, trained.read(found))
+        def take(found: bytes | None) -> None:
+            if found is None:
+                participant.note("training did not end in time, or its process died: this round is noise alone")
+            else:
+                participant.keep(plan, trained.read(found))
+
+        training_child.run_until(ends, train, take)
 
     def _accept(self, client: int, message: bytes) -> RoundPlan | Answer:
         """The plan that the owner accepts, or what it answered before."""

@@ -25,11 +25,12 @@ SPARE, SPARE_SECONDS = 0.05, 5.0  # of the time, for a child that did not end to
 FIRST_VICTIM = "1000"  # to the system when memory runs out: this child, and not the process that must announce
 
 
-def run_until(ends: float, work: Callable[[], bytes]) -> bytes | None:
-    """What `work` gives in a child, or None; returns when `entropy.stopwatch()` shows `ends`, neither before nor later.
+def run_until(ends: float, work: Callable[[], bytes], take: Callable[[bytes | None], None]) -> None:
+    """Hand `take` what `work` gives in a child, or None. Returns when `entropy.stopwatch()` shows `ends`, no later.
 
-    `work` has all but the last twentieth of that time, or the last five seconds of a long one. The child is a copy of
-    this process: it must not touch open databases.
+    `work` has all but the last twentieth of that time, or the last five seconds of a long one. `take` has those: to
+    read a result takes longer than to note that there is none. The child is a copy of this process: it must not touch
+    open databases.
     """
     _reap()
     reading, writing = os.pipe()
@@ -47,9 +48,9 @@ def run_until(ends: float, work: Callable[[], bytes]) -> bytes | None:
         os.close(reading)
         os.close(held)
         _end(child)
+    take(found)
     if (left := ends - entropy.stopwatch()) > 0:
         entropy.sleep(left)
-    return found
 
 
 def _end(child: int) -> None:

@@ -152,7 +152,7 @@ def _forked(
             os._exit(0)  # whatever happened: a child that lived on would answer in the worker's place
     os.close(sink)
     try:
-        return _awaited(result, answer, seconds, piece)
+        return _awaited(result, answer, seconds, piece, ours[2])
     finally:
         os.close(result)
         end(child, before)
@@ -198,12 +198,19 @@ def _limit(kind: int, most: int) -> None:
     resource.setrlimit(kind, (most, most))
 
 
-def _awaited(result: int, answer: int, seconds: float, piece: memoryview) -> str | None:
-    """Keep what the child says before its time is over. It may close the pipe, or fill it with anything."""
+def _awaited(result: int, answer: int, seconds: float, piece: memoryview, requests: int) -> str | None:
+    """Keep what the child says before its time is over. It may close the pipe, or fill it with anything.
+
+    **Why** `requests`: during a call nothing comes there but its end, when whoever asked was ended at a deadline. A
+    call that went on would take the processor from what its owner answers next, and that would come late.
+    """
     started, kept, wanted = entropy.stopwatch(), 0, HEADER
     while kept < wanted:
         left = seconds - (entropy.stopwatch() - started)
-        if left <= 0 or not select.select([result], [], [], left)[0]:
+        ready = select.select([result, requests], [], [], left)[0] if left > 0 else []
+        if requests in ready:
+            return ENDED
+        if not ready:
             return f"the reward function took longer than {seconds:g} seconds"
         count = os.readv(result, [piece[: min(wanted - kept, PIECE)]])
         if not count:

@@ -6,14 +6,21 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 
 from fgrpo_secure import entropy
+from fgrpo_secure.client import trained
 from fgrpo_secure.client.participant import Participant
+from fgrpo_secure.client.round import Contribution
 from fgrpo_secure.engines import training_child
 from fgrpo_secure.engines.messages import Step as StepRequest
+from fgrpo_secure.gain import Baseline
+from fgrpo_secure.privacy import discrete_gaussian
+from fgrpo_secure.privacy.noise import NoisedVector
 from fgrpo_secure.server import round as server_round
 
 SOON = 0.4
@@ -38,6 +45,14 @@ def half():
 FATES = {"result": lambda: b"found", "killed": killed, "raising": raising, "hanging": hanging, "lost": half}
 
 
+def run_until(ends, work):
+    """What was taken."""
+    found = []
+    training_child.run_until(ends, work, found.append)
+    (taken,) = found
+    return taken
+
+
 @pytest.fixture(params=[signal.SIG_DFL, signal.SIG_IGN], ids=["reaped here", "reaped by the system"])
 def reaping(request):
     before = signal.signal(signal.SIGCHLD, request.param)
@@ -49,13 +64,13 @@ def reaping(request):
 def test_the_parent_goes_on_at_the_deadline_whatever_became_of_the_child(fate, reaping):
     before = {each.pid for each in psutil.Process().children()}
     ends = entropy.stopwatch() + SOON
-    found = training_child.run_until(ends, FATES[fate])
+    found = run_until(ends, FATES[fate])
     assert entropy.stopwatch() >= ends
     assert found == (b"found" if fate == "result" else None)
     left = [each for each in psutil.Process().children() if each.pid not in before]
     psutil.wait_procs(left, 20)
     assert not [each for each in left if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
-    training_child.run_until(ends, FATES["result"])
+    run_until(ends, FATES["result"])
     assert not {each.pid for each in left} & {each.pid for each in psutil.Process().children()}, "taken up"
 
 
@@ -64,7 +79,7 @@ def test_the_parent_does_not_wait_for_a_child_that_takes_long_to_die(monkeypatch
     asked = []
     with monkeypatch.context() as patched:
         patched.setattr(os, "kill", lambda child, number: asked.append((child, number)))
-        found = training_child.run_until(entropy.stopwatch() + SOON, lambda: ctypes.PyDLL(None).sleep(60))
+        found = run_until(entropy.stopwatch() + SOON, lambda: ctypes.PyDLL(None).sleep(60))
     ((child, number),) = asked
     process = psutil.Process(child)
     try:
@@ -76,19 +91,25 @@ def test_the_parent_does_not_wait_for_a_child_that_takes_long_to_die(monkeypatch
         process.wait(20)
 
 
-def test_a_child_that_did_not_end_is_killed_before_the_last_wait_and_not_at_the_announcement(monkeypatch):
-    """The system would free its memory while the announcement leaves, and delay that."""
+@pytest.mark.parametrize("fate", FATES)
+def test_what_a_child_leaves_to_be_done_is_done_before_the_last_wait_and_not_at_the_announcement(monkeypatch, fate):
+    """The system would free its memory, or a large result would be read, while the announcement leaves."""
     order, kill, sleep = [], os.kill, entropy.sleep
     with monkeypatch.context() as patched:
         patched.setattr(os, "kill", lambda *given: (order.append("killed"), kill(*given)))
         patched.setattr(entropy, "sleep", lambda seconds: (order.append("waited"), sleep(seconds)))
-        training_child.run_until(entropy.stopwatch() + 4.0, lambda: sleep(60))
-    assert order == ["killed", "waited"]
+        ends = entropy.stopwatch() + 4.0
+        training_child.run_until(
+            ends, (lambda: sleep(60)) if fate == "hanging" else FATES[fate], lambda _: order.append("taken")
+        )
+    assert [each for each in order if each != "killed"] == ["taken", "waited"]
+    assert order[-1] == "waited"
+    assert "killed" in order or fate != "hanging"
 
 
 def test_memory_that_runs_out_ends_the_child_before_the_process_that_must_announce():
     score = Path("/proc/self/oom_score_adj")
-    found = training_child.run_until(entropy.stopwatch() + SOON, score.read_bytes)
+    found = run_until(entropy.stopwatch() + SOON, score.read_bytes)
     assert int(found) == 1000 > int(score.read_text())
 
 
@@ -102,7 +123,7 @@ def work():
     sys.stdout.flush()
     entropy.sleep(600)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
-training_child.run_until(entropy.stopwatch() + 600, work)
+training_child.run_until(entropy.stopwatch() + 600, work, lambda _: None)
 """
 
 
@@ -122,6 +143,7 @@ def test_the_child_ends_with_its_parent_however_that_ends(end):
 
 
 DEADLINE, UNITS_DEADLINE = 5, 900
+UNITS_RESULT = Contribution(NoisedVector(np.zeros(258, np.int64), 1, 16), Baseline(), 1.0)
 
 
 @pytest.fixture
@@ -141,13 +163,15 @@ def unit_host(trial, small, monkeypatch):
 
 def asked_of_a_host(trial, monkeypatch, seconds, **more):
     """A host, a request to announce, and the seconds until which each client waited for its training."""
+    trial.sessions.append(SimpleNamespace(learned={}, encoded={}, noised={}))
     federation = trial.federation(f"federation.training_seconds={seconds}", **more)
     session = federation.open_round(0).sessions[0]
-    signed, waited = server_round.signed_plan(federation.identity, session.plan), []
+    signed, waited, given = server_round.signed_plan(federation.identity, session.plan), [], []
     monkeypatch.setattr(entropy, "sleep", lambda seconds: waited.append(seconds))
 
-    def run_until(ends, _):
+    def run_until(ends, _, take):
         waited.append(ends - entropy.stopwatch())
+        take(given.pop() if given else None)
 
     monkeypatch.setattr(training_child, "run_until", run_until)
     host = trial.engines[-1].hosts[0]
@@ -157,7 +181,7 @@ def asked_of_a_host(trial, monkeypatch, seconds, **more):
         assert answers[0].payload is not None
         return waited
 
-    announced.host = host
+    announced.host, announced.given, announced.plan = host, given, session.plan
     return announced
 
 
@@ -194,3 +218,19 @@ def test_units_inside_a_client_have_the_plans_time_from_the_first_request_whatev
 def test_a_client_that_is_asked_again_does_not_get_the_plans_time_twice(host):
     (waited,) = host(1e9, trains=False, waited=3.0)
     assert 0 < waited <= DEADLINE - 3
+
+
+@pytest.mark.parametrize("fate", ["result", "nothing", "not again"])
+def test_below_the_client_no_noise_is_drawn_when_the_vector_is_asked_for_whatever_became_of_training(
+    unit_host, monkeypatch, fate
+):
+    """It takes the longer the larger the model is, and would tell when the vector leaves that training had died."""
+    participant = unit_host.host._participants[0]
+    if fate == "result":
+        unit_host.given.append(trained.write(UNITS_RESULT))
+    unit_host(1.0, trains=fate != "not again")
+    drawn, sample = [], discrete_gaussian.sample
+    monkeypatch.setattr(discrete_gaussian, "sample", lambda *given: (drawn.append(1), sample(*given))[1])
+    for _ in range(2):
+        participant._vectors(unit_host.plan)
+    assert drawn == []

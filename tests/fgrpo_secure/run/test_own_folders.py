@@ -1,17 +1,21 @@
 """A run of five organisations, each by its own folder alone, whose participants are what the embedded engine runs."""
 
+import contextlib
 import json
+import os
 import shutil
 import sqlite3
+import threading
 
 import pytest
 from msgspec.structs import replace
+from safetensors.torch import save
 from typer.testing import CliRunner
 
 from fgrpo_secure.cli import app
 from fgrpo_secure.engines.embedded import Embedded
 from fgrpo_secure.engines.host import Host
-from fgrpo_secure.engines.messages import Step, Witness
+from fgrpo_secure.engines.messages import Begin, Recover, Step, Witness
 from fgrpo_secure.ledger.store import Ledgers
 from fgrpo_secure.run import training
 from fgrpo_secure.storage import rosters
@@ -74,8 +78,9 @@ class Apart:
             host.close()
 
 
-def invited(root, run=RUN, data=None):
-    """The run's directory in `root`, with five organisations that have joined; `data` says who trains on what."""
+def invited(root, run=RUN, data=None, edited=lambda policy: policy):
+    """The run's directory in `root`, with five organisations that have joined; `data` says who trains on what, `edited`
+    what owners make of their policies before."""
     (root / "run.toml").write_text(run)
     key = said("authority", "new", root / "authority")
     lines = [said("client", "new", root / name, *(data or {}).get(name, ("--task", "add"))) for name in NAMES]
@@ -84,6 +89,8 @@ def invited(root, run=RUN, data=None):
     roster = ("--roster", root / "authority" / "roster.bin")
     said("server", "invite", root / "five", "--url", "https://server.example", *roster)
     for name in NAMES:
+        policy = root / name / "client-policy.toml"
+        policy.write_text(edited(policy.read_text()))
         said("client", "join", root / name, root / "five.invitation.json", "--yes")
     return RunDirectory(root / "five")
 
@@ -196,3 +203,54 @@ def test_a_reward_that_cannot_be_loaded_any_more_is_noise_and_nobody_but_its_own
     assert "raised ValueError in own.py, line 1; this client contributes nothing but noise" in log
     assert "PLANTED" not in log
     assert "north" in said("client", "status", root / "north")
+
+
+class Pipes:
+    """An owner's file as a pipe with a writer: who opens it is seen, however and wherever it is read."""
+
+    def __init__(self, path, content):
+        os.mkfifo(path)
+        self.path, self.opened, self._content = path, threading.Event(), content
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        with self.path.open("wb", buffering=0) as pipe:  # returns when a reader comes
+            self.opened.set()
+            with contextlib.suppress(BrokenPipeError):
+                pipe.write(self._content)
+
+
+KINDS = {  # name of the file, the unit of the run, what `fgrpo client new` is told beside the file
+    "lines": ("rows.jsonl", "client", ()),
+    "people": ("rows.jsonl", "subject", ("--subject", "person")),
+    "prompts": ("rows.jsonl", "prompt_group", ()),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_an_owner_brings_is_opened_by_its_training_and_by_nothing_that_answers(tmp_path, kind):
+    """How long that takes would show in when the process answers, and in when it begins to count its time."""
+    name, unit, told = KINDS[kind]
+    reward, loaded = tmp_path / "own.py", tmp_path / "loaded"
+    reward.write_text(
+        f"open({str(loaded)!r}, 'w').close()\ndef pay(completions, **columns): return [0.0] * len(completions)\n"
+    )
+    root, rows = tmp_path / "five", tmp_path / name
+    root.mkdir()
+    data = {"north": ("--data", rows, "--reward", f"{reward}:pay", *told)}
+    small = "" if unit == "client" else f'[privacy]\nunit = "{unit}"\nepsilon = 8.0\nunits_per_client = 4\n'
+    text = RUN.replace("[evaluation]", f"{small}[evaluation]")
+    for each in NAMES[1:] if small else ():
+        data[each] = ("--data", tmp_path / "none.jsonl", "--reward", f"{reward}:pay", *told)
+    directory = invited(root, text, data, (lambda text: text.replace('unit = "client"', f'unit = "{unit}"')))
+    pipe = Pipes(rows, b'{"prompt": "1+2=", "person": "ann"}\n')
+    folder = ClientFolder.open(root / "north")
+    with contextlib.closing(Host.of_owner(folder, folder.choose(None))) as host:
+        (owner,) = [each._owner for each in host._participants.values()]
+        list(host.handle(Begin(save(dict(host._adapted.full_state())), 0, directory.roster.read_bytes())))
+        list(host.handle(Recover([bytes(32)])))
+        assert not pipe.opened.is_set()
+        assert not loaded.exists()
+        owner.opened()
+        assert pipe.opened.wait(60)
+        assert loaded.exists()

@@ -2,11 +2,14 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
+import time
 import warnings
 
 import numpy as np
+import psutil
 import pytest
 
 from fgrpo_secure.learning.grpo import rewards
@@ -76,6 +79,10 @@ def searches(completions, prompts, **kw):
         found += sum(b"PLANTED" in bytes(each) for each in held)
         frame = frame.f_back
     return [float(found)] * len(completions)
+def lingers(completions, **kw):
+    if os.fork() == 0: os.setsid()
+    with open(os.path.join(os.path.dirname(__file__), "lingering"), "a") as file: file.write(f"{os.getpid()}\\n")
+    time.sleep(600)
 async def later(completions, **kw): return right(completions)
 """
 HARMLESS = ("right", "leaves", "signals", "threads", "forks", "shouts")
@@ -161,6 +168,34 @@ def test_a_process_that_leaves_its_call_behind_ends_with_it(misbehaving, tmp_pat
         with pytest.raises(ProcessLookupError):
             os.kill(each, 0)
     assert function.worker[0].alive
+
+
+CALLER = """
+import sys
+from fgrpo_secure.learning.grpo import rewards
+from fgrpo_secure.learning.grpo.isolated_reward import Limits
+function = rewards.resolve(sys.argv[1]).within(Limits(seconds=600.0))
+rewards.score([function], None, ["p"], ["a"], [[1]], {})
+"""
+
+
+def test_a_call_ends_with_whoever_asked_for_it(misbehaving, tmp_path):
+    """Training is killed at its deadline. What a slow reward went on to compute would delay the answers after it."""
+    misbehaving("right")
+    caller = subprocess.Popen([sys.executable, "-c", CALLER, f"{tmp_path}/misbehaving.py:lingers"])
+    lingering, written = tmp_path / "lingering", []
+    while len(written) < 2:
+        assert caller.poll() is None
+        time.sleep(0.05)
+        written = lingering.read_text().splitlines(keepends=True) if lingering.exists() else []
+        written = [each for each in written if each.endswith("\n")]
+    left = [psutil.Process(int(each)) for each in written]
+    caller.kill()
+    caller.wait()
+    _, alive = psutil.wait_procs(left, 120)
+    for each in alive:
+        each.kill()
+    assert alive == []
 
 
 def test_no_row_stays_in_the_process_that_serves_the_next_unit(misbehaving):
