@@ -18,11 +18,16 @@ def benchmark(
         str | None, typer.Argument(help="Preset name or TOML file. Default: fgrpo.toml here, else quickstart.")
     ] = None,
     epsilon: Annotated[
-        list[float] | None, typer.Option(help="A budget to try; give it several times. Default: the configuration's.")
+        list[str] | None,
+        typer.Option(help="A budget to try, or none for no privacy; give it several times. Default: as configured."),
     ] = None,
     rule: Annotated[
         list[str] | None, typer.Option(help="A weighting rule to try, such as history or uniform. Default: its own.")
     ] = None,
+    same_step: Annotated[
+        bool,
+        typer.Option("--same-step", help="One server's step for all budgets, rather than one for each one's noise."),
+    ] = False,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each, with run.seed from 1 on.")] = 3,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting of all runs.")
@@ -36,8 +41,9 @@ def benchmark(
 
     try:
         with interruptible(), one_sentence(), Progress(Console(stderr=True)) as progress:
-            source, cells = config or config_file.default(), measured.cells(epsilon or (), rule or ())
-            planned = measured.planned(source, overrides or [], cells, seeds, out)
+            budgets = [measured.budget(each) for each in epsilon or ()]
+            source, cells = config or config_file.default(), measured.cells(budgets, rule or ())
+            planned = measured.planned(source, overrides or [], cells, seeds, out, same_step)
             found = planned.run(progress)
             total = measured.spent(found)
     except Interrupted as interruption:
@@ -50,14 +56,15 @@ def benchmark(
 
 def story(found: Mapping[str, Any], total: tuple[float, float] | None, unfinished: int = 0) -> list[str]:
     """The table, and what all runs together cost."""
-    rows = [("epsilon", "weights", "sampled", "greedy", "runs")]
+    rows = [("epsilon", "weights", "step", "sampled", "greedy", "runs")]
     for cell in found["cells"]:
         runs = cell["runs"]
         early = sum(run["stopped"] is not None for run in runs)
         rows.append(
             (
-                "as configured" if cell["epsilon"] is None else repr(cell["epsilon"]).removesuffix(".0"),
+                "as configured" if cell["epsilon"] is None else str(cell["epsilon"]).removesuffix(".0"),
                 cell["rule"] or "as configured",
+                f"{runs[0]['step']:g}",
                 _gain(cell["sampled"]),
                 _gain(cell["greedy"]),
                 f"{len(runs)}" + (f", {early} ended early" if early else ""),

@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from scipy import stats  # type: ignore[import-untyped]
 
@@ -19,6 +19,8 @@ from fgrpo_secure import __version__
 from fgrpo_secure.config import files as config_file
 from fgrpo_secure.config.files import ConfigError
 from fgrpo_secure.config.schema import Config
+from fgrpo_secure.config.unit_rules import SMALL_UNITS
+from fgrpo_secure.plan import adapter_shape, forecast, run_plan
 from fgrpo_secure.run import inputs, training
 from fgrpo_secure.storage import digests
 from fgrpo_secure.storage.run_directory import RunDirectory, write_durably
@@ -30,16 +32,28 @@ GAINS = {
 }
 
 
-def shown(epsilon: float) -> str:
+NO_PRIVACY = "none"
+Budget = float | Literal["none"]
+
+
+def budget(text: str) -> Budget:
+    """What a user types for a budget. Raises ConfigError."""
+    try:
+        return "none" if text == NO_PRIVACY else float(text)
+    except ValueError:
+        raise ConfigError(f"--epsilon is {text!r}; give a number above 0, or none for no privacy") from None
+
+
+def shown(epsilon: Budget) -> str:
     """A budget to its last digit: two that differ are two lines and two directories."""
-    return repr(epsilon).removesuffix(".0")
+    return NO_PRIVACY if epsilon == NO_PRIVACY else repr(epsilon).removesuffix(".0")
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One line of the table. None: as the configuration says."""
 
-    epsilon: float | None
+    epsilon: Budget | None
     rule: str | None
 
     @property
@@ -50,10 +64,10 @@ class Cell:
 
     def settings(self) -> list[str]:
         """Its overrides."""
-        return [
-            *([] if self.epsilon is None else [f"privacy.epsilon={self.epsilon!r}"]),
-            *([f'weighting.rule="{self.rule}"'] if self.rule else []),
-        ]
+        rule = [f'weighting.rule="{self.rule}"'] if self.rule else []
+        if self.epsilon is None:
+            return rule
+        return ["privacy.unit=none" if self.epsilon == NO_PRIVACY else f"privacy.epsilon={self.epsilon!r}", *rule]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +80,9 @@ class Planned:
     directory: RunDirectory
 
 
-def cells(epsilons: Sequence[float], rules: Sequence[str]) -> list[Cell]:
+def cells(epsilons: Sequence[Budget], rules: Sequence[str]) -> list[Cell]:
     """Every budget with every rule; what the configuration says where none is given."""
-    budgets: list[float | None] = list(dict.fromkeys(epsilons)) or [None]
+    budgets: list[Budget | None] = list(dict.fromkeys(epsilons)) or [None]
     weights: list[str | None] = list(dict.fromkeys(rules)) or [None]
     return [Cell(epsilon, rule) for epsilon in budgets for rule in weights]
 
@@ -137,19 +151,50 @@ class Benchmark:
         write_durably(self.out / RESULT, json.dumps(made, indent=2).encode() + b"\n")
 
 
-def planned(source: str, overrides: Sequence[str], cells: Sequence[Cell], seeds: int, out: Path) -> Benchmark:
-    """All runs, seed by seed, each checked before the first begins. Raises ConfigError, and UnusableInput as a plan."""
+def planned(
+    source: str, overrides: Sequence[str], cells: Sequence[Cell], seeds: int, out: Path, same_step: bool = False
+) -> Benchmark:
+    """All runs, seed by seed, each checked before the first begins. Raises ConfigError, and UnusableInput as a plan.
+
+    `same_step`: the server's step of every budget is the configured one.
+    """
+    stated, settings = config_file.load(source, [*overrides, "run.seed=0"]), {}
+    for cell in cells:
+        _check_budget(stated, cell)
+        config = config_file.load(source, [*overrides, *cell.settings()])
+        inputs.check(config)
+        step = stated.server.learning_rate if cell.epsilon is None or same_step else step_for(config, stated)
+        settings[cell] = [*overrides, *cell.settings(), f"server.learning_rate={step!r}"]
     runs = []
     for seed in range(1, seeds + 1):
-        for cell in cells:
-            config = config_file.load(source, [*overrides, *cell.settings(), f"run.seed={seed}"])
-            if config.privacy.unit == "none" and cell.epsilon is not None:
-                raise ConfigError("privacy.unit is 'none', so that no epsilon changes anything; leave out --epsilon")
-            inputs.check(config)
+        for cell, chosen in settings.items():
+            config = config_file.load(source, [*chosen, f"run.seed={seed}"])
             runs.append(Planned(cell, seed, config, RunDirectory(out / f"{cell.name}-seed-{seed}")))
-    found = Benchmark(out, _made_of(config_file.load(source, [*overrides, "run.seed=0"])), tuple(runs))
+    found = Benchmark(out, _made_of(stated), tuple(runs))
     found.check()
     return found
+
+
+def _check_budget(stated: Config, cell: Cell) -> None:
+    if stated.privacy.unit == "none" and cell.epsilon is not None:
+        raise ConfigError("privacy.unit is 'none', so that no epsilon changes anything; leave out --epsilon")
+    if stated.privacy.unit in SMALL_UNITS and cell.epsilon == NO_PRIVACY:
+        raise ConfigError(
+            f"privacy.unit is {stated.privacy.unit!r}, and without it clients would clip and train in another way; "
+            "give a budget with hardly any noise instead, such as --epsilon 100"
+        )
+
+
+def step_for(config: Config, stated: Config) -> float:
+    """The server's step of `stated`, in proportion to what the noise of each leaves of the gain; to two digits.
+
+    The same step where Adam sizes it, or where the model's files do not say how many coordinates are trained.
+    """
+    step, shape = stated.server.learning_rate, adapter_shape.read(config.model.path, config.adapter)
+    if stated.server.optimizer != "sgd" or shape is None:
+        return step
+    left, usual = (forecast.of(each, run_plan.plan(each, shape)).kept for each in (config, stated))
+    return step if left == usual else float(f"{step * left / usual:.2g}")
 
 
 def _made_of(config: Config) -> str:
@@ -172,6 +217,7 @@ def line(run: Planned) -> dict[str, Any]:
         "epsilon_spent": summary["privacy.epsilon_spent"],
         "delta": summary["privacy.delta"],
         "stopped": summary["stopped"],
+        "step": run.config.server.learning_rate,
         "directory": run.directory.root.name,
     }
 

@@ -14,6 +14,7 @@ SMALL = (
     "federation.rounds=1", "grpo.num_generations=2", "evaluation.prompts=2", "evaluation.samples=1",
     "evaluation.every=0",
 )  # fmt: skip
+CELL_TWO = benchmark.cells([2.0], [])
 TWICE_TWO = ("--epsilon", "8", "--epsilon", "2", "--seeds", "1")
 
 
@@ -26,7 +27,15 @@ def fgrpo(tmp_path, monkeypatch):
 
 def lines_of(gains, spent=3.0):
     return [
-        {"seed": seed, "sampled": gain, "greedy": -gain, "epsilon_spent": spent, "delta": 1e-5, "stopped": None}
+        {
+            "seed": seed,
+            "sampled": gain,
+            "greedy": -gain,
+            "epsilon_spent": spent,
+            "delta": 1e-5,
+            "stopped": None,
+            "step": 3.0,
+        }
         for seed, gain in enumerate(gains)
     ]
 
@@ -109,3 +118,38 @@ def test_a_budget_for_a_run_without_privacy_is_refused_before_anything_runs(fgrp
     assert (refused.exit_code, refused.stdout) == (2, "")
     assert "no epsilon changes anything" in refused.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def steps(source, *budgets, same_step=False):
+    tried = benchmark.cells(budgets, ["uniform"])
+    found = benchmark.planned(source, [], tried, 1, Path("runs/benchmark"), same_step)
+    return [each.config.server.learning_rate for each in found.runs]
+
+
+def test_the_step_of_each_budget_follows_what_its_noise_leaves_of_the_gain(fgrpo):
+    assert steps("quickstart", "none", 8.0, 2.0) == [3.5, 3.0, 1.3]  # kept: 1, .87 and .37
+    assert steps("hospitals", 8.0, 4.0, 1.0) == [300.0, 210.0, 38.0]  # chosen on problems of their own: 300, 200, 60
+    assert steps("quickstart", 8.0, 2.0, same_step=True) == [3.0, 3.0]
+    adam = [
+        each.config
+        for each in benchmark.planned("quickstart", ["server.optimizer=adam"], [*CELL_TWO], 1, Path("a")).runs
+    ]
+    assert [config.server.learning_rate for config in adam] == [3.0]
+
+
+def test_none_is_a_budget_where_a_whole_client_is_protected_and_refused_where_units_are_smaller(fgrpo):
+    (run,) = benchmark.planned("quickstart", [], benchmark.cells(["none"], []), 1, Path("runs/benchmark")).runs
+    assert run.config.privacy.unit == "none"
+    assert run.directory.root.name == "epsilon-none-seed-1"
+    refused = fgrpo("benchmark", "hospitals", "--epsilon", "8", "--epsilon", "none")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert refused.stderr == (
+        "fgrpo: privacy.unit is 'subject', and without it clients would clip and train in another way; give a budget "
+        "with hardly any noise instead, such as --epsilon 100\n"
+    )
+
+
+def test_a_budget_that_is_no_number_is_one_sentence(fgrpo):
+    refused = fgrpo("benchmark", "quickstart", "--epsilon", "eight")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert refused.stderr == "fgrpo: --epsilon is 'eight'; give a number above 0, or none for no privacy\n"
