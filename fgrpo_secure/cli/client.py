@@ -15,6 +15,7 @@ from rich.live import Live
 from fgrpo_secure import entropy
 from fgrpo_secure.cli.errors import one_sentence
 from fgrpo_secure.config.files import ConfigError
+from fgrpo_secure.engines.https.unix_pipe import SCHEME, path_of
 from fgrpo_secure.storage import invitation, owners_folder
 from fgrpo_secure.storage.client_folder import ClientFolder
 from fgrpo_secure.storage.run_directory import write_durably
@@ -99,13 +100,21 @@ def attempt(folder: Folder, run: Run = None) -> None:
 
 
 @client.command()
-def start(folder: Folder, run: Run = None) -> None:
+def start(
+    folder: Folder,
+    run: Run = None,
+    pipe: Annotated[
+        str | None,
+        typer.Option(metavar="unix:PATH", help="The socket of a pipe of another user, in the place of HTTPS."),
+    ] = None,
+) -> None:
     """Take part in a run: dial out, wait for rounds, answer them. Ends with `stop`, Ctrl-C or SIGTERM."""
     with one_sentence():
         chosen = ClientFolder.open(folder).choose(run)
+        through = () if pipe is None else (f"{SCHEME}{path_of(pipe)}",)
     # In place of this process: an idle client has no use for what a command line loads.
     module = "fgrpo_secure.engines.https.client_loop"
-    os.execv(sys.executable, [sys.executable, "-P", "-m", module, str(folder), chosen])  # noqa: S606 - no shell
+    os.execv(sys.executable, [sys.executable, "-P", "-m", module, str(folder), chosen, *through])  # noqa: S606 - no shell
 
 
 @client.command()

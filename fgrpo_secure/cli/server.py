@@ -45,7 +45,9 @@ def new(
 @server.command()
 def invite(
     place: Place,
-    url: Annotated[str, typer.Option(help="Where clients reach the server: https://HOST or https://HOST:PORT.")],
+    url: Annotated[
+        str, typer.Option(help="Where clients reach the server: https://HOST[:PORT], or pipe: over pipes alone.")
+    ],
     roster: Annotated[
         Path | None, typer.Option(help="The roster that the authority signed; needed the first time.")
     ] = None,
@@ -72,8 +74,10 @@ def invite(
 @server.command()
 def start(
     place: Place,
-    certificate: Annotated[Path, typer.Option(help="The server's certificate with its chain (PEM).")],
-    key: Annotated[Path, typer.Option(help="The certificate's secret key (PEM).")],
+    certificate: Annotated[
+        Path | None, typer.Option(help="The server's certificate with its chain (PEM); needed without --pipe.")
+    ] = None,
+    key: Annotated[Path | None, typer.Option(help="The certificate's secret key (PEM); needed without --pipe.")] = None,
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to listen.")] = "0.0.0.0:443",
     metrics: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Where Prometheus may ask for sums. Default: nowhere.")
@@ -82,17 +86,22 @@ def start(
         Path | None,
         typer.Option(help="Let in only who has a certificate that one of these signed (PEM), before anything else."),
     ] = None,
+    pipe: Annotated[
+        str | None,
+        typer.Option(metavar="unix:PATH", help="Where a pipe brings all requests, in the place of HTTPS: a socket."),
+    ] = None,
 ) -> None:
     """Conduct the run: begin, or go on after a stop or a crash. Ends with the run, `drain`, Ctrl-C or SIGTERM."""
-    from fgrpo_secure.engines.https import server_loop
+    from fgrpo_secure.engines.https import server_loop, unix_pipe
     from fgrpo_secure.run import training  # the model's libraries take seconds to import
 
     try:
         with interruptible(), one_sentence(), Progress(Console(stderr=True)) as progress:
             directory = _founded(place)
-            at = server_loop.address(listen)
+            pair = _certificate(certificate, key, client_ca, pipe)
+            at = server_loop.address(listen) if pipe is None else unix_pipe.path_of(pipe)
             shown = None if metrics is None else server_loop.address(metrics)
-            open_engine = server_loop.opener(at, certificate, key, progress.say, shown, client_ca)
+            open_engine = server_loop.opener(at, pair, progress.say, shown, client_ca)
             training.serve(directory, open_engine, progress)
     except Interrupted as interruption:
         typer.echo(f"fgrpo: {interruption}: the open round is given up; `start` goes on after the last one", err=True)
@@ -125,6 +134,19 @@ def drain(place: Place, undo: Annotated[bool, typer.Option("--undo", help="Let r
         else:
             directory.drain.touch(mode=0o600)
     typer.echo("rounds may begin" if undo else "no round after the open one begins; `--undo` takes that back")
+
+
+def _certificate(
+    certificate: Path | None, key: Path | None, client_ca: Path | None, pipe: str | None
+) -> tuple[Path, Path] | None:
+    """(certificate, key) for TLS; None with a pipe, which has none. ConfigError where they do not go together."""
+    if pipe is not None:
+        if (certificate, key, client_ca) != (None, None, None):
+            raise ConfigError("a pipe has no TLS: give --pipe, or --certificate with --key (and --client-ca)")
+        return None
+    if certificate is None or key is None:
+        raise ConfigError("give --certificate and --key, for HTTPS; or --pipe unix:PATH")
+    return certificate, key
 
 
 def _founded(place: Path) -> RunDirectory:

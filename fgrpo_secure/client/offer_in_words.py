@@ -4,6 +4,7 @@ from fractions import Fraction
 
 from fgrpo_secure.client.joining import Offer
 from fgrpo_secure.config.grpo import Grpo
+from fgrpo_secure.storage.invitation import OVER_A_PIPE
 
 
 def lines(offer: Offer) -> list[str]:
@@ -13,6 +14,7 @@ def lines(offer: Offer) -> list[str]:
     lies = config.aggregation.adversary == "lying_server"
     adversary = "a server that lies" if lies else "a server that follows the rules and is curious"
     checked = "public certificates" if made.ca is None else "the certificates in the invitation"
+    place = f"at {made.url}, found by {checked}" if made.url != OVER_A_PIPE else "reached over pipes alone"
     told = {
         "run": f"{config.run.name!r}, identity {made.run}",
         "trains": f"{offer.plan.trained:,} numbers of an adapter on {targets}, in {config.federation.rounds} rounds",
@@ -21,7 +23,7 @@ def lines(offer: Offer) -> list[str]:
         "withstands": f"{adversary}, with {parameters.colluders} of the clients on its side",
         "opens": f"sums only, and none of fewer than {parameters.floor} clients",
         "costs": _cost(offer),
-        "server": f"key {made.server}, at {made.url}, found by {checked}",
+        "server": f"key {made.server}, {place}",
         "authority": f"key {made.authority}; its roster, version {offer.roster.version}, enrols your key",
         "policy": f"{policy}: {offer.objection or _afterwards(offer)}",
     }

@@ -25,6 +25,7 @@ from protocols.roster import Roster, open_roster
 
 LARGEST = 256 << 20
 RUN = r"[0-9a-f]{32}"
+OVER_A_PIPE = "pipe:"  # in the place of an address, where each owner names the socket of its own pipe
 
 Key = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
@@ -36,9 +37,9 @@ class InvitationError(UnusableInput):
 class Invitation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`run` is the run's identity; `opening` and `config` are the texts of the files that it follows from.
 
-    `url` is where the server listens; `ca` the certificates (PEM) to check it by, None: those of the client's system.
-    `server` and `authority` are public keys, `model` the digest of the base model. Rosters are signed bytes in base64:
-    the one that the run began with, and the newest.
+    `url` is where the server listens, or `OVER_A_PIPE`; `ca` the certificates (PEM) to check it by, None: those of the
+    client's system. `server` and `authority` are public keys, `model` the digest of the base model. Rosters are signed
+    bytes in base64: the one that the run began with, and the newest.
     """
 
     kind: Literal["fgrpo invitation"]
@@ -127,7 +128,10 @@ def _check_certificates(pem: str) -> None:
 
 
 def check_url(url: str) -> None:
-    """Returns if a server can be reached under `url`: HTTPS, a host, no user, no query; else InvitationError."""
+    """Returns if a server can be reached under `url`: HTTPS, a host, no user, no query; or over pipes alone. Else
+    InvitationError."""
+    if url == OVER_A_PIPE:
+        return
     try:
         parts = urlsplit(url)
         usable = parts.scheme == "https" and parts.hostname and parts.port != 0
@@ -135,5 +139,6 @@ def check_url(url: str) -> None:
         usable = False
     if not usable or not re.fullmatch(r"https://[A-Za-z0-9.:\[\]_-]+(/[A-Za-z0-9._/-]*)?", url):
         raise InvitationError(
-            f"{url!r} is no address of a server; write https://HOST or https://HOST:PORT, with a path if there is one"
+            f"{url!r} is no address of a server; write https://HOST or https://HOST:PORT, with a path if there is one, "
+            f"or {OVER_A_PIPE!r} where all its clients have pipes"
         )

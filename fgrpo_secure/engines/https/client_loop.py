@@ -1,6 +1,6 @@
 """The daemon of one organisation in one run: waits for questions, has them answered, brings the answers.
 
-    dialer    long poll over HTTPS, signed          this process: a connection and a few keys
+    dialer    long poll over HTTPS or a pipe        this process: a connection and a few keys
     session   books, model, data, over a pipe       started when there is something to answer, ended when idle
 
 The daemon decides nothing. What may be answered is for the records in the session's process; after a crash of either,
@@ -25,9 +25,11 @@ from fgrpo_secure.engines.https.dialer import Dialer, Dismissed, Gone, NotReache
 from fgrpo_secure.engines.https.first_asked import FirstAsked
 from fgrpo_secure.engines.https.question import Answer, Answered, Kind, Left, Question, Said, Silent
 from fgrpo_secure.engines.https.session_process import SessionEnded, SessionProcess
+from fgrpo_secure.engines.https.unix_pipe import SCHEME, Pipe, path_of
 from fgrpo_secure.errors import UnusableInput
 from fgrpo_secure.ledger.witnessed import Witnessed
 from fgrpo_secure.storage.client_folder import ClientFolder
+from fgrpo_secure.storage.invitation import OVER_A_PIPE
 from protocols.identity import Identity
 
 IDLE = 300.0  # seconds without a question after which the session's process ends
@@ -175,10 +177,14 @@ class Serving:
             self.held = (None, None)
 
 
-def run(folder: ClientFolder, run: str, say: Callable[[str], None]) -> int:
+def run(folder: ClientFolder, run: str, say: Callable[[str], None], pipe: Pipe | None = None) -> int:
     """Serve an owner's run from its folder, as its only process; the exit code of `serve`."""
     with folder.claimed():
-        invitation = folder.invitation(run)
+        url = folder.invitation(run).url
+        if pipe is not None:
+            pipe.probe()
+        elif url == OVER_A_PIPE:
+            raise UnusableInput(f"the server of run {run} is reached over a pipe; name yours with --pipe unix:PATH")
         folder.pid.write_text(f"{os.getpid()}\n")
 
         def told(line: str) -> None:
@@ -187,11 +193,11 @@ def run(folder: ClientFolder, run: str, say: Callable[[str], None]) -> int:
             with suppress(OSError):  # a full disk is no reason to be away
                 folder.status.write_text(json.dumps(told_now) + "\n")
 
-        told(f"{folder.name} serves run {run} at {invitation.url}")
+        told(f"{folder.name} serves run {run} at {url if pipe is None else f'{SCHEME}{pipe.path}'}")
         session = SessionProcess("fgrpo_secure.engines.worker", ["--owner", str(folder.root), run])
         try:
             with stoppable():
-                for place in _places(folder, run):
+                for place in _places(folder, run, pipe):
                     try:
                         serve(place, session, folder.spool / run, told, folder.adapter_bytes(run))
                         return 0
@@ -202,7 +208,7 @@ def run(folder: ClientFolder, run: str, say: Callable[[str], None]) -> int:
             folder.pid.unlink(missing_ok=True)
 
 
-def _places(folder: ClientFolder, run: str) -> Iterator[Place]:
+def _places(folder: ClientFolder, run: str, pipe: Pipe | None) -> Iterator[Place]:
     """Under the present key; then under the one that follows, which may be the only one that a newer roster knows."""
     invitation, seeds = folder.invitation(run), (folder.seed(), folder.next_seed())
     for seed in seeds:
@@ -216,6 +222,7 @@ def _places(folder: ClientFolder, run: str) -> Iterator[Place]:
                 invitation.ca,
                 folder.proxy,
                 folder.certificate,
+                pipe,
             )
 
 
@@ -265,10 +272,12 @@ def print_line(line: str) -> None:
         sys.stderr.flush()
 
 
-def main(root: str, run_name: str) -> int:
-    """`python -m fgrpo_secure.engines.https.client_loop FOLDER RUN`: nothing but the daemon is loaded."""
+def main(root: str, run_name: str, through: str = "") -> int:
+    """`python -m fgrpo_secure.engines.https.client_loop FOLDER RUN [unix:PATH]`: nothing but the daemon is loaded."""
     try:
-        return run(ClientFolder.open(Path(root)), run_name, print_line)
+        folder = ClientFolder.open(Path(root))
+        pipe = Pipe(path_of(through), folder.kept) if through else None
+        return run(folder, run_name, print_line, pipe)
     except UnusableInput as problem:
         print_line(str(problem))
         return 2

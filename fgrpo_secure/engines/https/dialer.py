@@ -2,7 +2,7 @@
 
 One connection, kept open, through a proxy if the owner names one. TLS 1.3 to a certificate that a public authority
 signed, or one whose file the owner names; a proxy that inspects TLS is survived, because what is pinned is the server's
-signing key. Pieces resume where they stopped.
+signing key. Pieces resume where they stopped. A pipe may take the place of all that (`unix_pipe`).
 
 Whatever the server did not sign for the very request is `NotReached`, whatever it says: anybody between could say it.
 """
@@ -11,7 +11,7 @@ import hashlib
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,15 +27,18 @@ from fgrpo_secure.engines.https import question as questions
 from fgrpo_secure.engines.https import signing
 from fgrpo_secure.engines.https.question import Question
 from fgrpo_secure.engines.https.signing import PIECE, PREFIX, VERSION, Asked, Credentials, Receiver
+from fgrpo_secure.engines.https.unix_pipe import NotParted, Pipe
 from fgrpo_secure.errors import CheckFailed, UnusableInput
 from protocols.errors import BadSignature
 from protocols.identity import Identity
 
 CONNECT, SILENCE = 20.0, 40.0  # seconds: for a connection, and for the next bytes of an answer; a poll takes 25
 WHOLE = 180.0  # seconds for a request and its reply in all; shorter than `signing.WINDOW`
+PIPE_SILENCE = 170.0  # seconds: whoever carries a reply may bring it at once, after a poll and two long ways
 LARGEST_SENTENCE = 1024
 LONGEST_LINE = 300  # characters of what others say, as it is logged
 SLICE = 64 << 10
+PIPE_URL = "http://pipe"
 # The reasons, in TLS, for which a server ends a handshake over its client's certificate.
 NOT_TAKEN = tuple(
     f"ALERT_{reason}"
@@ -62,7 +65,8 @@ class Gone(Exception):
 @dataclass(frozen=True)
 class Place:
     """Where a client's server is and how it is reached. `ca` is PEM text, or None for the public authorities;
-    `certificate` is a client certificate and its key, where the server asks for one."""
+    `certificate` is a client certificate and its key, where the server asks for one. With a `pipe` none of these count:
+    its socket is the way."""
 
     url: str
     server: bytes
@@ -72,6 +76,7 @@ class Place:
     ca: str | None = None
     proxy: str | None = None
     certificate: tuple[Path, Path] | None = None
+    pipe: Pipe | None = None
 
 
 @dataclass(frozen=True)
@@ -106,28 +111,35 @@ def _present(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
         ) from None
 
 
+def _over_tls(place: Place) -> Callable[[], httpx.Client]:
+    """What makes the connections over TLS 1.3, through a proxy where the owner names one."""
+    context = trusting(place.ca)
+    if place.certificate is not None:
+        _present(context, *place.certificate)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    limits = httpx.Limits(max_connections=1)
+    return partial(_client, SILENCE, verify=context, limits=limits, proxy=place.proxy)
+
+
+def _piped(pipe: Pipe) -> httpx.Client:
+    """What makes the connections to a pipe's socket."""
+    transport = httpx.HTTPTransport(uds=str(pipe.path), limits=httpx.Limits(max_connections=1))
+    return _client(PIPE_SILENCE, transport=transport)
+
+
+def _client(silence: float, **how: Any) -> httpx.Client:
+    # Nothing that is not signed lasts longer than its reply: cookies would be sent until requests are too large.
+    none = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+    return httpx.Client(timeout=httpx.Timeout(silence, connect=CONNECT), trust_env=False, cookies=none, **how)
+
+
 class Dialer:
     """See the module. Its clock is the server's: `now` is what the server said, gone on by this machine's."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        context = trusting(place.ca)
-        if place.certificate is not None:
-            _present(context, *place.certificate)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        timeout = httpx.Timeout(SILENCE, connect=CONNECT)
-        limits = httpx.Limits(max_connections=1)
-        # Nothing that is not signed lasts longer than its reply: cookies would be sent until requests are too large.
-        none = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
-        self._new = partial(
-            httpx.Client,
-            verify=context,
-            timeout=timeout,
-            limits=limits,
-            proxy=place.proxy,
-            trust_env=False,
-            cookies=none,
-        )
+        self._new = partial(_piped, place.pipe) if place.pipe is not None else _over_tls(place)
+        self._url = PIPE_URL if place.pipe is not None else place.url.rstrip("/")
         try:
             self._http = self._new()
         except (ValueError, httpx.InvalidURL, ImportError):  # ImportError: SOCKS needs a library of its own
@@ -262,14 +274,24 @@ class Dialer:
                 self._line.shutdown(socket.SHUT_RDWR)
 
     def _trace(self, event: str, said: dict[str, Any]) -> None:
-        """httpx tells of each connection that it makes: to the server, or to the proxy."""
-        if event.endswith(".connect_tcp.complete"):
+        """httpx tells of each connection that it makes: to the server, to the proxy, or to the pipe."""
+        if event.endswith((".connect_tcp.complete", ".connect_unix_socket.complete")):
             if self._line is not None:
                 self._line.close()
             # A descriptor of its own: TLS takes the first one over, through a proxy even twice.
             self._line = said["return_value"].get_extra_info("socket").dup()
+            if self._place.pipe is not None:
+                self._parted(self._place.pipe, said["return_value"])
             if self._late:
                 self._cut()
+
+    def _parted(self, pipe: Pipe, stream: Any) -> None:
+        """Returns if whoever serves the pipe is no more than a network: before a byte of the request is sent."""
+        try:
+            pipe.check(stream.get_extra_info("socket"))
+        except NotParted:
+            stream.close()  # nobody has it yet
+            raise
 
     def _exchange(self, credentials: Credentials, asked: Asked, body: bytes) -> _Reply:
         headers = {
@@ -280,7 +302,7 @@ class Dialer:
         }
         if body:
             headers["content-length"] = str(len(body))
-        url = f"{self._place.url.rstrip('/')}{asked.path}?{asked.query}"
+        url = f"{self._url}{asked.path}?{asked.query}"
         content, watched = _slices(body) if body else None, {"trace": self._trace}
         try:
             with self._http.stream(asked.method, url, headers=headers, content=content, extensions=watched) as response:
@@ -290,7 +312,7 @@ class Dialer:
                 body, said = _read(response.iter_raw(), most), response.headers
                 name, size = said.get(signing.ID_HEADER, ""), said.get(signing.SIZE_HEADER, "")
                 return _Reply(response.status_code, name, size, body, said.get(signing.REPLY_HEADER, ""))
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as problem:  # ssl.SSLError is an OSError
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, NotParted) as problem:  # ssl.SSLError is an OSError
             # **Why** anew: it counts a connection whose TLS failed behind a proxy as one that is there, for ever.
             self._http.close()
             self._http = self._new()
@@ -298,6 +320,8 @@ class Dialer:
 
     def _said_of(self, problem: Exception) -> str:
         """What went wrong on the way, in words where TLS gave the other side's reason, or may have been it."""
+        if isinstance(problem, NotParted):
+            return str(problem)
         text = f"{type(problem).__name__}: {problem}"
         if "ALERT_CERTIFICATE_REQUIRED" in text:
             return "it asks for a client certificate; name network.certificate and network.key in client.toml"

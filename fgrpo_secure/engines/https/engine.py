@@ -56,19 +56,21 @@ class HttpsEngine:
         identity: Identity,
         run: bytes,
         known: tuple[bytes, Roster],
-        listen: tuple[str, int],
-        certificate: tuple[Path, Path],
+        listen: tuple[str, int] | Path,
+        certificate: tuple[Path, Path] | None,
         times: tuple[int | None, int],
         log: Callable[[str], None],
         client_ca: Path | None = None,
     ) -> "HttpsEngine":
         """An engine that listens. `folder` is the server's own; `known` are the key of the authority that was pinned
-        first and the roster in force; `certificate` is (certificate, key); `times` are the deadlines of training and of
-        any other step, in seconds. With `client_ca` nobody is heard without a certificate that it signed."""
+        first and the roster in force; `certificate` is (certificate, key), None where a pipe takes the place of TLS and
+        `listen` is its socket's path; `times` are the deadlines of training and of any other step, in seconds. With
+        `client_ca` nobody is heard without a certificate that it signed."""
         authority, roster = known
         desk = Desk(identity, run, folder)
         places = STRANGERS + EACH * len(roster.members)
-        listening = Listening(application(desk, log), listen, server_context(*certificate, client_ca), places, log)
+        tls = None if certificate is None else server_context(*certificate, client_ca)
+        listening = Listening(application(desk, log), listen, tls, places, log)
         engine = HttpsEngine(desk, listening, authority, times)
         engine._enrol(roster)
         desk.attach(listening.loop)
@@ -77,8 +79,13 @@ class HttpsEngine:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where it listens."""
+        """The host and port where it listens."""
         return self._listening.address
+
+    @property
+    def place(self) -> str:
+        """Where it listens, in words: HOST:PORT, or unix:PATH."""
+        return self._listening.place
 
     def show_metrics(self, listen: tuple[str, int]) -> None:
         """Answer Prometheus at this address until the engine is closed; see `metrics`."""

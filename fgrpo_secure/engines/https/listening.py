@@ -1,4 +1,4 @@
-"""The server's socket: TLS 1.3, few connections, and no patience with those that send nothing.
+"""The server's socket: TLS 1.3 or a pipe's, few connections, and no patience with those that send nothing.
 
 uvicorn speaks HTTP; which connections it gets is decided here. There is room for `connections` at a time:
 
@@ -30,6 +30,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from fgrpo_secure import entropy
+from fgrpo_secure.engines.https import unix_pipe
 from fgrpo_secure.engines.https.signing import PIECE
 from fgrpo_secure.engines.https.throttled import Throttled
 from fgrpo_secure.errors import UnusableInput
@@ -198,24 +199,24 @@ class _Impatient(H11Protocol):
 
 
 class Listening:
-    """A thread that serves an application until it is closed. `address` is where it really listens."""
+    """A thread that serves an application until it is closed: with `tls` at a host's port, without at a path, for a
+    pipe. `address` is the host and port where it really listens, and `place` the same in words."""
 
     def __init__(
         self,
         app: ASGIApp,
-        listen: tuple[str, int],
-        tls: ssl.SSLContext,
+        listen: tuple[str, int] | Path,
+        tls: ssl.SSLContext | None,
         connections: int,
         log: Callable[[str], None],
     ) -> None:
-        try:
-            family = socket.AF_INET6 if ":" in listen[0] else socket.AF_INET
-            self._socket = socket.create_server(listen, family=family, backlog=BACKLOG)
-        except OSError as problem:
-            raise UnusableInput(f"cannot listen on {listen[0]} port {listen[1]}: {problem.strerror}") from None
+        self._path = listen if isinstance(listen, Path) else None
+        self._socket = unix_pipe.listen(listen) if isinstance(listen, Path) else _listen(*listen)
         self._socket.setblocking(False)
         _allow_files(connections + OTHER_FILES)
-        self.address: tuple[str, int] = self._socket.getsockname()[:2]
+        self.address: tuple[str, int] = ("", 0) if self._path is not None else self._socket.getsockname()[:2]
+        host, port = self.address
+        self.place = f"{host}:{port}" if self._path is None else f"{unix_pipe.SCHEME}{self._path}"
         self._app = app
         self._tls = tls
         self._connections = connections
@@ -239,6 +240,8 @@ class Listening:
             self.loop.call_soon_threadsafe(self.loop.call_later, FAREWELL, self.loop.stop)
             self._thread.join()
         self._socket.close()
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
 
     def _without_certificate(self, what: str) -> None:
         self._log.add("certificate", "refused", what)
@@ -309,20 +312,27 @@ class Listening:
         def protocol() -> asyncio.Protocol:
             made.append(_Impatient(config, self._state, {"met": partial(guests.met, guest)}))
             made[0].guest, made[0].over = guest, partial(guests.gone, guest)
-            if self._tls.verify_mode != ssl.CERT_NONE:
+            if self._tls is not None and self._tls.verify_mode != ssl.CERT_NONE:
                 made[0].without_certificate = self._without_certificate
             return made[0]
 
+        times = {} if self._tls is None else {"ssl_handshake_timeout": PATIENCE, "ssl_shutdown_timeout": 1.0}
         try:
-            await self.loop.connect_accepted_socket(
-                protocol, connection, ssl=self._tls, ssl_handshake_timeout=PATIENCE, ssl_shutdown_timeout=1.0
-            )
+            await self.loop.connect_accepted_socket(protocol, connection, ssl=self._tls, **times)
         except (OSError, asyncio.CancelledError) as problem:  # no TLS, or not this one: never an HTTP connection
             connection.close()
             if isinstance(problem, ssl.SSLCertVerificationError):
                 self._without_certificate("a client certificate that none of --client-ca signed, or out of its time")
             if not made or made[0].transport is None:
                 guests.gone(guest)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as problem:
+        raise UnusableInput(f"cannot listen on {host} port {port}: {problem.strerror}") from None
 
 
 def _allow_files(count: int) -> None:

@@ -13,17 +13,17 @@ from fgrpo_secure.storage.run_directory import RunDirectory, write_durably
 
 
 def opener(
-    listen: tuple[str, int],
-    certificate: Path,
-    key: Path,
+    listen: tuple[str, int] | Path,
+    certificate: tuple[Path, Path] | None,
     log: Callable[[str], None],
     metrics: tuple[str, int] | None = None,
     client_ca: Path | None = None,
 ) -> Callable[[RunDirectory, Config], HttpsEngine]:
     """What opens the engine of a run that a server conducts; `log` is told where it listens, and of refusals.
 
-    `metrics` is where Prometheus may ask; None: nowhere. `client_ca` signed the certificates of all who may connect;
-    None: nobody needs one.
+    `certificate` is (certificate, key); None with a pipe, whose socket's path `listen` is. `metrics` is where
+    Prometheus may ask; None: nowhere. `client_ca` signed the certificates of all who may connect; None: nobody needs
+    one.
     """
 
     def open_engine(directory: RunDirectory, config: Config) -> HttpsEngine:
@@ -33,7 +33,7 @@ def opener(
             bytes.fromhex(opening.read(directory).run),
             (rosters.pins(directory).authority, rosters.roster(directory)),
             listen,
-            (certificate, key),
+            certificate,
             (config.training_deadline, config.federation.step_seconds),
             log,
             client_ca,
@@ -44,9 +44,8 @@ def opener(
             except UnusableInput:
                 engine.close()
                 raise
-        host, port = engine.address
-        log(f"listens on {host}:{port}")
-        status = {"since": entropy.utc_now(), "listens": f"{host}:{port}"}
+        log(f"listens on {engine.place}")
+        status = {"since": entropy.utc_now(), "listens": engine.place}
         write_durably(directory.status, json.dumps(status).encode(), mode=0o600)
         return engine
 

@@ -167,6 +167,23 @@ def test_a_server_whose_authority_of_client_certificates_cannot_be_read_says_so(
     )
 
 
+def test_a_run_over_pipes_has_no_address_and_no_certificate(place):
+    invited = ("server", "invite", place / "five", "--url", "pipe:", "--out", place / "piped.json")
+    said(*invited)
+    shown = said("client", "join", place / "west", place / "piped.json", "--yes")
+    assert "reached over pipes alone" in shown
+    assert "--url" not in unchanged(place, 2, "client", "start", place / "west", "--pipe", "tcp:9")
+    for given, words in (
+        (("--pipe", "unix:/run/x", "--certificate", "tls.pem"), "a pipe has no TLS: give --pipe, or --certificate"),
+        (("--certificate", "tls.pem"), "give --certificate and --key, for HTTPS; or --pipe unix:PATH"),
+        (("--pipe", "unix:/proc/x"), "cannot listen on unix:/proc/x"),
+        (("--pipe", "/run/x"), "'/run/x' is no pipe; write unix:PATH"),
+    ):
+        outcome = call("server", "start", place / "five", *given)
+        assert outcome.exit_code == 2, outcome.output
+        assert words in outcome.stderr, outcome.stderr
+
+
 def test_an_invitation_that_somebody_touched_is_refused(place):
     file = place / "five.invitation.json"
     whole = json.loads(file.read_text())

@@ -74,20 +74,21 @@ def seed(directory, client):
         return store.identity_seed(client)
 
 
-def https_engine(directory, config, certificate, port=0, times=None, lines=None, host="127.0.0.1"):
-    """The engine of a run whose owners each have a host of their own."""
+def https_engine(directory, config, certificate, port=0, times=None, lines=None, host="127.0.0.1", pipe=None):
+    """The engine of a run whose owners each have a host of their own; with a `pipe`, at that socket."""
     identity, known = rosters.server_identity(directory), (rosters.pins(directory).authority, rosters.roster(directory))
     run = bytes.fromhex(opening.read(directory).run)
     times = times or (config.federation.training_seconds, config.federation.step_seconds)
     log = [].append if lines is None else lines.append
-    return HttpsEngine.open(directory.private / "https", identity, run, known, (host, port), certificate, times, log)
+    listen = (host, port) if pipe is None else pipe
+    return HttpsEngine.open(directory.private / "https", identity, run, known, listen, certificate, times, log)
 
 
-def place(directory, client, address, certificate):
+def place(directory, client, address, certificate, pipe=None):
     server, run = rosters.pins(directory).server, bytes.fromhex(opening.read(directory).run)
     identity = Identity.from_seed(seed(directory, client))
     url = f"https://{address[0]}:{address[1]}"
-    return Place(url, server, run, client, identity, certificate[0].read_text())
+    return Place(url, server, run, client, identity, certificate and certificate[0].read_text(), pipe=pipe)
 
 
 class HostHere:
@@ -115,8 +116,8 @@ class HostHere:
 class ClientThread:
     """One owner's client, in a thread of this process."""
 
-    def __init__(self, directory, config, client, address, certificate):
-        self._place = place(directory, client, address, certificate)
+    def __init__(self, directory, config, client, address, certificate, pipe=None):
+        self._place = place(directory, client, address, certificate, pipe)
         self._session = HostHere(directory, config, client)
         self._folder = directory.owners / f"daemon-{client}"
         self._folder.mkdir(exist_ok=True)

@@ -1,12 +1,17 @@
 """What every engine must do, asked of each: the same bytes reach the same parties, and the same adapter comes out."""
 
+from contextlib import ExitStack
+
 import numpy as np
 import pytest
 
 from fgrpo_secure.engines.embedded import Embedded
 from fgrpo_secure.engines.https import question as questions
+from fgrpo_secure.engines.https.unix_pipe import Pipe
 from fgrpo_secure.server.federation import Federation
+from fgrpo_secure.storage.client_folder import Kept
 from tests.fgrpo_secure.engines.federations import CLIENTS, FIVE, ClientThread, certificate, enrolled, https_engine
+from tests.fgrpo_secure.engines.pipes import meeting_place, needs_root, piped
 
 EVERYBODY = range(CLIENTS)
 
@@ -39,7 +44,48 @@ class OnHttps:
             client.close()
 
 
-@pytest.fixture(params=[OnEmbedded, OnHttps], ids=lambda kind: kind.name)
+class OnPipe:
+    """Over a pipe that another user runs, one socket for each owner. Each client asks the kernel who that is."""
+
+    name = "pipe"
+    processes = CLIENTS
+    hostile = False
+
+    def __init__(self, config, directory, folder):
+        self._open = ExitStack()
+        place = self._open.enter_context(meeting_place())
+        sockets = [place / f"owner{client}" for client in EVERYBODY]
+        self.engine = https_engine(directory, config, None, times=(None, 120), pipe=place / "server")
+        self._open.enter_context(piped(sockets, place / "server", hostile=self.hostile))
+        kept = Kept((directory.owners, directory.private), ())
+        pipes = [Pipe(path, lambda: kept) for path in sockets]
+        self.clients = [ClientThread(directory, config, i, self.engine.address, None, pipes[i]) for i in EVERYBODY]
+
+    def close(self):
+        for client in self.clients:
+            client.end()
+        self.engine.close()
+        for client in self.clients:
+            client.close()
+        self._open.close()
+
+
+class OnHostilePipe(OnPipe):
+    """The pipe drops, repeats, reorders, changes and invents: still nothing counts but what the parties sent."""
+
+    name = "hostile pipe"
+    hostile = True
+
+    def close(self):
+        heard = [line for client in self.clients for line in client.lines]
+        super().close()
+        assert any("the server is not reached" in line for line in heard), "the pipe did nothing"
+
+
+KINDS = [OnEmbedded, OnHttps, *(pytest.param(kind, marks=needs_root) for kind in (OnPipe, OnHostilePipe))]
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
 def kind(request):
     return request.param
 
