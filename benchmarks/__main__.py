@@ -15,6 +15,7 @@ HERE = Path(__file__).parent
 LEARNING = ("epsilon", "weights", "hospitals", "direction", "page")
 SCRIPTS = (
     "aggregation",
+    "big_adapters",
     "compact",
     "ledger",
     "membership",

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -70,8 +70,8 @@ def _worked() -> float:
     return float(sum(each.user + each.system for each in times))
 
 
-def opened(folder: Path, rounds: int, training: int) -> tuple[Any, Any, Any, Any]:
-    """(configuration, directory, base model, adapted model) of a new run whose owners are enrolled."""
+def opened(folder: Path, rounds: int, training: int, more: Sequence[str] = ()) -> tuple[Any, Any, Any, Any]:
+    """(configuration, directory, base model, adapted model) of a new run whose owners are enrolled; `more` settings."""
     from fgrpo_secure import entropy
     from fgrpo_secure.config import files as config_file
     from fgrpo_secure.engines import enrolment
@@ -80,7 +80,9 @@ def opened(folder: Path, rounds: int, training: int) -> tuple[Any, Any, Any, Any
 
     (folder / "run.toml").write_text(TEXT)
     federation = ("rounds", rounds), ("training_seconds", training), ("step_seconds", STEP_SECONDS)
-    config = config_file.load(str(folder / "run.toml"), [f"federation.{key}={value}" for key, value in federation])
+    config = config_file.load(
+        str(folder / "run.toml"), [*(f"federation.{key}={value}" for key, value in federation), *more]
+    )
     base, directory = models.load(config.model), RunDirectory(folder / "run")
     adapted = adapters.attach(base, config.adapter, config.run.seed)
     directory.create(config_file.dump(config))
@@ -92,11 +94,11 @@ def opened(folder: Path, rounds: int, training: int) -> tuple[Any, Any, Any, Any
 class OnEmbedded:
     """The run in worker processes."""
 
-    def __init__(self, folder: Path, rounds: int, training: int) -> None:
+    def __init__(self, folder: Path, rounds: int, training: int, more: Sequence[str] = ()) -> None:
         from fgrpo_secure.engines.embedded import Embedded
         from fgrpo_secure.server.federation import Federation
 
-        config, directory, base, adapted = opened(folder, rounds, training)
+        config, directory, base, adapted = opened(folder, rounds, training, more)
         self.measured = Measured()
         self._engine = Embedded.start(directory, config)
         self._engine.on_trained = lambda done, total: self.measured.begin() if done == total else None
@@ -117,14 +119,14 @@ class OnEmbedded:
 class OnHttps:
     """The run over the network."""
 
-    def __init__(self, folder: Path, rounds: int, training: int) -> None:
+    def __init__(self, folder: Path, rounds: int, training: int, more: Sequence[str] = ()) -> None:
         from network import certificate
 
         from fgrpo_secure.engines.https.engine import HttpsEngine
         from fgrpo_secure.server.federation import Federation
         from fgrpo_secure.storage import opening, rosters
 
-        config, directory, base, adapted = opened(folder, rounds, training)
+        config, directory, base, adapted = opened(folder, rounds, training, more)
         self.measured, pem, self._training = Measured(), certificate(folder), training
         known, run = (rosters.pins(directory).authority, rosters.roster(directory)), opening.read(directory).run
         listen, times = ("127.0.0.1", 0), (training, STEP_SECONDS)

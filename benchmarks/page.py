@@ -214,6 +214,24 @@ def network_round(_: Lines) -> str:
     return f"{_table(head, rows)}\n\n{len(added)} rounds, in turns on both, at a load of {load} on two cores."
 
 
+def big_adapters(_: Lines) -> str:
+    """What a round with a big adapter takes of each party beside training."""
+    lines = [json.loads(line) for line in (record.RESULTS / "big_adapters.jsonl").read_text().splitlines()]
+    rows = [
+        (
+            f"{line['coordinates'] / 1e6:.1f} million, {line['engine']}{', before' * (line.get('code') == 'before')}",
+            f"{line['waited_s']:.1f} s",
+            f"{line['cpu_s']:.1f} s",
+            f"{line['server']['peak']} MiB ({line['server']['vectors']:.1f})",
+            f"{line['client']['peak']} MiB ({line['client']['vectors']:.1f})",
+            f"{line['load'][0]:.0f} to {line['load'][1]:.0f}",
+        )
+        for line in lines
+    ]
+    head = ("coordinates", "waited", "processor, all processes", "server's peak", "a client's peak", "load")
+    return _table(head, rows)
+
+
 BLOCKS: dict[str, Callable[[Lines], str]] = {
     "epsilon": epsilon,
     "weights": weights,
@@ -224,6 +242,7 @@ BLOCKS: dict[str, Callable[[Lines], str]] = {
     "facts": facts,
     "whole": whole,
     "network_round": network_round,
+    "big_adapters": big_adapters,
 }
 
 

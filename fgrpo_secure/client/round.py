@@ -72,8 +72,13 @@ def privatise(
     **Why** The weight multiplies the clipped update and is at most 1; the encoder checks the integers themselves.
     """
     weighed, hidden = _weigh(learned, settings, past, max_weight)
-    clipped = clip.to_norm(learned.update, settings.clip_norm).times(weighed.weight)
-    encoded = encode.to_ring(clipped, hidden, lattice, entropy.child("rounding"))
+    encoded = encode.to_ring(
+        # Named by nobody, so that it is gone before noise of the same size is drawn.
+        clip.to_norm(learned.update, settings.clip_norm).times(weighed.weight),
+        hidden,
+        lattice,
+        entropy.child("rounding"),
+    )
     return Contribution(_noised(encoded, settings, entropy.child("noise")), weighed.baseline, weighed.weight)
 
 

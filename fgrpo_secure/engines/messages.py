@@ -110,7 +110,8 @@ _encoder = msgspec.msgpack.Encoder()
 def write(stream: IO[bytes], frame: Request | Reply) -> None:
     """Send one frame."""
     data = _encoder.encode(frame)
-    stream.write(len(data).to_bytes(8, "little") + data)
+    stream.write(len(data).to_bytes(8, "little"))
+    stream.write(data)  # by itself: joined, an adapter or an upload would be in memory once more
     stream.flush()
 
 

@@ -47,7 +47,7 @@ class ClippedUpdate:
         """
         if not 0.0 < weight <= 1.0:
             raise ValueError("a weight must be above 0 and at most 1")
-        return ClippedUpdate(self.values * weight, self.bound)
+        return self if weight == 1.0 else ClippedUpdate(self.values * weight, self.bound)
 
 
 def to_norm(update: Update, clip_norm: float) -> ClippedUpdate:
@@ -72,7 +72,8 @@ def to_norm(update: Update, clip_norm: float) -> ClippedUpdate:
     unit_norm = math.sqrt(float(np.dot(unit, unit)))
     if unit_norm <= clip_norm / largest * slack:
         return ClippedUpdate(values, clip_norm)
-    return ClippedUpdate(unit * (clip_norm / unit_norm * slack), clip_norm)
+    unit *= clip_norm / unit_norm * slack
+    return ClippedUpdate(unit, clip_norm)
 
 
 def checked_clip_norm(clip_norm: float) -> float:

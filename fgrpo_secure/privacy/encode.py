@@ -122,15 +122,14 @@ def to_ring(clipped: ClippedUpdate, scores: Sequence[Score], lattice: Lattice, r
     bound = lattice.integer_bound
     if not np.max(np.abs(clipped.values)) <= clipped.bound:  # false for NaN too, which has no integer
         return EncodedVector(np.zeros(lattice.length, np.int64), bound)
-    exact = np.empty(lattice.length)
-    np.multiply(clipped.values, lattice.scale, out=exact[: lattice.dimension])
-    exact[lattice.dimension :] = [_coordinate(score, lattice) for score in scores]
+    tail = np.array([_coordinate(score, lattice) for score in scores])
     # So often and no more: an update for which rounding hardly ever fits would be seen by its client's silence.
     for attempt in range(ATTEMPTS):
-        rounded = _round_at_random(exact, rounding.bytes(KEY_BYTES, "rounding", attempt))
+        rounded = _round_at_random(clipped.values, lattice.scale, tail, rounding.bytes(KEY_BYTES, "rounding", attempt))
         if within(rounded, bound):
             return EncodedVector(rounded, bound)
-    truncated = np.trunc(exact).astype(np.int64)  # never longer than the exact vector
+    # Never longer than the exact vector.
+    truncated = np.trunc(np.append(clipped.values * lattice.scale, tail)).astype(np.int64)
     return EncodedVector(truncated if within(truncated, bound) else np.zeros_like(truncated), bound)
 
 
@@ -212,13 +211,19 @@ def _centre(low: float, high: float) -> tuple[float, float]:
     return low / 2 + high / 2, high / 2 - low / 2
 
 
-def _round_at_random(exact: FloatArray, key: bytes) -> IntArray:
-    """floor(x + u), u uniform on multiples of 2^-32: up with the probability of the fractional part."""
+def _round_at_random(values: FloatArray, scale: float, tail: FloatArray, key: bytes) -> IntArray:
+    """floor(x + u) of all `values` times `scale` and, after them, of `tail`; u uniform on multiples of 2^-32: up with
+    the probability of the fractional part."""
     stream = Keystream(key)
-    rounded = np.empty(exact.size, np.int64)
-    for piece in pieces(exact.size):
-        part = exact[piece]
-        # Up with the probability of the fraction, so that the mean is exact. Rounding to nearest would bias what all
-        # clients round alike.
-        np.copyto(rounded[piece], np.floor(part + stream.words32(part.size) * 2.0**-32), casting="unsafe")
+    rounded = np.empty(values.size + tail.size, np.int64)
+    # Scaled piece by piece: a vector of them all would be one more in the memory of a client with a big adapter.
+    for piece in pieces(values.size):
+        _round_piece(values[piece] * scale, stream, rounded[piece])
+    _round_piece(tail, stream, rounded[values.size :])
     return rounded
+
+
+def _round_piece(exact: FloatArray, stream: Keystream, out: IntArray) -> None:
+    # Up with the probability of the fraction, so that the mean is exact. Rounding to nearest would bias what all
+    # clients round alike.
+    np.copyto(out, np.floor(exact + stream.words32(exact.size) * 2.0**-32), casting="unsafe")

@@ -46,7 +46,7 @@ def add_share(encoded: EncodedVector | EncodedSum, variance: int, entropy: Entro
     # Drawn at once and forgotten: a key that came twice would make the noise of two rounds cancel in their difference.
     key = entropy.bytes(KEY_BYTES, "share")
     noise = discrete_gaussian.sample(discrete_gaussian.table(variance), encoded.values.size, key)
-    return NoisedVector(encoded.values + noise, encoded.bound, variance)
+    return NoisedVector(np.add(encoded.values, noise, out=noise), encoded.bound, variance)
 
 
 def no_noise(encoded: EncodedVector | EncodedSum) -> NoisedVector:

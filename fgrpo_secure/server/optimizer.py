@@ -79,7 +79,7 @@ class ServerOptimizer:
             for key, value in optimizer.state[parameter].items()
             if isinstance(value, torch.Tensor)
         }
-        result: NDArray[np.float64] = parameter.detach().numpy().copy()
+        result: NDArray[np.float64] = parameter.detach().numpy()
         return result
 
     def state(self) -> dict[str, torch.Tensor]:

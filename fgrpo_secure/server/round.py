@@ -74,4 +74,5 @@ def conclude(
     mean = weighted_mean(
         per_client(decoded.update_sum, settings), weight_sum, gain_sum, survivors, kind, settings.weighting
     )
+    del total, decoded  # vectors of the adapter's size, gone before the optimiser makes its own
     return Conclusion(optimizer.step(vector, mean.update, factors), mean, within)

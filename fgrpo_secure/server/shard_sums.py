@@ -34,7 +34,9 @@ class ShardSums:
 
     def plus(self, plan: RoundPlan, recovered: Recovered, traffic: Traffic, charge: Fraction) -> "ShardSums":
         """With the shard of `plan`, which ended and cost each of its clients `charge` (mu squared)."""
-        sums = {name: self.totals.get(name, 0) + total for name, total in recovered.totals.items()}
+        # The first ones as they are: rounds are one shard as a rule, whose sums may be the most that a server holds.
+        before = self.totals
+        sums = {name: before[name] + total if name in before else total for name, total in recovered.totals.items()}
         return replace(
             self,
             totals=sums,

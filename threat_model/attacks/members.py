@@ -88,7 +88,7 @@ ATTACKS = (
         (
             Weakening(
                 "fgrpo_secure.privacy.noise",
-                "    return NoisedVector(encoded.values + noise, encoded.bound, variance)\n",
+                "    return NoisedVector(np.add(encoded.values, noise, out=noise), encoded.bound, variance)\n",
                 "    return NoisedVector(encoded.values, encoded.bound, variance)\n",
                 "the noise: without differential privacy this attack works on ours",
             ),

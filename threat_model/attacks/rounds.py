@@ -152,7 +152,7 @@ ATTACKS = (
         (
             Weakening(
                 "fgrpo_secure.privacy.noise",
-                "    return NoisedVector(encoded.values + noise, encoded.bound, variance)",
+                "    return NoisedVector(np.add(encoded.values, noise, out=noise), encoded.bound, variance)",
                 "    return NoisedVector(encoded.values + 0 * noise, encoded.bound, variance)",
                 "each client adds its share of the noise",
             ),

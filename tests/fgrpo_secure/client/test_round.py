@@ -1,6 +1,7 @@
 """One client's round: weights survive the clip, the bound holds whatever the data, and no failure of data shows."""
 
 import math
+import tracemalloc
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,7 +14,8 @@ from fgrpo_secure.entropy import SeededEntropy
 from fgrpo_secure.gain import Baseline, Observation
 from fgrpo_secure.learning.tasks import UnusableData
 from fgrpo_secure.plan import round_settings
-from fgrpo_secure.privacy import encode
+from fgrpo_secure.privacy import discrete_gaussian, encode
+from fgrpo_secure.privacy.clip import Update
 from fgrpo_secure.privacy.encode import Lattice
 
 DIMENSION = 400
@@ -319,3 +321,23 @@ def test_a_client_whose_data_fails_still_counts_its_noise(trial):
     assert variance == session.noised[0].share_variance > 0
     assert abs(float(np.mean(noise**2)) - variance) < 6 * variance * math.sqrt(2 / noise.size)
     np.testing.assert_array_equal(session.total, sum(vector.values for vector in session.noised.values()))
+
+
+# -------------------------------------------------------------------------------------------------------------- memory
+
+
+@pytest.mark.parametrize("unit", ["none", "client"])
+def test_a_round_with_a_big_adapter_takes_two_vectors_beside_the_update(unit):
+    """The update is kept for a round that is repeated; beside it are never more than two vectors of its size."""
+    length, chosen = 400_000, settings(unit)
+    update = np.random.default_rng(3).normal(size=length)
+    learned = client_round.Learned(Update(update), Observation(0.5, 0.0))
+    lattice = Lattice.build(length, CLIP, 2)
+    discrete_gaussian.table(VARIANCE)  # of the variance's size, not of the update's
+    tracemalloc.start()
+    try:
+        client_round.privatise(learned, chosen, lattice, PAST, 0.5, SeededEntropy(bytes(1)))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2.5 * update.nbytes

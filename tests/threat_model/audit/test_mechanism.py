@@ -156,7 +156,7 @@ def after_the_sum(what, updates, rounding):
         (clip.to_norm(Update(each), lattice.clip_norm).values for each in updates.values()),
         start=np.zeros(lattice.dimension),
     )
-    rounded = encode._round_at_random(total * lattice.scale, rounding.bytes(32, "sum"))
+    rounded = encode._round_at_random(total, lattice.scale, np.empty(0), rounding.bytes(32, "sum"))
     return np.concatenate([rounded, np.zeros(lattice.scores, np.int64)])
 
 
