@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Self
 
 import batched
 import numpy as np
@@ -27,11 +28,12 @@ from fgrpo_secure.entropy import Entropy
 from fgrpo_secure.gain import Baseline
 from fgrpo_secure.learning import adapters, models
 from fgrpo_secure.learning.adapters import AdaptedModel
+from fgrpo_secure.learning.averaging import IterateAverage
 from fgrpo_secure.learning.grpo import rewards
 from fgrpo_secure.learning.grpo.advantages import group_advantages
 from fgrpo_secure.learning.grpo.objective import objective
 from fgrpo_secure.learning.tasks.files import Row
-from fgrpo_secure.plan import adapter_shape, round_settings, run_plan
+from fgrpo_secure.plan import adapter_shape, run_plan
 from fgrpo_secure.plan.cost import PrivacyPlan
 from fgrpo_secure.plan.round_settings import RoundSettings
 from fgrpo_secure.plan.terms import Admitted
@@ -42,6 +44,7 @@ from fgrpo_secure.privacy.noise import NoisePlan
 from fgrpo_secure.privacy.units import EncodedSum
 from fgrpo_secure.server import round as server_round
 from fgrpo_secure.server.optimizer import ServerOptimizer
+from fgrpo_secure.server.round import Conclusion
 from protocols.server import Recovered
 
 FloatArray = NDArray[np.float64]
@@ -91,15 +94,18 @@ class Simulation:
     owners: list[Owner]
     privacy: PrivacyPlan
     optimizer: ServerOptimizer
+    average: IterateAverage
     source: Entropy
     baselines: list[Baseline]
     weights: list[float]  # of the last round, by owner: what nobody but a simulation knows
     plain: bool = False  # clients send what they encoded, and a trusted server adds the noise
     known: dict[int, Trained] = field(default_factory=dict)  # rounds whose training is known from another run
     decoded: dict[tuple[int, ...], str] = field(default_factory=dict)
+    silent: set[int] = field(default_factory=set)  # owners without data: they send zero, and their noise
+    released: list[Conclusion] = field(default_factory=list)  # what each round made public
 
-    @staticmethod
-    def open(config: Config, folder: Path, plain: bool = False) -> "Simulation":
+    @classmethod
+    def open(cls, config: Config, folder: Path, plain: bool = False) -> Self:
         """The federation of `config` before its first round; `plain` is the baseline of a server that is trusted.
 
         ValueError for what a simulation cannot do.
@@ -108,12 +114,13 @@ class Simulation:
         adapted = adapters.attach(models.load(config.model), config.adapter, config.run.seed)
         everybody, unit = set(range(config.clients_total)), config.privacy.unit
         owners = owner.make_owners(config.client, config.run.seed, everybody, folder, unit, config.units_per_client)
-        return Simulation(
+        return cls(
             config,
             adapted,
             [owners[client] for client in sorted(owners)],
             run_plan.plan(config, adapter_shape.of(adapted)),
             ServerOptimizer(config.server),
+            IterateAverage(config.server.averaging),
             entropy.from_kind("seeded", config.run.seed).child("owners"),
             [Baseline()] * len(owners),
             [1.0] * len(owners),
@@ -122,12 +129,28 @@ class Simulation:
 
     def round(self, number: int) -> None:
         """One round of everybody, up to the next adapter."""
-        lattice = Lattice.build(self.adapted.dimension(number), self.config.privacy.clip_norm, round_settings.SCORES)
-        variance = run_plan.share_variance(self.privacy, lattice)
-        settings = round_settings.for_round(self.config, number, variance)
+        within = tuple(each.fraction_within for each in self.released if each.fraction_within is not None)
+        settings = run_plan.settings_of_round(self.config, self.privacy, number, self.dimension(number), within)
+        lattice = settings.unit_lattice(self.dimension(number))
         trained = self.known.get(number) or self.train(settings)
         vectors = self.contributions(trained, settings, lattice)
         self.conclude(vectors, settings, lattice)
+
+    def dimension(self, number: int) -> int:
+        """How many coordinates a round's updates have."""
+        return self.adapted.dimension(number)
+
+    def vector(self, number: int) -> FloatArray:
+        """What a round trains, as it is."""
+        return self.adapted.get_vector(number)
+
+    def move(self, number: int, vector: FloatArray) -> None:
+        """Put what a round trained in its place."""
+        self.adapted.set_vector(number, vector)
+
+    def largest_weight(self, place: int, learned: Learned, settings: RoundSettings) -> float:  # noqa: ARG002  levers ask
+        """What an owner's weight never rises above."""
+        return 1.0
 
     def parts(self, settings: RoundSettings, step: int = 0) -> list[Part]:
         """Whose rows are trained on in a step of a round."""
@@ -192,10 +215,14 @@ class Simulation:
     def _client(
         self, trained: Trained, place: int, settings: RoundSettings, lattice: Lattice, source: Entropy
     ) -> IntArray:
-        learned = Learned(Update(trained.updates[place]), gain.observe(trained.rewards[place]))
+        if place in self.silent:
+            learned = client_round.missing(lattice.dimension)
+        else:
+            learned = Learned(Update(trained.updates[place]), gain.observe(trained.rewards[place]))
         if self.plain or not settings.share_variance:  # a trusted server adds the noise, or nobody does
             settings = settings.model_copy(update={"aggregation": "plain"})
-        made = client_round.privatise(learned, settings, lattice, self.baselines[place], 1.0, source)
+        most = self.largest_weight(place, learned, settings)
+        made = client_round.privatise(learned, settings, lattice, self.baselines[place], most, source)
         self.baselines[place], self.weights[place] = made.baseline, made.weight
         return made.vector.values
 
@@ -209,11 +236,13 @@ class Simulation:
         conclusion = server_round.conclude(
             Recovered(totals, tuple(range(len(vectors))), (), {}),
             Admitted(settings, lattice, self.privacy.parameters.colluders, Fraction(0)),  # nobody keeps a ledger here
-            self.adapted.get_vector(number),
+            self.vector(number),
             self.adapted.factors(number),
             self.optimizer,
         )
-        self.adapted.set_vector(number, conclusion.vector)
+        self.move(number, conclusion.vector)
+        self.average.add(self.adapted.full_state())
+        self.released.append(conclusion)
 
     def _with_central_noise(self, total: IntArray, settings: RoundSettings, lattice: Lattice) -> IntArray:
         """The noise of one contributor that nobody can lose or know: the same multiplier, without headroom."""
@@ -254,8 +283,6 @@ def _check(config: Config) -> None:
         "uniform",
     ):
         raise ValueError("a simulation of units inside clients needs mode distributed and uniform weights")
-    if config.privacy.adaptive_clip is not None:
-        raise ValueError("a simulation has one clip norm for all rounds: leave out privacy.adaptive_clip")
     if config.privacy.sampling_rate is not None:
         raise ValueError("a simulation has no secret sampling of units: leave out privacy.sampling_rate")
     if config.grpo.loss_type not in ("dr_grpo", "grpo") or config.grpo.scale_rewards == "batch":

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import compact
+import levers
 import record
 import torch
 import utility
@@ -29,8 +30,19 @@ from fgrpo_secure.plan import round_settings
 
 PRESET = "quickstart"  # whose problems all trials but those of `compact` are marked on: hospitals have the same
 NOISE = "pure_noise:reward"
-# shares of a task's clients whose rewards are broken: the sign is wrong, or they have nothing to do with the task
-BROKEN = {"none": (0.0, 0.0), "flip": (0.25, 0.0), "late": (0.25, 0.0), "noise": (0.0, 0.5), "mixed": (0.25, 0.25)}
+# shares of a kind's clients that are not as the others: the sign of their rewards is wrong ("late": from half of the
+# rounds on), rewards have nothing to do with the task, or from half of the rounds on they have the next kind's task
+BROKEN: dict[str, dict[str, float]] = {
+    "none": {},
+    "flip": {"flipped": 0.25},
+    "late": {"flipped": 0.25},
+    "noise": {"noise": 0.5},
+    "mixed": {"flipped": 0.25, "noise": 0.25},
+    "drifting": {"drifting": 0.5},
+    "joining": {},  # every fourth kind has no data before half of the rounds are over
+}
+JOINING = 4
+FROM_HALF = ("late", "drifting", "joining")
 NOT_TRAINING = ("privacy.", "weighting.", "server.", "federation.rounds")  # what the first round's training ignores
 
 
@@ -44,6 +56,7 @@ class Trial:
     seed: int = 0
     problems: str = "held out"  # or "public": those that presets show, for tuning
     preset: str = "quickstart"
+    lever: str = ""  # what the product does not have: see `levers`
 
     def config(self) -> Config:
         """The preset with this trial's settings."""
@@ -55,6 +68,18 @@ class Trial:
             return Config.model_validate(table | other)
         return Config.model_validate(table | {"client": [part for parts in kinds for part in parts]})
 
+    def later(self) -> Config:
+        """The same once those clients that drift have the next kind's task."""
+        chosen = self.config()
+        kinds = [client for client in chosen.client if "-drifting" not in client.name]
+        clients = [client.model_dump(exclude_unset=True) for client in chosen.client]
+        for place, table in enumerate(clients):
+            if "-drifting" in table["name"]:
+                own = [kind.name for kind in kinds].index(table["name"].removesuffix("-drifting"))
+                following = kinds[(own + 1) % len(kinds)].model_dump(exclude_unset=True)
+                clients[place] = following | {"name": table["name"], "count": table["count"]}
+        return Config.model_validate(chosen.model_dump(exclude_unset=True) | {"client": clients})
+
     def key(self) -> dict[str, Any]:
         """How a line of a result file names it."""
         return {
@@ -64,23 +89,29 @@ class Trial:
             "seed": self.seed,
             "problems": self.problems,
             "preset": self.preset,
+            **({"lever": self.lever} if self.lever else {}),
         }
 
 
 def named(line: dict[str, Any]) -> Trial:
     """The trial whose outcome a line is."""
     preset = line.get("preset", "quickstart")
-    return Trial(tuple(line["settings"]), line["broken"], line["server"], line["seed"], line["problems"], preset)
+    what, lever = (line["broken"], line["server"], line["seed"], line["problems"]), line.get("lever", "")
+    return Trial(tuple(line["settings"]), *what, preset, lever)
 
 
 def split(client: Client, broken: str) -> list[dict[str, Any]]:
     """A kind of clients as tables: those whose rewards are right, and those of each fault."""
-    table, (flipped, noisy) = client.model_dump(exclude_unset=True), BROKEN[broken]
-    wrong, random = round(client.count * flipped), round(client.count * noisy)
+    table = client.model_dump(exclude_unset=True)
+    counts = {fault: round(client.count * share) for fault, share in BROKEN[broken].items()}
+    differs: dict[str, dict[str, Any]] = {
+        "flipped": {"reward_scale": -client.reward_scale},
+        "noise": {"reward": NOISE},
+        "drifting": {},
+    }
     parts = [
-        table | {"count": client.count - wrong - random},
-        table | {"name": f"{client.name}-flipped", "reward_scale": -client.reward_scale, "count": wrong},
-        table | {"name": f"{client.name}-noise", "reward": NOISE, "count": random},
+        table | {"count": client.count - sum(counts.values())},
+        *(table | {"name": f"{client.name}-{fault}", "count": counts[fault], **differs[fault]} for fault in counts),
     ]
     return [part for part in parts if part["count"]]
 
@@ -91,15 +122,14 @@ def run(trial: Trial) -> dict[str, Any]:
     started = time.process_time()
     config = trial.config()
     with tempfile.TemporaryDirectory() as folder:
-        simulation = Simulation.open(config, Path(folder), plain=trial.server == "plain")
-        if trial.broken != "late" and trial.preset in (PRESET, compact.NAME):  # `_turn` makes the first round another
-            simulation.known = first_round(trial.broken, _training(trial), trial.seed, trial.preset)
+        simulation = opened(trial, config, Path(folder))
         weights = []
         for number in range(config.federation.rounds):
-            _turn(simulation, trial, number)
+            _turn(simulation, trial, number, Path(folder))
             simulation.round(number)
-            weights.append(_by_kind(simulation))
-    marks = mark(simulation.adapted, config, trial)
+            weights.append(_by_kind(simulation, trial))
+    with simulation.average.shown(simulation.adapted):
+        marks = mark(simulation.adapted, config, trial)
     earlier = before(trial.seed, trial.problems, trial.preset == compact.NAME)
     after = overall(marks.values())
     claim = simulation.privacy.claim
@@ -116,12 +146,30 @@ def run(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _turn(simulation: Simulation, trial: Trial, number: int) -> None:
-    """Clients that break late have the right sign until half of the rounds are over."""
-    if trial.broken == "late" and number in (0, simulation.config.federation.rounds // 2):
+def opened(trial: Trial, config: Config, folder: Path) -> Simulation:
+    """The trial's simulation before its first round."""
+    kind = levers.KINDS.get(trial.lever, levers.Lever)
+    simulation = kind.open(config, folder, plain=trial.server == "plain")
+    simulation.prepare()
+    # a round in which some have another sign, no data, or a lever of its own is not the one that others share
+    if trial.broken not in FROM_HALF and trial.preset in (PRESET, compact.NAME) and not trial.lever:
+        simulation.known = first_round(trial.broken, _training(trial), trial.seed, trial.preset)
+    return simulation
+
+
+def _turn(simulation: Simulation, trial: Trial, number: int, folder: Path) -> None:
+    """What changes for some clients when half of the rounds are over."""
+    half = number == simulation.config.federation.rounds // 2
+    if trial.broken == "late" and (half or number == 0):  # the right sign until then
         simulation.owners = [
             replace(own, reward_scale=-own.reward_scale) if "-flipped" in own.name else own for own in simulation.owners
         ]
+    if trial.broken == "drifting" and half:
+        simulation.owners = Simulation.open(trial.later(), folder / "later").owners
+    if trial.broken == "joining":
+        kinds = [place for place, kind in enumerate(simulation.config.client) for _ in range(kind.count)]
+        late = {place for place, kind in enumerate(kinds) if kind % JOINING == JOINING - 1}
+        simulation.silent = late if number < simulation.config.federation.rounds // 2 else set()
 
 
 def _training(trial: Trial) -> tuple[str, ...]:
@@ -137,11 +185,11 @@ def first_round(broken: str, settings: tuple[str, ...], seed: int, preset: str) 
         return {0: simulation.train(round_settings.for_round(config, 0, 0))}
 
 
-def _by_kind(simulation: Simulation) -> dict[str, float]:
+def _by_kind(simulation: Simulation, trial: Trial) -> dict[str, float]:
     """Mean weights of the last round, of clients whose rewards are right and of each kind of the others."""
     found: dict[str, list[float]] = {}
     for own, weight in zip(simulation.owners, simulation.weights, strict=True):
-        kind = next((fault for fault in ("flipped", "noise") if f"-{fault}" in own.name), "right")
+        kind = next((fault for fault in BROKEN[trial.broken] if f"-{fault}" in own.name), "right")
         found.setdefault(kind, []).append(weight)
     return {kind: sum(values) / len(values) for kind, values in found.items()}
 

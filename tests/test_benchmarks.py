@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LEARNING = ("claims", "compact", "page", "direction", "record", "trials", "simulate", "batched", "utility")
+LEARNING = ("claims", "compact", "page", "direction", "record", "trials", "levers", "simulate", "batched", "utility")
+KINDS = ("addition", "subtraction", "products", "sorting", "reversal", "counting", "remainders", "extremes")
+FEW = ("federation.rounds=4", "privacy.epsilon=60", *(f"client.{kind}.count=4" for kind in KINDS))
 
 
 @pytest.fixture
@@ -47,21 +49,105 @@ def test_result_lines_name_seeds_machine_load_and_versions_and_no_seed_that_sett
         assert {"fgrpo_secure", "python", "torch", "numpy"} <= set(line["versions"])
 
 
-@pytest.mark.parametrize("broken", ["none", "flip", "late", "noise", "mixed"])
-def test_a_stress_setting_breaks_the_share_of_every_kind_of_clients_that_it_says(page, broken):
+@pytest.mark.parametrize("broken", ["none", "flip", "late", "noise", "mixed", "drifting", "joining"])
+def test_a_stress_setting_changes_the_share_of_every_kind_of_clients_that_it_says(page, broken):
     trials = page.claims.trials
     whole, config = trials.Trial().config(), trials.Trial(broken=broken).config()
     assert config.clients_total == whole.clients_total == 256
     for kind in whole.client:
         parts = {part.name.removeprefix(kind.name): part for part in config.client if part.name.startswith(kind.name)}
-        flipped, noisy = trials.BROKEN[broken]
+        others = trials.BROKEN[broken]
         assert {end: part.count / kind.count for end, part in parts.items()} == {
-            end: share for end, share in (("", 1 - flipped - noisy), ("-flipped", flipped), ("-noise", noisy)) if share
+            "": 1 - sum(others.values()),
+            **{f"-{fault}": share for fault, share in others.items()},
         }
-        if flipped:
+        if "flipped" in others:
             assert parts["-flipped"].reward_scale == -kind.reward_scale
-        if noisy:
+        if "noise" in others:
             assert parts["-noise"].reward == trials.NOISE
+
+
+def test_clients_that_drift_go_on_with_the_task_rewards_and_level_of_the_next_kind(page):
+    trial = page.claims.trials.Trial(broken="drifting")
+    before, after = trial.config(), trial.later()
+    own = [kind for kind in before.client if "-drifting" not in kind.name]
+    for place, kind in enumerate(own):
+        found = {client.name: client for client in after.client}
+        following = own[(place + 1) % len(own)]
+        for field in ("task", "difficulty", "reward", "reward_scale"):
+            assert getattr(found[f"{kind.name}-drifting"], field) == getattr(following, field)
+            assert getattr(found[kind.name], field) == getattr(kind, field)
+    assert [client.count for client in after.client] == [client.count for client in before.client]
+
+
+def test_what_changes_at_half_of_the_rounds_changes_then_and_for_those_clients_alone(page, tmp_path):
+    trials = page.claims.trials
+    for broken in ("late", "drifting", "joining"):
+        trial = trials.Trial(FEW, broken)
+        simulation = trials.opened(trial, trial.config(), tmp_path / broken)
+        seen = []
+        for number in range(4):
+            trials._turn(simulation, trial, number, tmp_path / broken)
+            tasks = [(own.reward_scale, own.source.batch(9, 0, 1)[0]["prompt"]) for own in simulation.owners]
+            seen.append((tasks, simulation.silent))
+        assert seen[0] == seen[1] != seen[2] == seen[3]
+        share = {"late": "flipped", "drifting": "drifting"}.get(broken)
+        for own, first, last in zip(simulation.owners, seen[0][0], seen[3][0], strict=True):
+            assert (first != last) == (share is not None and f"-{share}" in own.name)
+        silent = {simulation.owners[place].name.partition("-")[0] for place in seen[0][1]}
+        assert silent == ({"sorting", "extremes"} if broken == "joining" else set())
+        assert not seen[3][1]
+
+
+def test_a_client_without_data_yet_sends_nothing_but_noise_and_what_it_remembers_begins_when_it_joins(page, tmp_path):
+    trials = page.claims.trials
+    trial = trials.Trial((*FEW, "privacy.unit=none"), "joining")
+    simulation = trials.opened(trial, trial.config(), tmp_path)
+    sent = []
+    original = simulation.contributions
+    simulation.contributions = lambda *given: sent.append(original(*given)) or sent[-1]
+    for number in range(3):
+        trials._turn(simulation, trial, number, tmp_path)
+        silent = set(simulation.silent)
+        simulation.round(number)
+        for place, vector in enumerate(sent[-1]):
+            assert (place in silent) == (not vector[:-2].any())
+        joined = {1 if len(silent) else number - 1}
+        late = {base.trend.rounds for place, base in enumerate(simulation.baselines) if place // 4 % 4 == 3}
+        assert late == ({0} if silent else joined)
+        assert {base.trend.rounds for place, base in enumerate(simulation.baselines) if place // 4 % 4 != 3} == {
+            number + 1
+        }
+
+
+def test_a_lever_changes_its_stage_and_nothing_that_privacy_rests_on(page, tmp_path):
+    trials, levers = page.claims.trials, page.claims.trials.levers
+    config = trials.Trial(FEW).config()
+    plain = trials.opened(trials.Trial(FEW), config, tmp_path / "plain")
+    cut = trials.opened(trials.Trial(FEW, lever="subspace"), config, tmp_path / "cut")
+    assert cut.dimension(0) == plain.dimension(0)  # B is whole
+    assert cut.dimension(1) == round(plain.dimension(1) * levers.KEPT)
+    before = cut.adapted.get_vector(1)
+    cut.move(1, cut.vector(1) + 0.25)
+    moved = cut.adapted.get_vector(1) - before
+    assert abs(moved).max() > 0.01
+    assert abs(cut._within(moved[None]) - 0.25).max() < 1e-5  # all of it lies within the subspace
+    assert abs(sum(moved**2) - 0.25**2 * cut.dimension(1)) < 1e-3
+    start = trials.opened(trials.Trial(FEW, lever="public start"), config, tmp_path / "start")
+    first, others = (levers.batched.lora_pairs(each.adapted)[0][0].weight.detach() for each in (start, plain))
+    assert abs(float(first.norm() / others.norm()) - 1) < 1e-5
+    assert not levers.torch.allclose(first, others)
+    whole = (*FEW, *levers.WHOLE_WEIGHT)
+    last = trials.opened(trials.Trial(whole, lever="laggards"), trials.Trial(whole).config(), tmp_path / "last")
+    settings = page.direction.round_settings.for_round(last.config, 5, 0)
+    observed, past = levers.gain.Observation(1.0, 0.1), levers.gain.Baseline()
+    learned = levers.Learned(None, observed)
+    for slope, least, most in ((1.0, 0.5, 0.5), (0.0, 1.0, 1.0), (-1.0, 1.0, 1.0)):
+        past = levers.gain.Baseline()
+        for number in range(5):
+            past = past.updated(levers.gain.Observation(1 + slope * (number - 5), 0.1), number, 0.7)
+        last.baselines[0] = past
+        assert least <= last.largest_weight(0, learned, settings) <= most
 
 
 @pytest.mark.slow

@@ -65,6 +65,7 @@ def both(trial, simulate, monkeypatch, *overrides):
         ("full", 1, SGD),
         ("alternate", 2, ("grpo.optimizer=sgd", "grpo.learning_rate=1")),
         ("full", 3, ("grpo.optimizer=adam", "grpo.learning_rate=0.01")),
+        ("ffa", 1, (*SGD, "privacy.adaptive_clip.quantile=0.5", "server.momentum=0.5")),
     ],
 )
 def test_a_simulated_run_samples_trains_encodes_and_applies_as_the_federation_does(
