@@ -5,7 +5,7 @@ Settings were chosen on public problems with other seeds (100 to 199); seeds 100
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ KINDS = direction.KINDS
 FEWER = tuple(f"client.{kind}.count=8" for kind in KINDS)  # without noise it does not matter how many share it
 ONE_FACTOR = ("adapter.factors=ffa", "server.learning_rate=400")
 LONG = (MORE_PROMPTS, "federation.rounds=24")  # a history needs prompts and rounds before it says anything
-FILES = {name: record.RESULTS / f"{name}.jsonl" for name in ("epsilon", "weights", "hospitals", "direction")}
+OF_TRIALS = ("epsilon", "weights", "hospitals", "second_family")
+FILES = {name: record.RESULTS / f"{name}.jsonl" for name in (*OF_TRIALS, "direction")}
 QUICK = ("federation.rounds=2", *(f"client.{kind}.count=1" for kind in KINDS), "privacy.epsilon=100")
 
 
@@ -34,11 +35,14 @@ class Row:
     broken: str = "none"
     least: tuple[float, float] | None = None
     preset: str = "quickstart"
+    server: str = "secure"
+    lever: str = ""
 
-    def trials(self, rule: str = "history", server: str = "secure") -> list[Trial]:
+    def trials(self, rule: str = "history", server: str | None = None) -> list[Trial]:
         """Its runs, one a seed."""
         settings = self.settings if rule == "history" else (*self.settings, f"weighting.rule={rule}")
-        return [Trial(settings, self.broken, server, seed, preset=self.preset) for seed in SEEDS]
+        chosen = {"preset": self.preset, "lever": self.lever}
+        return [Trial(settings, self.broken, server or self.server, seed, **chosen) for seed in SEEDS]
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,10 @@ HOSPITALS_BEFORE = tuple(
     Row(row.name, (f"privacy.epsilon={row.name}", *ONE_FACTOR), preset="hospitals") for row in HOSPITALS
 )
 
+# the same settings on problems and with a model that nothing was chosen on
+SECOND_FAMILY = tuple(replace(row, least=None, preset="compact") for row in EPSILONS if row.name in ("none", "8", "2"))
+SECOND_STRESS = replace(STRESS[0], preset="compact")
+
 Lines = Mapping[Trial, Mapping[str, Any]]
 
 
@@ -91,6 +99,8 @@ def wanted(name: str) -> list[Trial]:
         rows.remove(EPSILONS[0].trials(server="plain"))  # without noise it is the same integers
     elif name == "hospitals":
         rows = [row.trials() for row in (*HOSPITALS, *HOSPITALS_BEFORE)]
+    elif name == "second_family":
+        rows = [row.trials(rule) for row in (*SECOND_FAMILY, SECOND_STRESS) for rule in ("history", "uniform")]
     elif name == "weights":
         rows = [row.trials(rule) for row in (*STRESS, *EPSILONS) for rule in ("history", "uniform")]
     return [trial for seed in zip(*rows, strict=True) for trial in seed]
@@ -98,7 +108,7 @@ def wanted(name: str) -> list[Trial]:
 
 def finished() -> Lines:
     """Every finished run of the learning benchmarks, by its trial: claims share runs."""
-    lines = [line for name in ("epsilon", "weights", "hospitals") for line in record.lines(FILES[name])]
+    lines = [line for name in OF_TRIALS for line in record.lines(FILES[name])]
     return {trials.named(line): line for line in lines}
 
 
@@ -110,7 +120,7 @@ def found(lines: Lines, chosen: Sequence[Trial], figure: str) -> dict[int, float
 def check(name: str, quick: bool, processes: int, minutes: float) -> list[Claim]:
     """Run what is missing, or the smallest part with `quick`, and say what holds."""
     if quick:
-        return [_quick_direction() if name == "direction" else _quick_run()]
+        return [_quick_direction() if name == "direction" else _quick_run(name == "second_family")]
     if name == "direction":
         direction.run_missing(FILES[name])
         return _direction_claims()
@@ -122,7 +132,13 @@ def check(name: str, quick: bool, processes: int, minutes: float) -> list[Claim]
 
 def judged(name: str, lines: Lines) -> list[Claim]:
     """What finished runs say about a claim."""
-    return {"epsilon": _epsilon_claims, "weights": _weights_claims, "hospitals": _hospitals_claims}[name](lines)
+    say = {
+        "epsilon": _epsilon_claims,
+        "weights": _weights_claims,
+        "hospitals": _hospitals_claims,
+        "second_family": _second_claims,
+    }
+    return say[name](lines)
 
 
 def _epsilon_claims(lines: Lines) -> list[Claim]:
@@ -160,17 +176,33 @@ def _hospitals_claims(lines: Lines) -> list[Claim]:
 
 
 def _weights_claims(lines: Lines) -> list[Claim]:
+    return [_less_uniform(lines, row, row in STRESS) for row in (*STRESS, *EPSILONS)]
+
+
+def _less_uniform(lines: Lines, row: Row, stress: bool) -> Claim:
+    """The rule `history` gains under stress, and costs nothing where all rewards are right."""
+    name = row.name if stress else f"all clients right, epsilon {row.name}"
+    ours, others = (found(lines, row.trials(rule), "sampled_gain") for rule in ("history", "uniform"))
+    if len(set(ours) & set(others)) < 2:
+        return Claim(f"{name}: not measured yet", None)
+    less = record.paired(ours, others)
+    text = f"{name}: history less uniform {record.text(less)}, {less['seeds']} seeds"
+    return Claim(text, less["low"] > 0 if stress else less["mean"] >= -1)
+
+
+def _second_claims(lines: Lines) -> list[Claim]:
+    """The same signs as on the first family: both gains above 0 at each budget, and of `history` what it says there."""
     said = []
-    for row in (*STRESS, *EPSILONS):
-        ours, others = (found(lines, row.trials(rule), "sampled_gain") for rule in ("history", "uniform"))
-        if len(set(ours) & set(others)) < 2:
-            said.append(Claim(f"{row.name}: not measured yet", None))
+    for row in SECOND_FAMILY:
+        gains = [found(lines, row.trials(), f"{figure}_gain") for figure in ("sampled", "greedy")]
+        if len(gains[0]) < 2:
+            said.append(Claim(f"second family, epsilon {row.name}: not measured yet", None))
             continue
-        less = record.paired(ours, others)
-        holds = less["low"] > 0 if row in STRESS else less["mean"] >= -1
-        name = row.name if row in STRESS else f"all clients right, epsilon {row.name}"
-        said.append(Claim(f"{name}: history less uniform {record.text(less)}, {less['seeds']} seeds", holds))
-    return said
+        sampled, greedy = (record.interval(list(gain.values())) for gain in gains)
+        text = f"{record.text(sampled)} sampled, {record.text(greedy)} greedy, {len(gains[0])} seeds"
+        said.append(Claim(f"second family, epsilon {row.name}: {text}", sampled["low"] > 0 and greedy["low"] > 0))
+    beside = [_less_uniform(lines, row, row is SECOND_STRESS) for row in (*SECOND_FAMILY, SECOND_STRESS)]
+    return [*said, *(Claim(f"second family, {claim.says}", claim.holds) for claim in beside)]
 
 
 def _direction_claims() -> list[Claim]:
@@ -184,11 +216,12 @@ def _quick_direction() -> Claim:
     return Claim("more prompts make a direction more exact", direction.seen(many) > direction.seen(few))
 
 
-def _quick_run() -> Claim:
+def _quick_run(second: bool) -> Claim:
     """Two rounds of eight clients, with hardly any noise, in a file that is thrown away."""
+    trial = Trial(QUICK, seed=0, preset="compact") if second else Trial(QUICK, seed=0, problems="public")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "quick.jsonl"
-        trials.run_missing(path, [Trial(QUICK, seed=0, problems="public")], 1, 1e6)
+        trials.run_missing(path, [trial], 1, 1e6)
         (line,) = record.lines(path)
     within = -100 <= line["sampled_gain"] <= 100 and all(
         0.5 <= weight <= 1 for each in line["weights"].values() for weight in each

@@ -2,7 +2,7 @@
 
 Each is a simulation that differs in one stage and keeps what privacy rests on: a client sends one vector within the
 same norm bound, times a weight of at most 1. None of them helped (docs/explanation/learning.md), which is why they
-live here.
+live here. Two others are what a federation is held against: FedProx, and noise at each client alone.
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from fgrpo_secure.client.round import Learned
 from fgrpo_secure.config.schema import FALL_FOR_ALL_WEIGHT, TOLERATED_FALL
 from fgrpo_secure.learning.tasks.evaluation import evaluation_set
 from fgrpo_secure.plan.round_settings import RoundSettings
-from fgrpo_secure.privacy.encode import FloatArray
+from fgrpo_secure.privacy.encode import FloatArray, IntArray, Lattice
 
 KEPT = 1 / 3  # of the directions that a layer's input can take
 PUBLIC = 20  # prompts of each task, without their answers
@@ -120,11 +120,30 @@ class AgainstTheMean(Laggards):
         return min(1.0, max(0.5, 1.0 + (behind + TOLERATED_FALL) / FALL_FOR_ALL_WEIGHT))
 
 
+@dataclass
+class Proximal(Lever):
+    """FedProx: every local step is drawn back to the model that the round began with."""
+
+    proximal: float = 0.01
+
+
+@dataclass
+class LocalNoise(Lever):
+    """Each client adds as much noise as the sum needs: its own vector keeps the guarantee, where no sum hides it."""
+
+    def contributions(self, trained: Trained, settings: RoundSettings, lattice: Lattice) -> list[IntArray]:
+        """As everybody's, with the whole noise in each."""
+        alone = settings.model_copy(update={"share_variance": self.whole_noise(lattice)})
+        return super().contributions(trained, alone, lattice)
+
+
 KINDS: dict[str, type[Lever]] = {
     "subspace": Subspace,
     "public start": PublicStart,
     "laggards": Laggards,
     "against the mean": AgainstTheMean,
+    "proximal": Proximal,
+    "local noise": LocalNoise,
 }
 
 

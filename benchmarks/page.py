@@ -11,15 +11,27 @@ from pathlib import Path
 from statistics import median
 
 import claims
+import compact
 import direction
 import record
-from claims import EPSILONS, HOSPITALS, HOSPITALS_BEFORE, SEEDS, STRESS, Lines, Row
+from claims import (
+    EPSILONS,
+    HOSPITALS,
+    HOSPITALS_BEFORE,
+    SECOND_FAMILY,
+    SECOND_STRESS,
+    SEEDS,
+    STRESS,
+    Lines,
+    Row,
+)
 
 ROOT = Path(__file__).parent.parent
 EXPLANATION = ROOT / "docs/explanation"
 PAGES = (ROOT / "README.md", *(EXPLANATION / f"{name}.md" for name in ("learning", "weights", "measurements")))
 PLOTS = record.RESULTS / "learning.svg", record.RESULTS / "weights.svg"
 MARK = re.compile(r"(<!-- learning:(\w+) -->\n\n)(.*?)(\n*<!-- end -->)", re.DOTALL)
+KEYS = ("shipped", "start")  # of what the second family's model knew
 FEW = 5  # seeds; with fewer a table says how many
 
 
@@ -79,21 +91,56 @@ def epsilon(lines: Lines) -> str:
 
 def weights(lines: Lines) -> str:
     """The rule `history` less uniform weights, seed by seed."""
+    return _weights(lines, (*STRESS, *EPSILONS))
+
+
+def second_weights(lines: Lines) -> str:
+    """The same on the second family."""
+    return _weights(lines, (SECOND_STRESS, *SECOND_FAMILY))
+
+
+def _weights(lines: Lines, chosen: Sequence[Row]) -> str:
     rows = []
-    for row in (*STRESS, *EPSILONS):
+    for row in chosen:
         ours, others = row.trials(), row.trials("uniform")
-        name = row.name if row in STRESS else f"all right, epsilon {row.name}"
+        name = f"all right, epsilon {row.name}" if row.broken == "none" else row.name
         columns = [
             _less(claims.found(lines, ours, figure), claims.found(lines, others, figure))
             for figure in ("sampled_gain", "greedy_gain")
         ]
         worst = [
-            {trial.seed: min(task[0] for task in lines[trial]["tasks"].values()) for trial in chosen if trial in lines}
-            for chosen in (ours, others)
+            {trial.seed: min(task[0] for task in lines[trial]["tasks"].values()) for trial in runs if trial in lines}
+            for runs in (ours, others)
         ]
         uniform = _text(claims.found(lines, others, "sampled_gain"))
         rows.append([name, uniform, *columns, _less(*worst), _kept(lines, row)])
     head = ("clients", "uniform, sampled", "history less uniform, sampled", "greedy", "worst task", "last weights")
+    return _table(head, rows)
+
+
+def second_family(lines: Lines) -> str:
+    """What each budget leaves to learn of problems and a model that nothing was chosen on."""
+    rows = []
+    for row in SECOND_FAMILY:
+        gains = [claims.found(lines, row.trials(), figure) for figure in ("sampled_gain", "greedy_gain")]
+        rows.append([row.name, _settings(row), *map(_text, gains)])
+    return _table(("epsilon", "a client and round", "sampled", "greedy"), rows)
+
+
+def second_tasks(lines: Lines) -> str:
+    """Where the second family starts, task by task, and where it ends without noise and at epsilon 8."""
+    start, rows = json.loads(compact.START.read_text()), []
+    ends = [[lines[trial]["tasks"] for trial in row.trials() if trial in lines] for row in SECOND_FAMILY[:2]]
+    for task, marked in compact.held_out().items():
+        example = f"`{marked[0]['prompt']}{marked[0]['answer']}`"
+        after = [
+            f"{sum(run[task][0] for run in runs) / len(runs):.0f} / {sum(run[task][1] for run in runs) / len(runs):.0f}"
+            for runs in ends
+        ]
+        rows.append(
+            [task, example, *(f"{start[key][task][0]:.0f} / {start[key][task][1]:.0f}" for key in KEYS), *after]
+        )
+    head = ("task", "a problem", "shipped model", "start", "after, no privacy", "after, epsilon 8")
     return _table(head, rows)
 
 
@@ -236,6 +283,9 @@ BLOCKS: dict[str, Callable[[Lines], str]] = {
     "epsilon": epsilon,
     "weights": weights,
     "hospitals": hospitals,
+    "second_family": second_family,
+    "second_tasks": second_tasks,
+    "second_weights": second_weights,
     "exactness": exactness,
     "forecast": forecast,
     "readme": readme,

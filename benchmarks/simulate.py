@@ -101,6 +101,7 @@ class Simulation:
     plain: bool = False  # clients send what they encoded, and a trusted server adds the noise
     known: dict[int, Trained] = field(default_factory=dict)  # rounds whose training is known from another run
     decoded: dict[tuple[int, ...], str] = field(default_factory=dict)
+    proximal: float = 0.0  # FedProx's mu: local steps are drawn back to the model that they began with
     silent: set[int] = field(default_factory=set)  # owners without data: they send zero, and their noise
     released: list[Conclusion] = field(default_factory=list)  # what each round made public
 
@@ -170,7 +171,7 @@ class Simulation:
             # a unit's own direction is that of `unit_gradients`: nothing but its clip shortens it
             first.updates = -first.updates * settings.grpo.prompts_per_step
             return first
-        steps = LocalSteps(first.updates.shape, settings.grpo)
+        steps = LocalSteps(first.updates.shape, settings.grpo, self.proximal)
         steps.step(first.updates)
         for step in range(1, settings.local_steps):
             steps.step(self._sampled(settings, step, steps.moved).updates)
@@ -246,10 +247,13 @@ class Simulation:
 
     def _with_central_noise(self, total: IntArray, settings: RoundSettings, lattice: Lattice) -> IntArray:
         """The noise of one contributor that nobody can lose or know: the same multiplier, without headroom."""
-        central = NoisePlan.build(lattice, self.privacy.claim.noise_multiplier, floor=1, colluders=0)
         encoded = EncodedVector(total, lattice.integer_bound)
         source = self.source.child("server", settings.training_round)
-        return noise.add_share(encoded, central.share_variance, source).values
+        return noise.add_share(encoded, self.whole_noise(lattice), source).values
+
+    def whole_noise(self, lattice: Lattice) -> int:
+        """The variance that a sum needs in all, where nobody's part of it can be missing or known."""
+        return NoisePlan.build(lattice, self.privacy.claim.noise_multiplier, floor=1, colluders=0).share_variance
 
     def _rewards(self, batch: batched.Batch, parts: Sequence[Part], prompts: Sequence[Sequence[str]]) -> FloatArray:
         group, paid, position = self.config.grpo.num_generations, [], 0
@@ -323,9 +327,10 @@ class LocalSteps:
     `moved`, shape (clients, dimension), is what the steps so far have changed.
     """
 
-    def __init__(self, shape: tuple[int, ...], grpo: Grpo) -> None:
+    def __init__(self, shape: tuple[int, ...], grpo: Grpo, proximal: float) -> None:
         self._parameter = torch.nn.Parameter(torch.zeros(shape))
         kind = torch.optim.SGD if grpo.optimizer == "sgd" else torch.optim.Adam
+        self._proximal = proximal
         self._optimizer, self._longest = kind([self._parameter], lr=grpo.learning_rate), grpo.max_grad_norm
 
     @property
@@ -334,8 +339,8 @@ class LocalSteps:
         return self._parameter.detach()
 
     def step(self, gradients: FloatArray) -> None:
-        """One step of each client along its own gradient."""
-        found = torch.from_numpy(gradients).float()
+        """One step of each client along its own gradient, and that of proximal / 2 * |moved|^2."""
+        found = torch.from_numpy(gradients).float() + self._proximal * self.moved
         if self._longest is not None:
             norms = torch.linalg.vector_norm(found, dim=1, keepdim=True)
             found = found * (self._longest / (norms + 1e-6)).clamp(max=1.0)

@@ -48,7 +48,11 @@ NOT_TRAINING = ("privacy.", "weighting.", "server.", "federation.rounds")  # wha
 
 @dataclass(frozen=True)
 class Trial:
-    """One run: what differs from the preset, how many clients are broken, who adds the noise, and the seed."""
+    """One run: what differs from the preset, how many clients are broken, who adds the noise, and the seed.
+
+    `server`: "secure", the clients together; "plain", a server that is trusted; "alone", nobody, and the first client
+    of each kind trains by itself.
+    """
 
     settings: tuple[str, ...] = ()
     broken: str = "none"
@@ -120,6 +124,11 @@ def run(trial: Trial) -> dict[str, Any]:
     """The trial's line: figures in points, weights by kind of client and round, processor seconds."""
     torch.set_num_threads(1)
     started = time.process_time()
+    found = _alone(trial) if trial.server == "alone" else _together(trial)
+    return {**trial.key(), **found, "seconds": round(time.process_time() - started, 1), **record.facts()}
+
+
+def _together(trial: Trial) -> dict[str, Any]:
     config = trial.config()
     with tempfile.TemporaryDirectory() as folder:
         simulation = opened(trial, config, Path(folder))
@@ -130,19 +139,43 @@ def run(trial: Trial) -> dict[str, Any]:
             weights.append(_by_kind(simulation, trial))
     with simulation.average.shown(simulation.adapted):
         marks = mark(simulation.adapted, config, trial)
-    earlier = before(trial.seed, trial.problems, trial.preset == compact.NAME)
-    after = overall(marks.values())
     claim = simulation.privacy.claim
     return {
-        **trial.key(),
-        **utility.figures(earlier, after),
-        "tasks": {
-            task: [round(100 * score.pass_rate, 2), round(100 * score.greedy, 2)] for task, score in marks.items()
-        },
+        **_marked(trial, [marks]),
         "weights": {kind: [round(each[kind], 4) for each in weights] for kind in weights[0]},
         "noise_multiplier": claim and claim.noise_multiplier,
-        "seconds": round(time.process_time() - started, 1),
-        **record.facts(),
+    }
+
+
+def _alone(trial: Trial) -> dict[str, Any]:
+    """The first client of each kind, trained by the same rounds without the others: means over their models.
+
+    `own_gain` is the sampled gain of each at its own kind's problems, in points.
+    """
+    config, marks = trial.config(), []
+    with tempfile.TemporaryDirectory() as folder:
+        for own in Simulation.open(config, Path(folder)).owners:
+            simulation = Simulation.open(config, Path(folder))
+            simulation.owners = [replace(own, id=0)]
+            for number in range(config.federation.rounds):
+                simulation.round(number)
+            marks.append(mark(simulation.adapted, config, trial))
+    earlier = marks_before(trial.seed, trial.problems, trial.preset == compact.NAME)
+    tasks = [f"{client.task}-{client.difficulty}" for client in config.client]
+    gains = [found[task].pass_rate - earlier[task].pass_rate for task, found in zip(tasks, marks, strict=True)]
+    own_gain = {task: round(100 * gain, 2) for task, gain in zip(tasks, gains, strict=True)}
+    return {**_marked(trial, marks), "weights": {"right": [1.0]}, "noise_multiplier": None, "own_gain": own_gain}
+
+
+def _marked(trial: Trial, marks: Sequence[dict[str, Score]]) -> dict[str, Any]:
+    """Figures of one model, or the means over several, by task too."""
+    every = [score for found in marks for score in found.values()]
+    tasks = {task: overall(found[task] for found in marks) for task in marks[0]}
+    return {
+        **utility.figures(before(trial.seed, trial.problems, trial.preset == compact.NAME), overall(every)),
+        "tasks": {
+            task: [round(100 * score.pass_rate, 2), round(100 * score.greedy, 2)] for task, score in tasks.items()
+        },
     }
 
 
@@ -220,14 +253,19 @@ def rows_of(problems: str, second: bool) -> dict[str, list[Any]]:
     return {f"{task}-{level}": evaluation_set(task, level, utility.TUNED_ON) for task, level in sorted(levels)}
 
 
-@lru_cache
 def before(seed: int, problems: str, second: bool) -> Score:
     """The model as it is before training, marked with this seed's draws."""
+    return overall(marks_before(seed, problems, second).values())
+
+
+@lru_cache
+def marks_before(seed: int, problems: str, second: bool) -> dict[str, Score]:
+    """The same by task."""
     trial = Trial(seed=seed, problems=problems, preset=compact.NAME if second else PRESET)
     with tempfile.TemporaryDirectory() as folder:
         config = trial.config()
         adapted = Simulation.open(config, Path(folder)).adapted
-    return overall(mark(adapted, config, trial).values())
+    return mark(adapted, config, trial)
 
 
 def missing(path: Path, wanted: Iterable[Trial]) -> list[Trial]:

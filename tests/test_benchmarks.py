@@ -151,7 +151,7 @@ def test_a_lever_changes_its_stage_and_nothing_that_privacy_rests_on(page, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["epsilon", "direction"])
+@pytest.mark.parametrize("name", ["epsilon", "second_family", "direction"])
 def test_each_claim_on_learning_is_checked_in_quick_form_by_one_command(name):
     command = [sys.executable, "-m", "benchmarks", name, "--quick"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -216,3 +216,18 @@ def test_the_second_family_starts_neither_at_nothing_nor_saturated(page):
         assert 0.01 < each.sampled < 0.9
         assert 100 * each.sampled == pytest.approx(stated[task][0], abs=1)  # stored in half precision
     assert 0.2 <= sum(each.sampled for each in found.values()) / len(found) <= 0.3
+
+
+def test_a_sign_that_differs_on_the_second_family_is_said_to_fail(page):
+    def said(sampled, greedy):
+        runs = {
+            trial: {"sampled_gain": sampled + 0.1 * (trial.seed % 3), "greedy_gain": greedy + 0.1 * (trial.seed % 3)}
+            for row in page.claims.SECOND_FAMILY
+            for trial in (*row.trials(), *row.trials("uniform"))
+        }
+        found = page.claims.judged("second_family", runs)
+        return [claim.holds for claim in found if " sampled, " in claim.says], found[-1].holds
+
+    assert said(4.0, 1.0) == ([True, True, True], None)  # the stress setting is not among these runs
+    assert said(4.0, -1.0) == ([False, False, False], None)
+    assert said(-4.0, 1.0) == ([False, False, False], None)

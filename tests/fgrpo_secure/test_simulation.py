@@ -20,7 +20,7 @@ def simulate(monkeypatch):
     import simulate
 
     yield simulate
-    for name in ("simulate", "batched"):
+    for name in ("levers", "simulate", "batched"):
         sys.modules.pop(name, None)
 
 
@@ -157,3 +157,32 @@ def test_a_simulation_refuses_what_its_arithmetic_does_not_cover(trial, simulate
     config, _ = trial.configure(setting)
     with pytest.raises(ValueError, match=named):
         simulate.Simulation.open(config, trial.folder / "owners")
+
+
+def test_a_proximal_term_draws_every_step_after_the_first_back_to_where_the_round_began(trial, simulate):
+    config, _ = trial.configure("grpo.optimizer=sgd", "grpo.learning_rate=0.5")
+    grpo = config.grpo.model_copy(update={"max_grad_norm": None})
+    steps = simulate.LocalSteps((1, 2), grpo, proximal=0.4)
+    steps.step(np.array([[1.0, -2.0]]))
+    np.testing.assert_allclose(steps.moved, [[-0.5, 1.0]])
+    steps.step(np.array([[1.0, 0.0]]))  # 1 + 0.4 * -0.5 and 0 + 0.4 * 1
+    np.testing.assert_allclose(steps.moved, [[-0.9, 0.8]], rtol=1e-6)
+
+
+def test_noise_at_each_client_alone_is_as_much_as_the_whole_sum_needs(trial, simulate):
+    trial.conduct(trial.federation(*LIKE_QUICKSTART))  # whose folders the simulations read
+    config, _ = trial.configure(*LIKE_QUICKSTART)
+    import levers
+
+    silently = Watched(simulate.Simulation.open(config, trial.folder / "owners", plain=True))
+    alone = Watched(levers.LocalNoise.open(config, trial.folder / "owners"))
+    for watched in (silently, alone):
+        watched.simulation.round(0)
+    multiplier = alone.simulation.privacy.claim.noise_multiplier
+    settings = simulate.run_plan.settings_of_round(
+        config, alone.simulation.privacy, 0, alone.simulation.dimension(0), ()
+    )
+    deviation = multiplier * settings.unit_lattice(alone.simulation.dimension(0)).integer_bound
+    for silent, local in zip(silently.vectors[0], alone.vectors[0], strict=True):
+        noise = (local - silent).astype(float)
+        assert noise.std() == pytest.approx(deviation, rel=5 / (2 * noise.size) ** 0.5 + 1e-3)
