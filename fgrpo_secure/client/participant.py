@@ -13,6 +13,7 @@ of messages, and no other run of the same owner, can lend one session another's 
 memory alone, under the facts that it was made from.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -128,6 +129,12 @@ class Participant:
         """What this very message was answered with, whatever has happened since; None if it is new."""
         return drive.answered(self._records, self._identity.public, step, message)
 
+    def began(self, message: bytes) -> bool:
+        """Whether the session that this asks to begin is on record already, so that it may have trained."""
+        with contextlib.suppress(ProtocolError):  # what is wrong with the message is said where it is accepted
+            return self._records.record(self._identity.public, drive.session_in(Step.ANNOUNCE, message)) is not None
+        return False
+
     def accept(self, message: bytes, adapted: AdaptedModel) -> RoundPlan:
         """The plan in the server's message, checked, admitted, charged and recorded. Durable with the caller's commit.
 
@@ -224,12 +231,8 @@ class Participant:
         )
         return signer.testify(run, session, exhibit, self._context()["adapter"])
 
-    def complain(self, problem: ProtocolError) -> None:
-        """Note in the owner's own log why it takes no part, or keeps silent."""
-        self.note(str(problem))
-
     def note(self, line: str) -> None:
-        """Tell the owner, and nobody else."""
+        """Tell the owner, and nobody else: why it takes no part, or keeps silent."""
         self._owner.write_log(line)
 
     # ------------------------------------------------------------------------------------------------------- closing

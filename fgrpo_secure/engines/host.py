@@ -196,10 +196,14 @@ class Host:
             plans: dict[int, RoundPlan | Answer | None] = {}
             if opens:
                 with self._book.charging():
+                    began = {client for client in chunk if self._participants[client].began(chunk[client])}
                     plans = {client: self._guarded(client, self._accept, chunk[client]) for client in chunk}
                 for client, plan in plans.items():
                     if isinstance(plan, RoundPlan):
-                        self._train(self._participants[client], plan, times, request.trains)
+                        # By the record: whatever a server asked for in between, what ended a process once is not
+                        # begun again.
+                        trains = request.trains and (client not in began or request.again)
+                        self._train(self._participants[client], plan, times, trains)
                         if request.watched:
                             yield Trained(client)
             with self._book.charging():
@@ -280,10 +284,10 @@ class Host:
         try:
             return act(client, *given)
         except Refused as refusal:
-            self._participants[client].complain(refusal)
+            self._participants[client].note(str(refusal))
             return Answer(client, None, refusal.reason)
         except ProtocolError as problem:
-            self._participants[client].complain(problem)
+            self._participants[client].note(str(problem))
             return None
 
     def _measured(self, participant: Participant, act: Callable[[], Given]) -> Given:

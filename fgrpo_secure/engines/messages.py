@@ -24,13 +24,14 @@ class Begin(msgspec.Struct, tag="begin", array_like=True, frozen=True):
 class Step(msgspec.Struct, tag="step", array_like=True, frozen=True):
     """One protocol step's messages to the owners of this host. `seconds` are left to the training deadline, at which an
     owner on its own machine announces itself; None in a simulation, where training takes as long as it takes. Who does
-    not train (its process ended over it before) waits until then all the same; `waited` are the seconds since it was
-    asked first."""
+    not train (its process ended over it before) waits until then all the same; `again` says that it was its owner who
+    ended that. `waited` are the seconds since it was asked first."""
 
     step: str
     messages: dict[int, bytes]
     seconds: float | None = None
     trains: bool = True
+    again: bool = False
     waited: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     watched: bool = False  # by the operator of a simulation, who is told of each owner that has trained
 

@@ -26,7 +26,7 @@ from fgrpo_secure.engines.https.first_asked import FirstAsked
 from fgrpo_secure.engines.https.question import Answer, Answered, Kind, Left, Question, Said, Silent
 from fgrpo_secure.engines.https.session_process import SessionEnded, SessionProcess
 from fgrpo_secure.engines.https.unix_pipe import SCHEME, Pipe, path_of
-from fgrpo_secure.errors import UnusableInput
+from fgrpo_secure.errors import UnusableInput, printable
 from fgrpo_secure.ledger.witnessed import Witnessed
 from fgrpo_secure.storage.client_folder import ClientFolder
 from fgrpo_secure.storage.invitation import OVER_A_PIPE
@@ -104,7 +104,7 @@ class Serving:
     def _answer(self, question: Question) -> None:
         again = self.made is not None and self.made[0] == question.id
         if self.made is None or not again:
-            self.say(f"session {question.number}: {question.step or question.kind.value}")
+            self.say(printable(f"session {question.number}: {question.step or question.kind.value}"))
             self.made = question.id, questions.write_answer(self._made(question))
         self.dialer.put(question.id, self.made[1], again)
         self.busy_until = entropy.stopwatch() + IDLE
@@ -124,8 +124,8 @@ class Serving:
             said = [reply for reply in replies if isinstance(reply, Witnessed)]
             return said[0] if said else Silent()
         seconds = question.announce_at / 1000 - self.dialer.now() if question.announce_at else None
-        waited, trains = self._asked_before(question)
-        step = frames.Step(question.step, {client: question.payload}, seconds, trains, waited=waited)
+        waited, trains, again = self._asked_before(question)
+        step = frames.Step(question.step, {client: question.payload}, seconds, trains, again, waited)
         try:
             replies = self.session.ask(step)
         except Stopped:
@@ -136,13 +136,13 @@ class Serving:
                 return Said(reply.refusal or "no reason given") if reply.payload is None else Answered(reply.payload)
         return Silent()
 
-    def _asked_before(self, question: Question) -> tuple[float, bool]:
-        """Seconds since the session was first asked to begin, and whether it is to train.
+    def _asked_before(self, question: Question) -> tuple[float, bool, bool]:
+        """Seconds since the session was first asked to begin, whether it is to train, and whether it may do so again.
 
         What ended a process once may do so again, and its end says when: this time it only waits and answers.
         """
         if question.step != FIRST_STEP:
-            return 0.0, True
+            return 0.0, True, False
         try:
             return self.first.ask(question.id)
         except OSError as problem:

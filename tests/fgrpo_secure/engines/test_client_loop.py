@@ -75,6 +75,7 @@ def test_a_daemon_that_follows_another_knows_when_that_one_was_asked_and_trains_
     first, again = session.steps
     assert first.waited < 0.5 <= again.waited
     assert (first.trains, again.trains) == (True, ends is Stopped)
+    assert (first.again, again.again) == (False, ends is Stopped)
 
 
 def test_another_session_begins_its_own_time(wire, daemon):
@@ -120,3 +121,11 @@ def test_a_disk_that_keeps_nothing_lets_no_session_begin(wire, daemon, tmp_path)
     serving.first.path = tmp_path / "no such folder" / "asked.json"
     assert "cannot be written: No such file" in serving._turn()
     assert session.steps == []
+
+
+def test_what_a_server_calls_its_step_reaches_no_terminal_as_it_is(wire, daemon):
+    wire.ask("\x1b[2J\nstopped", {0: b"q"}, 30)
+    serving, told = daemon(Ends(SessionEnded("it ended"))), []
+    serving.say = told.append
+    serving._turn()
+    assert told == ["session 7: \\x1b[2J\\nstopped"]

@@ -181,7 +181,7 @@ def asked_of_a_host(trial, monkeypatch, seconds, **more):
         assert answers[0].payload is not None
         return waited
 
-    announced.host, announced.given, announced.plan = host, given, session.plan
+    announced.host, announced.given, announced.plan, announced.message = host, given, session.plan, signed
     return announced
 
 
@@ -197,6 +197,20 @@ def test_who_may_not_train_again_waits_all_the_same_and_its_owner_reads_why(host
     (waited,) = host(3.0, trains=False)
     assert 0 < waited <= 3.0
     assert read == ["what trained ended with its process before: this round is noise alone"]
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_what_a_session_trained_for_once_is_not_begun_again_whatever_a_server_asked_in_between(
+    host, monkeypatch, again
+):
+    """Another question makes the daemon forget that it was asked: a second end would tell what the data did."""
+    read = []
+    monkeypatch.setattr(Participant, "note", lambda _, line: read.append(line))
+    with host.host._book.charging():
+        host.host._accept(0, host.message)
+    (waited,) = host(3.0, again=again)
+    assert 0 < waited <= 3.0
+    assert ("what trained ended with its process before: this round is noise alone" in read) is not again
 
 
 def test_another_device_has_the_same_deadline(host):
