@@ -33,6 +33,7 @@ GAINS = {
 
 
 NO_PRIVACY = "none"
+LARGEST_RISE = 3.0  # of a step: one that was not chosen for its noise would be raised without end
 Budget = float | Literal["none"]
 
 
@@ -186,7 +187,8 @@ def _check_budget(stated: Config, cell: Cell) -> None:
 
 
 def step_for(config: Config, stated: Config) -> float:
-    """The server's step of `stated`, in proportion to what the noise of each leaves of the gain; to two digits.
+    """The server's step of `stated`, in proportion to what the noise of each leaves of the gain; to two digits, and at
+    most `LARGEST_RISE` times as large.
 
     The same step where Adam sizes it, or where the model's files do not say how many coordinates are trained.
     """
@@ -194,7 +196,7 @@ def step_for(config: Config, stated: Config) -> float:
     if stated.server.optimizer != "sgd" or shape is None:
         return step
     left, usual = (forecast.of(each, run_plan.plan(each, shape)).kept for each in (config, stated))
-    return step if left == usual else float(f"{step * left / usual:.2g}")
+    return step if left == usual else float(f"{step * min(LARGEST_RISE, left / usual):.2g}")
 
 
 def _made_of(config: Config) -> str:

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from fgrpo_secure.cli import app
 from fgrpo_secure.cli.benchmark import story
+from fgrpo_secure.config import files
 from fgrpo_secure.run import benchmark
 
 SMALL = (
@@ -130,6 +131,9 @@ def test_the_step_of_each_budget_follows_what_its_noise_leaves_of_the_gain(fgrpo
     assert steps("quickstart", "none", 8.0, 2.0) == [3.5, 3.0, 1.3]  # kept: 1, .87 and .37
     assert steps("hospitals", 8.0, 4.0, 1.0) == [300.0, 210.0, 38.0]  # chosen on problems of their own: 300, 200, 60
     assert steps("quickstart", 8.0, 2.0, same_step=True) == [3.0, 3.0]
+    few = [f"client.{kind.name}.count=4" for kind in files.load("quickstart").client]
+    (run,) = benchmark.planned("quickstart", few, benchmark.cells(["none"], []), 1, Path("few")).runs
+    assert run.config.server.learning_rate == 9.0  # 32 clients keep a tenth of the gain; a step is at most tripled
     adam = [
         each.config
         for each in benchmark.planned("quickstart", ["server.optimizer=adam"], [*CELL_TWO], 1, Path("a")).runs
