@@ -17,6 +17,9 @@ class _Learned(msgspec.Struct, tag="learned", array_like=True, frozen=True):
     observation: tuple[float, float] | None
     seconds_rollouts: float
 
+    def __repr__(self) -> str:
+        return "_Learned(...)"  # secret
+
 
 class _Contribution(msgspec.Struct, tag="contribution", array_like=True, frozen=True):
     vector: bytes
@@ -24,6 +27,9 @@ class _Contribution(msgspec.Struct, tag="contribution", array_like=True, frozen=
     share_variance: str
     baseline: str
     weight: float
+
+    def __repr__(self) -> str:
+        return "_Contribution(...)"  # secret
 
 
 # Types, never pickles: the process at the other end ran the owner's rewards, and what it writes is only data.

@@ -1,12 +1,16 @@
 """An owner sees its own rounds, in figures that were computed by hand, and nobody else does."""
 
+import importlib
 import json
+import pkgutil
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
+from fgrpo_secure import client, learning
 from fgrpo_secure.client import own_view
 from fgrpo_secure.client.owner import make_owners
 from fgrpo_secure.config.files import parse
@@ -136,3 +140,16 @@ def test_a_folder_that_cannot_be_written_ends_no_round(adapted, tmp_path):
     (tmp_path / "mine.rounds.jsonl").mkdir()
     _, trained = train(adapted, tmp_path, config())
     assert np.isfinite(trained.update).all()
+
+
+def test_no_struct_of_an_owners_side_shows_its_fields():
+    """A struct's own text form prints every field, secret or not; it has no `repr=False` for one."""
+    found = []
+    for package in (client, learning):
+        for each in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not each.name.endswith(("worker", "trl_trainer", "make_base_model")):  # programs
+                module = importlib.import_module(each.name)
+                found += [made for made in vars(module).values() if getattr(made, "__module__", "") == each.name]
+    structs = [each for each in found if isinstance(each, type) and issubclass(each, msgspec.Struct)]
+    assert len(structs) >= 4
+    assert [each for each in structs if each.__repr__ is msgspec.Struct.__repr__] == []
