@@ -101,7 +101,8 @@ def examine(folder: ClientFolder, invitation: Invitation) -> Offer:
     text = folder.policy.read_text("utf-8") if folder.policy.is_file() else drafted_policy.draft(own.name)
     policy, agreed = drafted_policy.agreed(text, invitation.authority, invitation.model, str(folder.policy))
     shape = _shape(config, own, invitation.model)
-    plan, objection = _planned(config, shape, roster, invitation, policy)
+    rewards = len(own.client().rewards)
+    plan, objection = _planned(config, shape, roster, invitation, policy, rewards)
     spent, sessions = _spent(folder, client)
     budget = None if plan.claim is None else policy.budget_for(plan.claim)
     objection = objection or _affordable(plan, budget, spent, sessions, policy)
@@ -175,7 +176,7 @@ def _client(folder: ClientFolder, roster: Roster, public: bytes) -> int:
 
 
 def _planned(
-    config: Config, shape: AdapterShape, roster: Roster, made: Invitation, policy: ClientPolicy
+    config: Config, shape: AdapterShape, roster: Roster, made: Invitation, policy: ClientPolicy, rewards: int
 ) -> tuple[PrivacyPlan, str | None]:
     """The plan of the run with those who may take part today, and the rule of the owner's that its rounds break."""
     today = entropy.today()
@@ -188,7 +189,7 @@ def _planned(
     demands, run = run_plan.demands(config, plan), bytes.fromhex(made.run)
     # Nothing is loaded yet: the invitation's model counts, and each round compares what really was (`open_plan`).
     loaded = dict.fromkeys(LOADED, bytes(32)) | {"model": bytes.fromhex(made.model)}
-    known = Known(_goes_back(roster, made, policy), len(roster), 0, plan.claim)
+    known = Known(_goes_back(roster, made, policy), len(roster), 0, plan.claim, rewards)
     shard = schedule.partition(config, roster.digest, 0, clients)[0]
     try:
         round_plan = run_plan.open_round(config, plan, roster, loaded, 0, 0, shape.dimension(0), shard, run)

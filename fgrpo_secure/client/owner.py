@@ -292,7 +292,8 @@ def _name(client: Client, index: int) -> str:
 def make_own(own: OwnFile, owner_id: int, seed: int, log: Path, unit: str, most_units: int) -> Owner:
     """The owner of a file of its own, whose data and rewards wait for `Owner.opened`."""
     client, inside = own.client(), (unit, most_units)
-    made = _without_data(client, (), 0, owner_id, log)
+    unopened = tuple(partial(_unloaded, "its owner was not opened") for _ in client.rewards)
+    made = _without_data(client, unopened, 0, owner_id, log)
     return replace(made, opening=lambda: _open_own(client, seed, owner_id, log, inside))
 
 

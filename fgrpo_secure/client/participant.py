@@ -300,7 +300,8 @@ class Participant:
         self._refuse_mixed_budgets(plan.run, admitted)
         sessions = sum(ledger.sessions() for ledger in self._ledgers)
         enrolled = len(membership.member.roster)
-        self._own.admit(plan, admitted, Known(membership.authority_signed, enrolled, sessions, self._claim))
+        known = Known(membership.authority_signed, enrolled, sessions, self._claim, len(self._owner.reward_functions))
+        self._own.admit(plan, admitted, known)
         training_round = admitted.settings.training_round
         divides, which = membership.divided is not None, (plan.run, training_round)
         own_limits.refuse_repeats(self._records, self._identity.public, which, self._own.rounds, in_shards, divides)

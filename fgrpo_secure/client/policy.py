@@ -18,6 +18,7 @@ from fgrpo_secure.config.files import ConfigError, dump_tables, parse_as
 from fgrpo_secure.config.schema import Config, Count, Fraction01, Section
 from fgrpo_secure.plan import division
 from fgrpo_secure.plan.cost import PrivacyPlan
+from fgrpo_secure.plan.round_settings import time_for_training
 from fgrpo_secure.plan.terms import LARGEST, Admitted, RunTerms
 from fgrpo_secure.privacy.accounting import Slack
 from fgrpo_secure.privacy.noise import MIN_SHARE_VARIANCE
@@ -151,12 +152,14 @@ class Rewards(Section):
 @dataclass(frozen=True)
 class Known:
     """What a client knows beside the plan: whether its authority stands behind the roster, how many that enrols, and
-    in how many sessions it took part so far, in any run; what the run claims as a whole, where it is charged."""
+    in how many sessions it took part so far, in any run; what the run claims as a whole, where it is charged; how many
+    reward functions it has."""
 
     authority_signed: bool
     enrolled: int
     sessions: int
     claim: Claim | None
+    rewards: int = 1
 
 
 class ClientPolicy(Section):
@@ -191,7 +194,7 @@ class ClientPolicy(Section):
                 f"rounds.max_weight: the plan's least weight is {least:g}, "
                 f"this client's largest is {self.rounds.max_weight:g}"
             )
-        self._admit_deadline(admitted)
+        self._admit_deadline(admitted, known.rewards)
         self.privacy.admit(plan, admitted, known.sessions, known.claim)
 
     def budget(self) -> Fraction | None:
@@ -234,18 +237,20 @@ class ClientPolicy(Section):
         """`budget`; or where units are sampled in secret the run's own, whose shares mean nothing in another run."""
         return self.budget() if claim.sampling is None else claim.budget
 
-    def _admit_deadline(self, admitted: Admitted) -> None:
+    def _admit_deadline(self, admitted: Admitted, rewards: int) -> None:
         """**Why** Where the unit lies inside the client, the deadline must never strike because of one unit: then that
         unit alone would have changed what all others contribute."""
         seconds, units = admitted.settings.training_seconds, admitted.settings.units
         if seconds is None or units is None:
             return
-        # The most that all units may take one after the other, by public bounds: the true times are data.
-        needed = units.units_per_client * self.rewards.seconds
-        if seconds < needed:
+        # The most that all units may take one after the other, by public bounds: the true times are data. In each of
+        # its steps a unit's completions are shown to every reward function.
+        calls = units.units_per_client * max(1, rewards) * admitted.settings.releases
+        if time_for_training(seconds) < calls * self.rewards.seconds:
             raise Refused(
-                f"rewards.seconds: {units.units_per_client} units at up to {self.rewards.seconds:g} seconds each do "
-                f"not fit into the plan's training deadline of {seconds} seconds"
+                f"rewards.seconds: {calls} calls, of each reward for each of {units.units_per_client} units and each "
+                f"step, at up to {self.rewards.seconds:g} seconds do not fit into the {time_for_training(seconds):g} "
+                f"seconds that the plan's training deadline of {seconds} leaves"
             )
 
     def _admit_thresholds(self, plan: RoundPlan, enrolled: int) -> None:

@@ -18,10 +18,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from fgrpo_secure import entropy
+from fgrpo_secure.plan.round_settings import time_for_training
 
 CHUNK = 1 << 20
 _ENDED = set[int]()  # children that were killed; none is waited for, and the next call takes up those that are gone
-SPARE, SPARE_SECONDS = 0.05, 5.0  # of the time, for a child that did not end to be gone before the announcement
 FIRST_VICTIM = "1000"  # to the system when memory runs out: this child, and not the process that must announce
 
 
@@ -35,7 +35,8 @@ def run_until(ends: float, work: Callable[[], bytes], take: Callable[[bytes | No
     _reap()
     reading, writing = os.pipe()
     watched, held = os.pipe()  # nobody writes: it ends with whoever holds it
-    stops = ends - min(SPARE_SECONDS, SPARE * max(0.0, ends - entropy.stopwatch()))
+    now = entropy.stopwatch()
+    stops = now + time_for_training(ends - now)
     child = os.fork()
     if child == 0:
         os.close(held)

@@ -19,6 +19,7 @@ from fgrpo_secure.privacy.clip import LARGEST_CLIP
 from fgrpo_secure.privacy.encode import Lattice
 
 SCORES = 2  # weight and gain: coordinates of a vector besides the update's; with an adaptive clip its bit, too
+SPARE, SPARE_SECONDS = 0.05, 5.0  # of a training deadline: what did not end must be gone before the announcement
 
 
 class UnitTerms(Section):
@@ -37,6 +38,11 @@ class UnitTerms(Section):
     def block(self, training_round: int) -> int:
         """Which block of units a round is for."""
         return training_round % self.blocks
+
+
+def time_for_training(seconds: float) -> float:
+    """What training has of so many seconds until a deadline: the rest is for what must be over by then."""
+    return seconds - min(SPARE_SECONDS, SPARE * max(0.0, seconds))
 
 
 class RoundSettings(Section):
