@@ -16,6 +16,7 @@ LEARNING = ("epsilon", "weights", "hospitals", "second_family", "direction", "pa
 SCRIPTS = (
     "aggregation",
     "big_adapters",
+    "beside_trl",
     "compact",
     "ledger",
     "membership",
@@ -26,6 +27,7 @@ SCRIPTS = (
     "scale",
     "session",
     "sweep",
+    "trainers",
     "utility",
 )
 

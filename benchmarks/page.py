@@ -279,6 +279,37 @@ def big_adapters(_: Lines) -> str:
     return _table(head, rows)
 
 
+def trainers(_: Lines) -> str:
+    """Whether the built-in loop and TRL's trainer learn the same."""
+    import trainers as measured  # with a model, which nothing else here needs
+
+    found = record.lines(measured.RESULT)
+    text, _ = measured.said(found)
+    return f"{text.replace(chr(10), '; ')} ({len(found) // len(measured.TRAINERS)} seeds)."
+
+
+def beside_trl(_: Lines) -> str:
+    """A step of the built-in loop beside one of TRL's trainer."""
+    rows = []
+    for line in record.lines(record.RESULTS / "beside_trl.jsonl"):
+        shape = " x ".join(map(str, line["shape"]))
+        ratios = (
+            f"**{line['median']:.2f}** ({min(line['ratio']):.2f} to {max(line['ratio']):.2f}; {len(line['ratio'])})"
+        )
+        times = (f"{median(line[name]):.3g} s" for name in ("ours_s", "trl_s"))
+        gemm = f"{line['of_gemm']:.0%} of {line['gemm']}"
+        rows.append((f"{line['model']}, {line['dtype']}, {shape}", *times, ratios, gemm, f"{line['load']:.0f}"))
+    head = (
+        "model, prompts x completions x tokens",
+        "ours",
+        "TRL",
+        "times as fast (pairs)",
+        "of the matrix rate",
+        "load",
+    )
+    return _table(head, rows)
+
+
 BLOCKS: dict[str, Callable[[Lines], str]] = {
     "epsilon": epsilon,
     "weights": weights,
@@ -293,6 +324,8 @@ BLOCKS: dict[str, Callable[[Lines], str]] = {
     "whole": whole,
     "network_round": network_round,
     "big_adapters": big_adapters,
+    "trainers": trainers,
+    "beside_trl": beside_trl,
 }
 
 

@@ -9,7 +9,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LEARNING = ("claims", "compact", "page", "direction", "record", "trials", "levers", "simulate", "batched", "utility")
+LEARNING = (
+    "claims",
+    "compact",
+    "page",
+    "direction",
+    "record",
+    "trials",
+    "levers",
+    "simulate",
+    "batched",
+    "utility",
+    "trainers",
+)
 KINDS = ("addition", "subtraction", "products", "sorting", "reversal", "counting", "remainders", "extremes")
 FEW = ("federation.rounds=4", "privacy.epsilon=60", *(f"client.{kind}.count=4" for kind in KINDS))
 
@@ -47,6 +59,18 @@ def test_result_lines_name_seeds_machine_load_and_versions_and_no_seed_that_sett
         assert line["problems"] == "held out"
         assert {"machine", "load", "versions", "seconds", "tasks", "weights"} <= set(line)
         assert {"fgrpo_secure", "python", "torch", "numpy"} <= set(line["versions"])
+
+
+def test_both_trainers_learn_the_same_task_equally_well_over_five_seeds(page):
+    import trainers
+
+    found = page.record.lines(trainers.RESULT)
+    ran = [(line["trainer"], line["seed"]) for line in found]
+    assert sorted(ran) == sorted((name, seed) for name in trainers.TRAINERS for seed in trainers.SEEDS), "each once"
+    assert trainers.said(found)[1]
+    worse = [{**line, "gain": line["gain"] - trainers.MARGIN * (line["trainer"] == "trl")} for line in found]
+    assert not trainers.said(worse)[1]
+    assert trainers.trial("built-in", trainers.SEEDS[0])["gain"] >= trainers.LEAST, "the file is of this code"
 
 
 @pytest.mark.parametrize("broken", ["none", "flip", "late", "noise", "mixed", "drifting", "joining"])
