@@ -23,6 +23,7 @@ SCRIPTS = (
     "network",
     "network_round",
     "post_quantum",
+    "real_models",
     "sampler",
     "scale",
     "session",

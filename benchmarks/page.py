@@ -13,6 +13,7 @@ from statistics import median
 import claims
 import compact
 import direction
+import real_models
 import record
 from claims import (
     EPSILONS,
@@ -28,7 +29,11 @@ from claims import (
 
 ROOT = Path(__file__).parent.parent
 EXPLANATION = ROOT / "docs/explanation"
-PAGES = (ROOT / "README.md", *(EXPLANATION / f"{name}.md" for name in ("learning", "weights", "measurements")))
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "docs/how-to/real-models.md",
+    *(EXPLANATION / f"{name}.md" for name in ("learning", "weights", "measurements")),
+)
 PLOTS = record.RESULTS / "learning.svg", record.RESULTS / "weights.svg"
 MARK = re.compile(r"(<!-- learning:(\w+) -->\n\n)(.*?)(\n*<!-- end -->)", re.DOTALL)
 KEYS = ("shipped", "start")  # of what the second family's model knew
@@ -245,6 +250,11 @@ def facts(lines: Lines) -> str:
     return f"Seeds {SEEDS[0]} to {SEEDS[-1]}; {record.machines(lines.values())}."
 
 
+def smollm2(_: Lines) -> str:
+    """A real model's runs, through the product's own commands."""
+    return real_models.table(record.lines(real_models.RESULTS))
+
+
 def network_round(_: Lines) -> str:
     """What HTTPS adds to a round, from the training deadline on."""
     line = json.loads((record.RESULTS / "network_round.jsonl").read_text().splitlines()[-1])
@@ -322,6 +332,7 @@ BLOCKS: dict[str, Callable[[Lines], str]] = {
     "readme": readme,
     "facts": facts,
     "whole": whole,
+    "smollm2": smollm2,
     "network_round": network_round,
     "big_adapters": big_adapters,
     "trainers": trainers,

@@ -9,19 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LEARNING = (
-    "claims",
-    "compact",
-    "page",
-    "direction",
-    "record",
-    "trials",
-    "levers",
-    "simulate",
-    "batched",
-    "utility",
-    "trainers",
-)
+MODULES = [path.stem for path in (ROOT / "benchmarks").glob("[a-z]*.py")]
 KINDS = ("addition", "subtraction", "products", "sorting", "reversal", "counting", "remainders", "extremes")
 FEW = ("federation.rounds=4", "privacy.epsilon=60", *(f"client.{kind}.count=4" for kind in KINDS))
 
@@ -32,7 +20,7 @@ def page(monkeypatch):
     import page
 
     yield page
-    for name in LEARNING:
+    for name in MODULES:
         sys.modules.pop(name, None)
 
 
@@ -42,6 +30,27 @@ def test_every_figure_on_learning_in_a_page_is_what_its_result_file_says(page):
         text = path.read_text()
         assert page.MARK.search(text), f"{path} shows nothing"
         assert page.rendered(text, lines) == text, f"{path}: run python -m benchmarks page"
+
+
+def test_a_real_models_line_is_measured_by_the_products_own_commands_and_shown_by_seed(page, monkeypatch, tmp_path):
+    real_models = page.real_models
+    monkeypatch.setitem(real_models.SETTINGS, "smollm2", "quickstart")
+    fewer = [f"client.{kind}.count=1" for kind in page.direction.KINDS]
+    changes = [*fewer, "privacy.unit=none", "federation.rounds=1", "evaluation.prompts=3", "engine.processes=1"]
+    model = str(ROOT / "fgrpo_secure/learning/tasks/base_model")
+    found = [real_models.measured("smollm2", 1, model, tmp_path / "run", changes) for _ in range(2)]
+    assert found[0]["sampled"] == found[1]["sampled"]  # the second time the finished run was only looked at
+    assert found[0]["problems"] == 8 * 3
+    assert len(found[0]["training_s"]) == 1
+    assert found[0]["training_s"][0] > 0
+    after = found[0]["sampled"]["after"]["mean"]
+    lines = [found[0], json.loads(json.dumps(found[0])) | {"seed": 2}]
+    lines[1]["greedy"]["gained"]["mean"] += 0.5
+    shown = real_models.table(lines).splitlines()
+    assert [row.split(" | ")[1] for row in shown[2:]] == ["1", "2", "mean of 2, over seeds"]
+    assert f"to {after:.1%}" in shown[2]
+    gained = 100 * found[0]["greedy"]["gained"]["mean"]
+    assert f"{gained + 25:+.1f} [" in shown[4]
 
 
 def test_a_figure_that_somebody_typed_does_not_survive_rendering(page):
