@@ -95,6 +95,7 @@ class Participant:
         self._ledgers = () if budget is None else book.open_ledgers(owner.id, budget, blocks)
         self._membership: Membership | None = None
         self._trained: dict[tuple[bytes, ...], Learned | Contribution] = {}
+        self._ready: dict[bytes, Contribution] = {}  # by session, of which it is good for no other
         self.reset_times()
 
     def reset_times(self) -> None:
@@ -185,14 +186,12 @@ class Participant:
         most, settings, lattice = self._own.rounds.max_weight, admitted.settings, admitted.lattice
         return lambda: unit_round.contribute(adapted, owner.opened(), settings, lattice, past, most, source)
 
-    def expect_nothing(self, plan: RoundPlan) -> None:
-        """Have ready what an accepted plan's session leaves if training gives nothing.
+    def prepare(self, plan: RoundPlan) -> None:
+        """Have ready what an accepted plan's session leaves, before anybody asks for it.
 
-        **Why** Below the client noise is drawn with training. Drawn when the vector is asked for, it would tell by the
-        time that this takes that training had died.
+        **Why** The time that this takes would tell: what was clipped or weighed, or that training had died.
         """
-        if self._admitted(plan).settings.units is not None:
-            self.keep(plan, self._contribution(plan))
+        self._ready = {wire.session_of(plan): self._contribution(plan)}
 
     def keep(self, plan: RoundPlan, trained: Learned | Contribution) -> None:
         """What training for a plan came to, in place of what was kept before."""
@@ -260,7 +259,7 @@ class Participant:
 
     def forget(self) -> None:
         """The run is over: nothing secret of it stays, here or on disk."""
-        self._trained.clear()
+        self._trained, self._ready = {}, {}
         self._records.forget_closed(self._identity.public)
 
     def _close(self, session: bytes) -> None:
@@ -332,13 +331,14 @@ class Participant:
         # Again: sessions of two runs may be open at once, and neither had left when the other was accepted.
         self._refuse_mixed_budgets(plan.run, admitted)
         contribution = self._contribution(plan)
+        self._ready.clear()
         self._records.put_history(self._identity.public, session, write_baseline(contribution.baseline))
         return terms.vectors(contribution.vector, admitted.lattice.dimension)
 
     def _contribution(self, plan: RoundPlan) -> Contribution:
         """The vector of this session and the history after it: from what was learned, or zero in its full noise."""
         admitted = self._admitted(plan)
-        found = self._trained.get(self._key(plan, admitted))
+        found = self._ready.get(wire.session_of(plan)) or self._trained.get(self._key(plan, admitted))
         if isinstance(found, Contribution):
             return found
         past, source = self._past(plan, admitted), self._source.child("session", plan.session_number)

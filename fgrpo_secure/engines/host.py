@@ -231,10 +231,10 @@ class Host:
             # A server that shortens the time must not make one slow unit cost all others their contribution.
             ends = latest
         work = participant.training(plan, self._adapted) if trains else None
-        participant.expect_nothing(plan)
         if not trains:
             participant.note("what trained ended with its process before: this round is noise alone")
         if work is None:
+            participant.prepare(plan)
             entropy.sleep(max(0.0, ends - entropy.stopwatch()))
             return
 
@@ -249,6 +249,7 @@ class Host:
                 participant.note("training did not end in time, or its process died: this round is noise alone")
             else:
                 participant.keep(plan, trained.read(found))
+            participant.prepare(plan)
 
         training_child.run_until(ends, train, take)
 

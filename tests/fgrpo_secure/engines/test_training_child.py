@@ -15,11 +15,12 @@ import pytest
 from fgrpo_secure import entropy
 from fgrpo_secure.client import trained
 from fgrpo_secure.client.participant import Participant
-from fgrpo_secure.client.round import Contribution
+from fgrpo_secure.client.round import Contribution, Learned
 from fgrpo_secure.engines import training_child
 from fgrpo_secure.engines.messages import Step as StepRequest
-from fgrpo_secure.gain import Baseline
-from fgrpo_secure.privacy import discrete_gaussian
+from fgrpo_secure.gain import Baseline, Observation
+from fgrpo_secure.privacy import clip, discrete_gaussian, encode
+from fgrpo_secure.privacy.clip import Update
 from fgrpo_secure.privacy.noise import NoisedVector
 from fgrpo_secure.server import round as server_round
 
@@ -235,16 +236,18 @@ def test_a_client_that_is_asked_again_does_not_get_the_plans_time_twice(host):
 
 
 @pytest.mark.parametrize("fate", ["result", "nothing", "not again"])
-def test_below_the_client_no_noise_is_drawn_when_the_vector_is_asked_for_whatever_became_of_training(
-    unit_host, monkeypatch, fate
-):
-    """It takes the longer the larger the model is, and would tell when the vector leaves that training had died."""
-    participant = unit_host.host._participants[0]
+@pytest.mark.parametrize("unit", ["client", "prompt_group"])
+def test_when_a_vector_is_asked_for_it_is_there_whatever_became_of_training(request, monkeypatch, unit, fate):
+    """What clipping, rounding and noise take would tell about the data, or below the client that training had died."""
+    asked = request.getfixturevalue("host" if unit == "client" else "unit_host")
+    participant = asked.host._participants[0]
     if fate == "result":
-        unit_host.given.append(trained.write(UNITS_RESULT))
-    unit_host(1.0, trains=fate != "not again")
-    drawn, sample = [], discrete_gaussian.sample
-    monkeypatch.setattr(discrete_gaussian, "sample", lambda *given: (drawn.append(1), sample(*given))[1])
-    for _ in range(2):
-        participant._vectors(unit_host.plan)
-    assert drawn == []
+        learned = Learned(Update(np.ones(asked.host._adapted.dimension(0))), Observation(0.5, 0.1))
+        asked.given.append(trained.write(learned if unit == "client" else UNITS_RESULT))
+    asked(1.0, trains=fate != "not again")
+    done = []
+    for module, name in ((clip, "to_norm"), (encode, "to_ring"), (discrete_gaussian, "sample")):
+        monkeypatch.setattr(module, name, lambda *_, name=name: done.append(name))
+    with asked.host._book.charging():
+        participant._vectors(asked.plan)
+    assert done == []
