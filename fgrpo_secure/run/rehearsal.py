@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fgrpo_secure import entropy
 from fgrpo_secure.client.boundary import UnusableRound, contained
 from fgrpo_secure.config.schema import Client, Config
+from fgrpo_secure.config.unit_rules import SMALL_UNITS
 from fgrpo_secure.errors import printable
 from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.grpo import local_update, rewards, rollouts
@@ -41,6 +42,7 @@ class Rehearsal:
     total: NDArray[np.float64] = field(repr=False)
     norm: float = field(repr=False)
     seconds: dict[str, float] = field(repr=False)
+    rows: int  # that the client has
     trainer: str | None = None  # what trains in a round in place of the built-in loop, which trained here
 
     @property
@@ -52,16 +54,22 @@ class Rehearsal:
 
 def rehearse(config: Config, adapted: AdaptedModel, client: Client) -> Rehearsal:
     """One step on the first rows of `client`. The adapter is as before then. Raises UnusableData or RewardError."""
-    rows = inputs.rows(config, client)[: config.grpo.prompts_per_step]
+    everything = inputs.rows(config, client)
+    rows = everything[: config.grpo.prompts_per_step]
     functions = inputs.check_rewards(client, rows)
     try:
-        return contained(partial(_step, config, adapted, client, rows, functions))
+        return contained(partial(_step, config, adapted, client, rows, functions, len(everything)))
     except UnusableRound as problem:
         raise RewardError(f"client {client.name!r}: {problem}") from None
 
 
 def _step(
-    config: Config, adapted: AdaptedModel, client: Client, rows: Sequence[Row], functions: Sequence[RewardFunction]
+    config: Config,
+    adapted: AdaptedModel,
+    client: Client,
+    rows: Sequence[Row],
+    functions: Sequence[RewardFunction],
+    held: int,
 ) -> Rehearsal:
     asked, generator = [row["prompt"] for row in rows], torch.Generator().manual_seed(config.run.seed)
     columns = {key: [row.get(key) for row in rows] for row in rows for key in row if key != "prompt"}
@@ -78,7 +86,7 @@ def _step(
     times.append(entropy.stopwatch())
     seconds = dict(zip(("sampling", "rewards", "training"), np.diff(times).tolist(), strict=True))
     names = [str(spec) for spec in client.rewards]
-    return Rehearsal(asked, drawn, names, paid, total, float(np.linalg.norm(update)), seconds, client.trainer)
+    return Rehearsal(asked, drawn, names, paid, total, float(np.linalg.norm(update)), seconds, held, client.trainer)
 
 
 def lines(found: Rehearsal, config: Config, privacy: PrivacyPlan | None) -> Iterator[str]:
@@ -93,6 +101,11 @@ def lines(found: Rehearsal, config: Config, privacy: PrivacyPlan | None) -> Iter
     yield f"spread: {found.groups_that_differ} of {len(found.total)} prompts have completions with different rewards"
     if not found.groups_that_differ:
         yield "  no group has two different rewards: nothing to learn from; pay for a part, or take easier prompts"
+    if found.rows < config.grpo.prompts_per_step and config.privacy.unit not in SMALL_UNITS:
+        yield (
+            f"  rows: {found.rows}, fewer than the {config.grpo.prompts_per_step} prompts of a step: they repeat "
+            "within it; add rows, or lower grpo.prompts_per_step"
+        )
     yield from _lengths(found)
     if found.trainer is not None:
         trainer = found.trainer.rsplit("/", 1)[-1]
@@ -118,6 +131,12 @@ def _samples(found: Rehearsal) -> Iterator[str]:
 def _lengths(found: Rehearsal) -> Iterator[str]:
     lengths, cut = [len(ids) for ids in found.drawn.completion_ids], int(found.drawn.truncated.sum())
     yield f"completions: {min(lengths)} to {max(lengths)} tokens, {cut} of {len(lengths)} cut off"
+    empty = sum(not text.strip() for text in found.drawn.completions)
+    if empty > MOSTLY * len(lengths):
+        yield (
+            f"  {empty} of them have no text, of which a reward sees nothing: write prompts in the form that the model "
+            "was trained on (grpo.prompts)"
+        )
     if cut > MOSTLY * len(lengths):
         yield "  most are cut off: raise grpo.max_completion_length, or set grpo.stop to what ends an answer"
 

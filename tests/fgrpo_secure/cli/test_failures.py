@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from typer.testing import CliRunner
 
 from fgrpo_secure.cli import app
 from fgrpo_secure.config import model_files
+from fgrpo_secure.learning.grpo.isolated_reward import IsolatedReward, Limits
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "failures.md"
 HEAD = """# What goes wrong, and what you read then
@@ -38,8 +40,10 @@ def words(completions, **kw): return ["good"] * len(completions)
 def breaks(completions, answer, **kw): raise KeyError(answer[0])
 def leaves(completions, **kw): raise SystemExit
 def asks(completions, mood): return [1.0] * len(completions)
+def slow(completions, **kw): __import__("time").sleep(60)
 """
 ROWS = tuple({"prompt": f"{number}+{number}=", "answer": f"{2 * number}"} for number in range(10, 16))
+OPEN = IsolatedReward.open
 Prepared = Callable[[Path], None]
 
 
@@ -54,6 +58,7 @@ class Failure:
     model: Prepared | None = None
     says: str = ""  # where nothing is refused: how the line begins that says it
     text: str = field(default="", repr=False)  # the file of rows as it stands
+    reward_seconds: float = 60.0  # what one call of a reward may take here
 
 
 def without(*names: str) -> Prepared:
@@ -68,6 +73,17 @@ def without_end(folder: Path) -> None:
     path = folder / "tokenizer_config.json"
     told = json.loads(path.read_text())
     path.write_text(json.dumps({key: value for key, value in told.items() if key not in ("eos_token", "pad_token")}))
+
+
+def special_digits(folder: Path) -> None:
+    """Tokens that texts are made without, like those that a model calls a tool with."""
+    path = folder / "tokenizer.json"
+    told = json.loads(path.read_text())
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    told["added_tokens"] += [
+        {"id": told["model"]["vocab"][str(each)], "content": str(each), **plain} for each in range(10)
+    ]
+    path.write_text(json.dumps(told))
 
 
 def template(text: str) -> Prepared:
@@ -85,6 +101,7 @@ FAILURES = (
     Failure("messages without roles", rows=({"prompt": [{"content": "1+1="}]},)),
     Failure("messages, and a model without a chat template", rows=MESSAGES),
     Failure("messages that the chat template refuses", rows=MESSAGES, model=template(REFUSING)),
+    Failure("a chat template that is broken", rows=MESSAGES, model=template("{% for %}")),
     Failure("a system prompt for prompts that are strings", more='[grpo]\nsystem_prompt = "be brief"\n'),
     Failure("a column with a name that training uses", rows=({"prompt": "1+1=", "completions": "2"},)),
     Failure("weights without a tokenizer", model=without("tokenizer.json", "tokenizer_config.json")),
@@ -101,12 +118,16 @@ FAILURES = (
     Failure("a reward that returns words", client='reward = "rw:words"'),
     Failure("a reward that marks nothing", client='reward = "rw:never"'),
     Failure("a reward that is not a number", client='reward = "rw:nan"'),
+    Failure("a reward that takes 60 s, where its owner allows half a second (60 s without a word)",
+            client='reward = "rw:slow"', reward_seconds=0.5),
     Failure("weights for another number of rewards", client='reward = ["rw:good", "exact"]\nreward_weights = [1.0]'),
     Failure("a pattern that is none", client='reward = "format(()"'),
     Failure("a trainer in a module that is not there", client='reward = "rw:good"\ntrainer = "nowhere:train"'),
     Failure("a trainer, and a unit below the client", client='reward = "rw:good"\ntrainer = "rw:good"',
             more='[privacy]\nunit = "prompt_group"\nunits_per_client = 6\nepsilon = 8.0\n'),
     Failure("rewards that are all equal", client='reward = "rw:same"', says="  no group has two different rewards"),
+    Failure("a data set of one row", rows=ROWS[:1], says="  rows: 1"),
+    Failure("completions that are all empty", model=special_digits, says="  32 of them have no text"),
     Failure("completions that never end", more="[grpo]\nmax_completion_length = 1\n", says="  most are cut off"),
 )  # fmt: skip
 
@@ -128,7 +149,9 @@ def said(failure: Failure, folder: Path) -> tuple[str, str]:
     clients = f'[[client]]\nname = "mine"\ndata = "rows.jsonl"\n{failure.client}\n[[client]]\nname = "others"\n'
     (folder / "run.toml").write_text(f'{clients}task = "add"\nrows = 6\ncount = 7\n{more}{privacy}')
     for command in ("plan", "try"):
-        outcome = CliRunner().invoke(app, [command, str(folder / "run.toml")])
+        allowed = Limits(failure.reward_seconds)
+        with patch.object(IsolatedReward, "open", lambda spec: OPEN(spec).within(allowed)):  # noqa: B023  # used at once
+            outcome = CliRunner().invoke(app, [command, str(folder / "run.toml")])
         if outcome.exit_code == 2:
             (line,) = outcome.stderr.strip().splitlines()
             return line.removeprefix("fgrpo: ").replace(f"{folder}/", ""), command
