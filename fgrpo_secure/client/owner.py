@@ -34,6 +34,7 @@ from fgrpo_secure.plan.round_settings import RoundSettings
 from fgrpo_secure.privacy.clip import Update
 
 Made = TypeVar("Made")
+LEFT_OUT_SHOWN = 100  # lines of a data file, each by its number and reason
 
 
 @dataclass(frozen=True)
@@ -336,8 +337,10 @@ def _make_owner(
     try:
         if unit in SMALL_UNITS:
             units = contained(lambda: open_units(client, seed, index, unit, most_units))
-            for reason in units.left_out:
+            for reason in units.left_out[:LEFT_OUT_SHOWN]:  # in each round anew, where the owner is on its own machine
                 made.write_log(f"data: {reason}; that line is left out")
+            if (more := len(units.left_out) - LEFT_OUT_SHOWN) > 0:
+                made.write_log(f"data: {more:,} more lines are left out")
             return replace(made, units=units)
         return replace(made, source=contained(lambda: open_source(client, seed, index)))
     except UnusableRound as reason:

@@ -5,8 +5,9 @@
     update -> clip -> times weight -> encode with hidden scalars -> add noise share           privatise
 
 `learn` happens before the client announces itself and takes as long as it takes; what it gives may be used again when
-the session is repeated. `privatise` happens when the vector is masked, once for each session: its weight, its rounding
-and its noise are never used twice. Masking, and everything before and after it on the wire, is `protocols.client`.
+the session is repeated. `privatise` happens once for each session, before that announcement where others could time it,
+in a simulation when the vector is masked: its weight, its rounding and its noise are never used twice. Masking, and
+everything before and after it on the wire, is `protocols.client`.
 """
 
 from dataclasses import dataclass, field

@@ -239,3 +239,16 @@ def test_the_plan_charges_a_unit_for_its_blocks_and_a_client_admits_no_other_ter
     assert [plan.claim.rounds for plan in plans] == [6, 2]
     assert plans[1].share_variance == pytest.approx(plans[0].share_variance / 3, rel=0.01)
     assert run_plan.demands(turns, plans[1]).units.blocks == 3
+
+
+@pytest.mark.parametrize("bad", [0, 100, 103])
+def test_a_file_of_bad_lines_does_not_fill_its_owners_log(tmp_path, bad):
+    """An organisation's client reads its data in each round anew."""
+    path = write(tmp_path / "rows.jsonl")
+    path.write_text("no row\n" * bad + path.read_text())
+    config = configuration(path)
+    (made,) = make_owners(config.client, 0, {0}, tmp_path, "subject", 6).values()
+    lines = made.log.read_text().splitlines() if made.log.exists() else []
+    assert len(made.units.left_out) == bad
+    assert len(lines) == min(bad, 100) + (bad > 100)
+    assert bad <= 100 or lines[-1] == f"data: {bad - 100} more lines are left out"
