@@ -307,7 +307,7 @@ def beside_trl(_: Lines) -> str:
             f"**{line['median']:.2f}** ({min(line['ratio']):.2f} to {max(line['ratio']):.2f}; {len(line['ratio'])})"
         )
         times = (f"{median(line[name]):.3g} s" for name in ("ours_s", "trl_s"))
-        gemm = f"{line['of_gemm']:.0%} of {line['gemm']}"
+        gemm = f"{line['of_gemm']:.0%} of {line['gemm']}" if line["gemm"] else "not measured"
         rows.append((f"{line['model']}, {line['dtype']}, {shape}", *times, ratios, gemm, f"{line['load']:.0f}"))
     head = (
         "model, prompts x completions x tokens",
