@@ -21,7 +21,7 @@ KINDS = direction.KINDS
 FEWER = tuple(f"client.{kind}.count=8" for kind in KINDS)  # without noise it does not matter how many share it
 ONE_FACTOR = ("adapter.factors=ffa", "server.learning_rate=400")
 LONG = (MORE_PROMPTS, "federation.rounds=24")  # a history needs prompts and rounds before it says anything
-OF_TRIALS = ("epsilon", "weights", "hospitals", "second_family")
+OF_TRIALS = ("epsilon", "weights", "hospitals", "second_family", "baselines")
 FILES = {name: record.RESULTS / f"{name}.jsonl" for name in (*OF_TRIALS, "direction")}
 QUICK = ("federation.rounds=2", *(f"client.{kind}.count=1" for kind in KINDS), "privacy.epsilon=100")
 
@@ -84,6 +84,21 @@ HOSPITALS_BEFORE = tuple(
     Row(row.name, (f"privacy.epsilon={row.name}", *ONE_FACTOR), preset="hospitals") for row in HOSPITALS
 )
 
+# what a federation of this kind is held against; steps chosen on public problems with seed 100
+AVERAGED = (
+    *FEWER, UNIFORM, "privacy.unit=none", "privacy.clip_norm=64", "server.learning_rate=1", "federation.local_steps=4",
+    "grpo.optimizer=adam", "grpo.learning_rate=0.06",
+)  # fmt: skip
+ALONE = ("privacy.unit=none", UNIFORM, *(f"client.{kind}.count=1" for kind in KINDS), "server.learning_rate=0.3")
+FEDERATION = EPSILONS[1]
+BASELINES = {
+    "trusted": replace(FEDERATION, name="a trusted server, epsilon 8", server="plain"),
+    "none": replace(EPSILONS[0], name="the federation without privacy"),
+    "fedavg": Row("FedAvg, no privacy", AVERAGED),
+    "fedprox": Row("FedProx, no privacy", AVERAGED, lever="proximal"),
+    "alone": Row("one client alone, no privacy", ALONE, server="alone"),
+    "local": Row("noise of each client alone, epsilon 8", (UNIFORM, "server.learning_rate=0.1"), lever="local noise"),
+}
 # the same settings on problems and with a model that nothing was chosen on
 SECOND_FAMILY = tuple(replace(row, least=None, preset="compact") for row in EPSILONS if row.name in ("none", "8", "2"))
 SECOND_STRESS = replace(STRESS[0], preset="compact")
@@ -101,6 +116,8 @@ def wanted(name: str) -> list[Trial]:
         rows = [row.trials() for row in (*HOSPITALS, *HOSPITALS_BEFORE)]
     elif name == "second_family":
         rows = [row.trials(rule) for row in (*SECOND_FAMILY, SECOND_STRESS) for rule in ("history", "uniform")]
+    elif name == "baselines":
+        rows = [row.trials() for row in (FEDERATION, *BASELINES.values())]
     elif name == "weights":
         rows = [row.trials(rule) for row in (*STRESS, *EPSILONS) for rule in ("history", "uniform")]
     return [trial for seed in zip(*rows, strict=True) for trial in seed]
@@ -137,6 +154,7 @@ def judged(name: str, lines: Lines) -> list[Claim]:
         "weights": _weights_claims,
         "hospitals": _hospitals_claims,
         "second_family": _second_claims,
+        "baselines": _baselines_claims,
     }
     return say[name](lines)
 
@@ -203,6 +221,23 @@ def _second_claims(lines: Lines) -> list[Claim]:
         said.append(Claim(f"second family, epsilon {row.name}: {text}", sampled["low"] > 0 and greedy["low"] > 0))
     beside = [_less_uniform(lines, row, row is SECOND_STRESS) for row in (*SECOND_FAMILY, SECOND_STRESS)]
     return [*said, *(Claim(f"second family, {claim.says}", claim.holds) for claim in beside)]
+
+
+def _baselines_claims(lines: Lines) -> list[Claim]:
+    """The federation at epsilon 8 gains more than each client alone, and than with all noise at the clients.
+
+    FedAvg and FedProx have no privacy and four times the data: a table shows them, no claim matches them.
+    """
+    said, ours = [], found(lines, FEDERATION.trials(), "sampled_gain")
+    for row in (BASELINES["alone"], BASELINES["local"]):
+        others = found(lines, row.trials(), "sampled_gain")
+        if len(set(ours) & set(others)) < 2:
+            said.append(Claim(f"beside {row.name}: not measured yet", None))
+            continue
+        less = record.paired(ours, others)
+        text = f"epsilon 8, less {row.name}: {record.text(less)}, {less['seeds']} seeds"
+        said.append(Claim(text, less["low"] > 0))
+    return said
 
 
 def _direction_claims() -> list[Claim]:

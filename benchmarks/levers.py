@@ -5,6 +5,7 @@ same norm bound, times a weight of at most 1. None of them helped (docs/explanat
 live here. Two others are what a federation is held against: FedProx, and noise at each client alone.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import batched
@@ -133,8 +134,14 @@ class LocalNoise(Lever):
 
     def contributions(self, trained: Trained, settings: RoundSettings, lattice: Lattice) -> list[IntArray]:
         """As everybody's, with the whole noise in each."""
-        alone = settings.model_copy(update={"share_variance": self.whole_noise(lattice)})
-        return super().contributions(trained, alone, lattice)
+        return super().contributions(trained, self._alone(settings, lattice), lattice)
+
+    def conclude(self, vectors: Sequence[IntArray], settings: RoundSettings, lattice: Lattice) -> None:
+        """As ever; the bound on the sum is that of so much noise."""
+        super().conclude(vectors, self._alone(settings, lattice), lattice)
+
+    def _alone(self, settings: RoundSettings, lattice: Lattice) -> RoundSettings:
+        return settings.model_copy(update={"share_variance": self.whole_noise(lattice)})
 
 
 KINDS: dict[str, type[Lever]] = {

@@ -7,12 +7,14 @@ renders every page again and finds it unchanged: no figure is typed by hand.
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
 import claims
 import compact
 import direction
+import plots
 import real_models
 import record
 from claims import (
@@ -34,7 +36,6 @@ PAGES = (
     ROOT / "docs/how-to/real-models.md",
     *(EXPLANATION / f"{name}.md" for name in ("learning", "weights", "measurements")),
 )
-PLOTS = record.RESULTS / "learning.svg", record.RESULTS / "weights.svg"
 MARK = re.compile(r"(<!-- learning:(\w+) -->\n\n)(.*?)(\n*<!-- end -->)", re.DOTALL)
 KEYS = ("shipped", "start")  # of what the second family's model knew
 FEW = 5  # seeds; with fewer a table says how many
@@ -45,8 +46,8 @@ def write() -> None:
     lines = claims.finished()
     for path in PAGES:
         path.write_text(rendered(path.read_text(), lines))
-    plot_epsilon(lines, PLOTS[0])
-    plot_weights(lines, PLOTS[1])
+    plots.epsilon(lines, record.RESULTS / "learning.svg")
+    plots.weights(lines, record.RESULTS / "weights.svg")
 
 
 def rendered(text: str, lines: Lines) -> str:
@@ -147,6 +148,25 @@ def second_tasks(lines: Lines) -> str:
         )
     head = ("task", "a problem", "shipped model", "start", "after, no privacy", "after, epsilon 8")
     return _table(head, rows)
+
+
+def baselines(lines: Lines) -> str:
+    """The federation at epsilon 8 beside what it is held against."""
+    ours, rows = claims.FEDERATION.trials(), []
+    for row in (replace(claims.FEDERATION, name="**the federation, epsilon 8**"), *claims.BASELINES.values()):
+        gains = [claims.found(lines, row.trials(), figure) for figure in ("sampled_gain", "greedy_gain")]
+        less = "-" if row.trials() == ours else _less(claims.found(lines, ours, "sampled_gain"), gains[0])
+        rows.append([row.name, *map(_text, gains), less])
+    return _table(("training", "sampled", "greedy", "the federation less this, sampled"), rows)
+
+
+def alone(lines: Lines) -> str:
+    """What a client alone gains at its own kind of problems."""
+    runs = [lines[trial]["own_gain"] for trial in claims.BASELINES["alone"].trials() if trial in lines]
+    if not runs:
+        return "Not measured."
+    own = [sum(run.values()) / len(run) for run in runs]
+    return f"At the problems of its own kind alone, one client gains {_text(dict(enumerate(own)))} points sampled."
 
 
 def hospitals(lines: Lines) -> str:
@@ -327,6 +347,8 @@ BLOCKS: dict[str, Callable[[Lines], str]] = {
     "second_family": second_family,
     "second_tasks": second_tasks,
     "second_weights": second_weights,
+    "baselines": baselines,
+    "alone": alone,
     "exactness": exactness,
     "forecast": forecast,
     "readme": readme,
@@ -338,52 +360,3 @@ BLOCKS: dict[str, Callable[[Lines], str]] = {
     "trainers": trainers,
     "beside_trl": beside_trl,
 }
-
-
-def plot_epsilon(lines: Lines, path: Path) -> None:
-    """Gains over epsilon: the federation and a trusted server."""
-    from matplotlib import pyplot
-
-    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.4), sharex=True)
-    rows = EPSILONS[::-1]
-    for panel, name in zip(panels, ("sampled", "greedy"), strict=True):
-        for shift, server, label in ((-0.04, "secure", "secure aggregation"), (0.04, "plain", "trusted server")):
-            found = [claims.found(lines, row.trials(server=server), f"{name}_gain") for row in rows]
-            places = [place for place, values in enumerate(found) if len(values) > 1]
-            ranges = [record.interval(list(found[place].values())) for place in places]
-            reach = [each["high"] - each["mean"] for each in ranges]
-            where, middle = [place + shift for place in places], [each["mean"] for each in ranges]
-            panel.errorbar(where, middle, yerr=reach, marker="o", ms=3, lw=1, capsize=2, label=label)
-        panel.axhline(0, color="grey", lw=0.8)
-        panel.set_title(f"gain in pass rate, {name} (points)", fontsize=9)
-        panel.set_xticks(range(len(rows)), [row.name for row in rows])
-        panel.set_xlabel("epsilon against the server, delta 1e-5", fontsize=8)
-    panels[0].legend(fontsize=7)
-    _save(figure, path)
-
-
-def plot_weights(lines: Lines, path: Path) -> None:
-    """Mean weights over the rounds, by kind of client."""
-    from matplotlib import pyplot
-
-    figure, panels = pyplot.subplots(1, len(STRESS), figsize=(9, 3.0), sharey=True)
-    for panel, row in zip(panels, STRESS, strict=True):
-        runs = [lines[trial]["weights"] for trial in row.trials() if trial in lines]
-        for kind in runs[0] if runs else ():
-            rounds = zip(*(run[kind] for run in runs), strict=True)
-            panel.plot([sum(each) / len(each) for each in rounds], label=kind, lw=1.2)
-        panel.set_title(row.name, fontsize=9)
-        panel.set_xlabel("round", fontsize=8)
-        panel.set_ylim(0.45, 1.02)
-    panels[0].set_ylabel("mean weight", fontsize=8)
-    panels[0].legend(fontsize=7)
-    _save(figure, path)
-
-
-def _save(figure: object, path: Path) -> None:
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "fgrpo_secure"  # the same bytes for the same figures
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})

@@ -264,3 +264,21 @@ def test_a_sign_that_differs_on_the_second_family_is_said_to_fail(page):
     assert said(4.0, 1.0) == ([True, True, True], None)  # the stress setting is not among these runs
     assert said(4.0, -1.0) == ([False, False, False], None)
     assert said(-4.0, 1.0) == ([False, False, False], None)
+
+
+@pytest.mark.slow
+def test_clients_alone_are_marked_each_by_its_own_model(page, monkeypatch):
+    monkeypatch.setattr(page.claims.trials.utility, "SAMPLES", 2)
+
+    def gains(step):
+        settings = ("federation.rounds=1", f"server.learning_rate={step}", *page.claims.ALONE[:-1])
+        line = page.claims.trials.run(page.claims.Trial(settings, server="alone", seed=0, problems="public"))
+        assert line["sampled"] == pytest.approx(sum(task[0] for task in line["tasks"].values()) / 8, abs=0.01)
+        return line["own_gain"], line["sampled_gain"]
+
+    own, everywhere = gains(1e-9)  # nothing moves: the same model, marked with the same draws
+    assert set(own) == set(page.claims.trials.rows_of("public", second=False))
+    assert (set(own.values()), everywhere) == ({0.0}, 0.0)
+    own, everywhere = gains(0.5)
+    assert sum(gain > 0 for gain in own.values()) >= 6
+    assert sum(own.values()) / len(own) > everywhere  # a step towards one task is worth most there

@@ -177,7 +177,7 @@ def test_noise_at_each_client_alone_is_as_much_as_the_whole_sum_needs(trial, sim
     silently = Watched(simulate.Simulation.open(config, trial.folder / "owners", plain=True))
     alone = Watched(levers.LocalNoise.open(config, trial.folder / "owners"))
     for watched in (silently, alone):
-        watched.simulation.round(0)
+        watched.simulation.round(0)  # and the sum of so much noise is within the bound that goes with it
     multiplier = alone.simulation.privacy.claim.noise_multiplier
     settings = simulate.run_plan.settings_of_round(
         config, alone.simulation.privacy, 0, alone.simulation.dimension(0), ()
