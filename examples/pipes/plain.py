@@ -2,7 +2,8 @@
 
     python examples/pipes/plain.py OWNERS_SOCKET SERVERS_SOCKET
 
-A pipe between machines has a network in its middle: `flower/` and `flare/` beside this.
+A pipe between machines has a network in its middle: whatever is there instead of `http_messages.ask` must bring the
+same bytes to the server's socket, and its reply back.
 """
 
 import sys
