@@ -55,7 +55,7 @@ class OnPipe:
         self._open = ExitStack()
         place = self._open.enter_context(meeting_place())
         sockets = [place / f"owner{client}" for client in EVERYBODY]
-        self.engine = https_engine(directory, config, None, times=(None, 120), pipe=place / "server")
+        self.engine = https_engine(directory, config, None, times=(None, 280), pipe=place / "server")
         self._open.enter_context(piped(sockets, place / "server", hostile=self.hostile))
         kept = Kept((directory.owners, directory.private), ())
         pipes = [Pipe(path, lambda: kept) for path in sockets]
