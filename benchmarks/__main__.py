@@ -1,8 +1,8 @@
 """Check a claim of this repository: `python -m benchmarks NAME [--quick]`; without a name, what there is to check.
 
-What learns is measured here (`epsilon`, `weights`, `hospitals`, `second_family`, `baselines`, `direction`): finished
-runs are lines of `results/NAME.jsonl`, what is missing is run, and a claim is said to hold or not. `--quick` repeats
-the smallest part that can fail, beside the files. `page` writes figures and plots from the files into their pages.
+What learns is measured here (`epsilon`, `weights`, `hospitals`, `second_family`, `baselines`, `direction`, `levers`):
+finished runs are lines of `results/NAME.jsonl`, what is missing is run, and a claim is said to hold or not. `--quick`
+repeats the smallest part that can fail, beside the files. `page` writes figures and plots into their pages.
 All other names are scripts of this folder, with options of their own: `python -m benchmarks aggregation --help`.
 """
 
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-LEARNING = ("epsilon", "weights", "hospitals", "second_family", "baselines", "direction", "page")
+LEARNING = ("epsilon", "weights", "hospitals", "second_family", "baselines", "direction", "levers", "page")
 SCRIPTS = (
     "aggregation",
     "big_adapters",
@@ -50,11 +50,15 @@ def main() -> int:
     options = parser.parse_args()
     import claims
     import page
+    import tried
 
     if options.name == "page":
         page.write()
         return 0
-    said = claims.check(options.name, options.quick, options.processes, options.minutes)
+    if options.name == "levers":
+        said = tried.check(options.quick, options.processes, options.minutes)
+    else:
+        said = claims.check(options.name, options.quick, options.processes, options.minutes)
     for claim in said:
         sys.stdout.write(f"{'holds' if claim.holds else 'FAILS' if claim.holds is False else 'open '}  {claim.says}\n")
     return int(any(claim.holds is False for claim in said))

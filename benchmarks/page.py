@@ -17,7 +17,9 @@ import direction
 import plots
 import real_models
 import record
+import tried
 from claims import (
+    CHANGING,
     EPSILONS,
     HOSPITALS,
     HOSPITALS_BEFORE,
@@ -43,7 +45,7 @@ FEW = 5  # seeds; with fewer a table says how many
 
 def write() -> None:
     """Render every block of every page, and the plots."""
-    lines = claims.finished()
+    lines = tried.finished()
     for path in PAGES:
         path.write_text(rendered(path.read_text(), lines))
     plots.epsilon(lines, record.RESULTS / "learning.svg")
@@ -105,6 +107,11 @@ def second_weights(lines: Lines) -> str:
     return _weights(lines, (SECOND_STRESS, *SECOND_FAMILY))
 
 
+def changing(lines: Lines) -> str:
+    """The same where something changes for some clients when half of the rounds are over."""
+    return _weights(lines, CHANGING)
+
+
 def _weights(lines: Lines, chosen: Sequence[Row]) -> str:
     rows = []
     for row in chosen:
@@ -115,8 +122,7 @@ def _weights(lines: Lines, chosen: Sequence[Row]) -> str:
             for figure in ("sampled_gain", "greedy_gain")
         ]
         worst = [
-            {trial.seed: min(task[0] for task in lines[trial]["tasks"].values()) for trial in runs if trial in lines}
-            for runs in (ours, others)
+            {trial.seed: tried.worst(dict(lines[trial])) for trial in each if trial in lines} for each in (ours, others)
         ]
         uniform = _text(claims.found(lines, others, "sampled_gain"))
         rows.append([name, uniform, *columns, _less(*worst), _kept(lines, row)])
@@ -167,6 +173,29 @@ def alone(lines: Lines) -> str:
         return "Not measured."
     own = [sum(run.values()) / len(run) for run in runs]
     return f"At the problems of its own kind alone, one client gains {_text(dict(enumerate(own)))} points sampled."
+
+
+def levers(lines: Lines) -> str:
+    """What was tried beside the preset, less the preset: first looks, and fresh seeds where those looked better."""
+    rows = []
+    for each in tried.TRIED:
+        first = tried.less(lines, each.trials(), tried.looks(each.beside))
+        fresh = tried.less(lines, each.fresh(), each.beside.trials()) if each.settled else {"sampled": {}, "worst": {}}
+        again = f"{_text(fresh['sampled'])}, worst task {_text(fresh['worst'])}" if fresh["sampled"] else "-"
+        rows.append([each.name, *(_looks(first[figure]) for figure in ("sampled", "greedy", "worst")), again])
+    return _table(("what", "sampled", "greedy", "worst task", "fresh seeds, sampled"), rows)
+
+
+def _looks(values: dict[int, float]) -> str:
+    """Differences of a first look, one a seed: too few for an interval."""
+    return ", ".join(f"{values[seed]:+.1f}" for seed in sorted(values)) or "not measured"
+
+
+def lever_facts(lines: Lines) -> str:
+    """On what first looks were taken."""
+    looks = [line for line in lines.values() if line["problems"] == "public"]
+    seeds = sorted({line["seed"] for line in looks})
+    return f"Seeds: {', '.join(map(str, seeds))}; public problems, epsilon 8; {record.machines(looks)}."
 
 
 def hospitals(lines: Lines) -> str:
@@ -267,7 +296,8 @@ def whole(_: Lines) -> str:
 
 def facts(lines: Lines) -> str:
     """On what it was measured."""
-    return f"Seeds {SEEDS[0]} to {SEEDS[-1]}; {record.machines(lines.values())}."
+    reported = [line for line in lines.values() if line["problems"] == "held out"]
+    return f"Seeds {SEEDS[0]} to {SEEDS[-1]}; {record.machines(reported)}."
 
 
 def smollm2(_: Lines) -> str:
@@ -343,6 +373,9 @@ def beside_trl(_: Lines) -> str:
 BLOCKS: dict[str, Callable[[Lines], str]] = {
     "epsilon": epsilon,
     "weights": weights,
+    "changing": changing,
+    "levers": levers,
+    "lever_facts": lever_facts,
     "hospitals": hospitals,
     "second_family": second_family,
     "second_tasks": second_tasks,

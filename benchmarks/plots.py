@@ -1,10 +1,10 @@
-"""The plots of what was measured about learning, drawn from result files."""
+"""The plots that pages on learning show, from the same result files as their tables."""
 
 from pathlib import Path
 
 import claims
 import record
-from claims import EPSILONS, STRESS, Lines
+from claims import CHANGING, EPSILONS, STRESS, Lines
 
 
 def epsilon(lines: Lines, path: Path) -> None:
@@ -33,13 +33,14 @@ def weights(lines: Lines, path: Path) -> None:
     """Mean weights over the rounds, by kind of client."""
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, len(STRESS), figsize=(9, 3.0), sharey=True)
-    for panel, row in zip(panels, STRESS, strict=True):
+    rows = (*STRESS, *CHANGING[1:3])
+    figure, panels = pyplot.subplots(1, len(rows), figsize=(11, 3.0), sharey=True)
+    for panel, row in zip(panels, rows, strict=True):
         runs = [lines[trial]["weights"] for trial in row.trials() if trial in lines]
         for kind in runs[0] if runs else ():
             rounds = zip(*(run[kind] for run in runs), strict=True)
             panel.plot([sum(each) / len(each) for each in rounds], label=kind, lw=1.2)
-        panel.set_title(row.name, fontsize=9)
+        panel.set_title(row.name, fontsize=8)
         panel.set_xlabel("round", fontsize=8)
         panel.set_ylim(0.45, 1.02)
     panels[0].set_ylabel("mean weight", fontsize=8)
