@@ -16,7 +16,7 @@ from fgrpo_secure.engines.embedded import Embedded
 from fgrpo_secure.server.federation import Federation
 from tests.fgrpo_secure.engines.federations import CLIENTS, FIVE, ClientProcess, certificate, enrolled, https_engine
 
-TRAINING = 40
+TRAINING = 90
 ALL = f"federation.training_seconds={TRAINING}"
 
 
