@@ -47,6 +47,11 @@ class Owner:
     id: int
     name: str
     repeats: int = 0
+    reward_functions: tuple[()] = ()  # its update is drawn: nothing is rewarded
+
+    def opened(self) -> "Owner":
+        """There is nothing to open."""
+        return self
 
     def train(self, _adapted: object, settings: RoundSettings) -> Trained:
         """An update that differs where a round without noise is repeated, and never otherwise."""
