@@ -300,11 +300,6 @@ def facts(lines: Lines) -> str:
     return f"Seeds {SEEDS[0]} to {SEEDS[-1]}; {record.machines(reported)}."
 
 
-def smollm2(_: Lines) -> str:
-    """A real model's runs, through the product's own commands."""
-    return real_models.table(record.lines(real_models.RESULTS))
-
-
 def network_round(_: Lines) -> str:
     """What HTTPS adds to a round, from the training deadline on."""
     line = json.loads((record.RESULTS / "network_round.jsonl").read_text().splitlines()[-1])
@@ -387,7 +382,8 @@ BLOCKS: dict[str, Callable[[Lines], str]] = {
     "readme": readme,
     "facts": facts,
     "whole": whole,
-    "smollm2": smollm2,
+    "smollm2": lambda _: real_models.table(record.lines(real_models.RESULTS)),
+    "real": lambda _: real_models.sentence(record.lines(real_models.RESULTS)),
     "network_round": network_round,
     "big_adapters": big_adapters,
     "trainers": trainers,

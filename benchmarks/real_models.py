@@ -17,9 +17,15 @@ from typing import Any
 import record
 
 RESULTS = record.RESULTS / "smollm2.jsonl"
-SETTINGS = {"smollm2": "smollm2", "smollm2-private": str(Path(__file__).parent / "settings/smollm2-private.toml")}
+CLIENTS = ("sales", "stock", "freight", "planning")
+SETTINGS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "smollm2": ("smollm2", ()),
+    "smollm2-trl": ("smollm2", tuple(f"client.{name}.trainer=trl" for name in CLIENTS)),
+    "smollm2-private": (str(Path(__file__).parent / "settings/smollm2-private.toml"), ()),
+}
 DESCRIBED = {
     "smollm2": "4 organisations, secure aggregation alone",
+    "smollm2-trl": "the same, each trains with TRL's trainer",
     "smollm2-private": "5 organisations x 64 prompts, epsilon 8 for each prompt",
 }
 
@@ -35,8 +41,9 @@ def measured(setting: str, seed: int, model: str, run: Path, changes: Sequence[s
     if run.exists():
         words = () if (run / "summary.json").exists() else ("run", "--resume", str(run))
     else:
-        changed = [f"model.path={model}", f"run.seed={seed}", *changes]
-        words = ("run", SETTINGS[setting], "--out", str(run), *(w for each in changed for w in ("--set", each)))
+        config, own = SETTINGS[setting]
+        changed = [f"model.path={model}", f"run.seed={seed}", *own, *changes]
+        words = ("run", config, "--out", str(run), *(w for each in changed for w in ("--set", each)))
     if words:
         fgrpo(*words)
     summary = json.loads((run / "summary.json").read_text())
@@ -64,6 +71,17 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
         if len(runs) > 1:
             rows.append([words, f"mean of {len(runs)}, over seeds", *_over_seeds(runs)])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def sentence(lines: Sequence[dict[str, Any]]) -> str:
+    """The README's: what a real model learns under a guarantee for each prompt."""
+    run = next(line for line in lines if line["setting"] == "smollm2-private")
+    sampled, _, greedy, _, _ = _cells(run)
+    return (
+        f"A real model: SmolLM2-135M-Instruct, {DESCRIBED['smollm2-private']} against a server that lies, "
+        f"{run['rounds']} rounds: sampled {sampled}, greedy {greedy} of {run['problems']} held-out problems "
+        f"(one seed; [more](docs/how-to/real-models.md))."
+    )
 
 
 def _cells(run: dict[str, Any]) -> list[str]:

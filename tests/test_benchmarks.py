@@ -34,7 +34,7 @@ def test_every_figure_on_learning_in_a_page_is_what_its_result_file_says(page):
 
 def test_a_real_models_line_is_measured_by_the_products_own_commands_and_shown_by_seed(page, monkeypatch, tmp_path):
     real_models = page.real_models
-    monkeypatch.setitem(real_models.SETTINGS, "smollm2", "quickstart")
+    monkeypatch.setitem(real_models.SETTINGS, "smollm2", ("quickstart", ()))
     fewer = [f"client.{kind}.count=1" for kind in page.direction.KINDS]
     changes = [*fewer, "privacy.unit=none", "federation.rounds=1", "evaluation.prompts=3", "engine.processes=1"]
     model = str(ROOT / "fgrpo_secure/learning/tasks/base_model")
