@@ -63,13 +63,13 @@ def measured(setting: str, seed: int, model: str, run: Path, changes: Sequence[s
 
 def table(lines: Sequence[dict[str, Any]]) -> str:
     """Gains by seed, in points, with 95 % intervals over the problems of one run; and over seeds, where there are."""
-    head = ("what", "seed", "sampled", "gained", "greedy", "gained", "processor s a round")
+    head = ("what", "rounds", "seed", "sampled", "gained", "greedy", "gained", "processor s a round")
     rows = [head, ["---"] * len(head)]
     for setting, words in DESCRIBED.items():
         runs = sorted((line for line in lines if line["setting"] == setting), key=lambda line: line["seed"])
-        rows += [[words, str(run["seed"]), *_cells(run)] for run in runs]
+        rows += [[words, str(run["rounds"]), str(run["seed"]), *_cells(run)] for run in runs]
         if len(runs) > 1:
-            rows.append([words, f"mean of {len(runs)}, over seeds", *_over_seeds(runs)])
+            rows.append([words, "", f"mean of {len(runs)}, over seeds", *_over_seeds(runs)])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
@@ -90,7 +90,8 @@ def _cells(run: dict[str, Any]) -> list[str]:
         before, after, gained = (run[kind][name] for name in ("before", "after", "gained"))
         points = {name: 100 * value for name, value in gained.items()}
         cells += [f"{before['mean']:.1%} to {after['mean']:.1%}", record.text(points)]
-    return [*cells, f"{sum(run['training_s']) / len(run['training_s']):.0f}"]
+    seconds = sum(run["training_s"]) / len(run["training_s"])
+    return [*cells, f"{seconds:.0f}" if seconds >= 1 else "-"]  # a trainer in a process of its own is not measured
 
 
 def _over_seeds(runs: Sequence[dict[str, Any]]) -> list[str]:

@@ -47,7 +47,7 @@ def test_a_real_models_line_is_measured_by_the_products_own_commands_and_shown_b
     lines = [found[0], json.loads(json.dumps(found[0])) | {"seed": 2}]
     lines[1]["greedy"]["gained"]["mean"] += 0.5
     shown = real_models.table(lines).splitlines()
-    assert [row.split(" | ")[1] for row in shown[2:]] == ["1", "2", "mean of 2, over seeds"]
+    assert [row.split(" | ")[2] for row in shown[2:]] == ["1", "2", "mean of 2, over seeds"]
     assert f"to {after:.1%}" in shown[2]
     gained = 100 * found[0]["greedy"]["gained"]["mean"]
     assert f"{gained + 25:+.1f} [" in shown[4]
