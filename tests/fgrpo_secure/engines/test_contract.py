@@ -44,11 +44,10 @@ class OnHttps:
             client.close()
 
 
-class OnPipe:
+class OnPipe(OnHttps):
     """Over a pipe that another user runs, one socket for each owner. Each client asks the kernel who that is."""
 
     name = "pipe"
-    processes = CLIENTS
     hostile = False
 
     def __init__(self, config, directory, folder):
@@ -62,11 +61,7 @@ class OnPipe:
         self.clients = [ClientThread(directory, config, i, self.engine.address, None, pipes[i]) for i in EVERYBODY]
 
     def close(self):
-        for client in self.clients:
-            client.end()
-        self.engine.close()
-        for client in self.clients:
-            client.close()
+        super().close()
         self._open.close()
 
 
