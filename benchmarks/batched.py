@@ -3,20 +3,23 @@
 All clients of a round start from the same model, so their prompts can be read in one batch; after a step, each one's
 rows go through factors that its own steps have moved (`Moves`). Completions of a prompt
 that begin alike are read once, and the reading that samples them is the one that gradients go back through: the
-first step's importance ratio is 1. Every client draws from its own generator, in the order in which it would alone.
+first step's importance ratio is 1. Every client draws from its own streams, as it would alone.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.hooks import RemovableHandle
 
 from fgrpo_secure.config.schema import Grpo
 from fgrpo_secure.learning.adapters import AdaptedModel
+from fgrpo_secure.learning.grpo.draws import Streams
 from fgrpo_secure.learning.grpo.forward import cache_argument, returned_cache
+from fgrpo_secure.learning.grpo.prompts import token_ids
+from fgrpo_secure.learning.grpo.sampling import inverse_cdf
 
 BUCKETS = 4  # of prompts of similar length, so that little is spent on padding
 
@@ -168,32 +171,26 @@ def sample(
     """
     device = adapted.network.device
     flat = [prompt for own in prompts for prompt in own]
-    steps, words = settings.max_completion_length, adapted.network.get_output_embeddings().weight.shape[0]
-    noise = [
-        _exponentials(seed, steps, len(own) * settings.num_generations, words)
+    group, steps = settings.num_generations, settings.max_completion_length
+    tokenizer = adapted.base.tokenizer
+    drawn = [
+        Streams(seed).uniform([token_ids(tokenizer, prompt, settings) for prompt in own], group, steps)
         for own, seed in zip(prompts, seeds, strict=True)
     ]
-    waiting = torch.cat(noise, dim=1).to(device)  # (steps, rows, vocabulary)
-    rows = len(flat) * settings.num_generations
-    ids = torch.full((rows, settings.max_completion_length), adapted.base.tokenizer.pad_token_id, device=device)
-    batch = Batch(ids, torch.full((rows,), settings.max_completion_length, device=device))
+    uniform = torch.from_numpy(np.concatenate(drawn)).to(device)
+    rows = len(flat) * group
+    ids = torch.full((rows, steps), tokenizer.pad_token_id, device=device)
+    batch = Batch(ids, torch.full((rows,), steps, device=device))
     order = sorted(range(len(flat)), key=lambda index: len(flat[index]))
     recorder = Recorder(adapted, batch.calls, moves)
     try:
         for bucket in range(BUCKETS):
             chosen = order[len(order) * bucket // BUCKETS : len(order) * (bucket + 1) // BUCKETS]
             if chosen:
-                _sample_bucket(adapted, flat, torch.tensor(chosen, device=device), settings, waiting, batch, recorder)
+                _sample_bucket(adapted, flat, torch.tensor(chosen, device=device), settings, uniform, batch, recorder)
     finally:
         recorder.close()
     return batch
-
-
-@lru_cache(maxsize=4096)  # runs that differ in noise alone draw the same
-def _exponentials(seed: int, steps: int, rows: int, words: int) -> torch.Tensor:
-    """The draws behind `torch.multinomial`: it takes the largest of probability over an exponential variable."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.stack([torch.empty(rows, words).exponential_(1, generator=generator) for _ in range(steps)])
 
 
 def _sample_bucket(
@@ -201,7 +198,7 @@ def _sample_bucket(
     flat: Sequence[str],
     chosen: torch.Tensor,
     settings: Grpo,
-    waiting: torch.Tensor,
+    uniform: torch.Tensor,
     batch: Batch,
     recorder: Recorder,
 ) -> None:
@@ -216,7 +213,7 @@ def _sample_bucket(
     for step in range(settings.max_completion_length):
         scaled = tree.logits.float() / settings.temperature
         with torch.no_grad():
-            tokens = (torch.softmax(scaled, dim=-1)[nodes] / waiting[step, rows]).argmax(dim=-1)
+            tokens = inverse_cdf(torch.softmax(scaled, dim=-1)[nodes], uniform[rows, step])
         batch.choices.append(Choice(step, scaled, rows, nodes, tokens))
         batch.ids[rows, step] = tokens
         ended = tokens == tokenizer.eos_token_id

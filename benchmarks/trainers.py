@@ -26,6 +26,7 @@ from fgrpo_secure.client.owner import make_owners
 from fgrpo_secure.config.files import load
 from fgrpo_secure.learning import adapters, models
 from fgrpo_secure.learning.evaluation import evaluate
+from fgrpo_secure.learning.grpo.draws import Streams
 from fgrpo_secure.learning.tasks import reward_of
 from fgrpo_secure.plan import round_settings
 
@@ -86,7 +87,7 @@ def trial(trainer: str, seed: int) -> dict[str, Any]:
 
 
 def _right(adapted: Any, config: Any, seed: int) -> float:
-    drawn = torch.Generator().manual_seed(seed)
+    drawn = Streams(seed)
     return evaluate(adapted, ROWS, reward_of(config.client[0], "exact"), config.grpo, SAMPLES, drawn).pass_rate
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fgrpo_secure import entropy, gain
@@ -26,6 +25,7 @@ from fgrpo_secure.config.unit_rules import SMALL_UNITS
 from fgrpo_secure.errors import printable
 from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.grpo import local_update, rewards, rollouts, unit_gradients
+from fgrpo_secure.learning.grpo.draws import Streams
 from fgrpo_secure.learning.grpo.isolated_reward import IsolatedReward, Limits
 from fgrpo_secure.learning.grpo.local_update import PromptGroups, Tally
 from fgrpo_secure.learning.grpo.rewards import RewardError, RewardFunction
@@ -135,7 +135,7 @@ class Owner:
     def unit_groups(self, adapted: AdaptedModel, settings: RoundSettings, step: int, unit: str) -> PromptGroups | None:
         """One unit's rollouts and rewards, from its own rows alone; None, and a note, if its data is unusable.
 
-        **Why** Each unit is sampled by itself, from a generator of its own: in a common batch, one unit's prompts
+        **Why** Each unit is sampled by itself, from streams of its own: in a common batch, one unit's prompts
         would change the padding and the draws of all others.
         """
         units = self.units
@@ -230,8 +230,7 @@ class Owner:
         prompts = [row["prompt"] for row in rows]
         columns = {key: [row[key] for row in rows] for key in rows[0] if key != "prompt"}
         # One for each label: draws that ran on from unit to unit would let one unit's length move all others'.
-        generator = torch.Generator().manual_seed(self.rollout_seed(settings, label))
-        sampled = rollouts.sample(adapted, prompts, settings.grpo, generator)
+        sampled = rollouts.sample(adapted, prompts, settings.grpo, Streams(self.rollout_seed(settings, label)))
         scores = rewards.score(
             self.reward_functions,
             self.reward_weights,

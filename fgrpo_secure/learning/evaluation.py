@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fgrpo_secure.config.schema import Grpo
 from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.grpo import rewards, rollouts
+from fgrpo_secure.learning.grpo.draws import Streams
 from fgrpo_secure.learning.grpo.rewards import RewardFunction
 
 SEQUENCES = 512  # per batch
@@ -31,7 +31,7 @@ def evaluate(
     reward: RewardFunction,
     settings: Grpo,
     samples: int,
-    generator: torch.Generator,
+    streams: Streams,
     marked: Callable[[int], None] = lambda _: None,
 ) -> Score:
     """The score on `rows`, each with a "prompt" and the columns that `reward` needs; a reward of 1 is a pass.
@@ -39,7 +39,7 @@ def evaluate(
     What the reward cannot mark is no pass, and has no part in the mean reward. Raises RewardError if it marks nothing.
     `marked` hears how many problems more are done.
     """
-    sampled, likeliest = marks(adapted, rows, reward, settings, samples, generator, marked)
+    sampled, likeliest = marks(adapted, rows, reward, settings, samples, streams, marked)
     if np.isnan(sampled).all():
         raise rewards.RewardError("the evaluation's reward could not mark a single completion")
     return Score(float(np.mean(sampled >= 1)), float(np.mean(likeliest >= 1)), float(np.nanmean(sampled)))
@@ -51,7 +51,7 @@ def marks(
     reward: RewardFunction,
     settings: Grpo,
     samples: int,
-    generator: torch.Generator,
+    streams: Streams,
     marked: Callable[[int], None] = lambda _: None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Rewards of sampled completions, shape (problems, samples), and of each problem's most likely one, (problems,);
@@ -65,7 +65,7 @@ def marks(
         prompts = [row["prompt"] for row in chunk]
         columns = {key: [row[key] for row in chunk] for key in chunk[0] if key != "prompt"}
         for target, done in (
-            (sampled, rollouts.sample(adapted, prompts, drawn, generator)),
+            (sampled, rollouts.sample(adapted, prompts, drawn, streams)),
             (likeliest, rollouts.greedy(adapted, prompts, settings)),
         ):
             scores = rewards.score([reward], None, prompts, done.completions, done.completion_ids, columns)

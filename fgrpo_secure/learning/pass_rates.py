@@ -6,11 +6,10 @@ Nothing here touches a client's data, so it costs no privacy budget.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
-
 from fgrpo_secure.config.schema import Config
 from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.evaluation import Score, evaluate, overall
+from fgrpo_secure.learning.grpo.draws import Streams
 from fgrpo_secure.learning.tasks import Row, evaluation_reward, evaluation_sets
 
 
@@ -56,6 +55,6 @@ class Examination:
         marked(0)
         scores, samples = {}, self.config.evaluation.samples
         for task, rows in self.problems.items():
-            generator = torch.Generator().manual_seed(self.config.run.seed)
-            scores[task] = evaluate(adapted, rows, reward, self.config.grpo, samples, generator, marked)
+            streams = Streams(self.config.run.seed)
+            scores[task] = evaluate(adapted, rows, reward, self.config.grpo, samples, streams, marked)
         return Exam(overall(scores.values()), scores)

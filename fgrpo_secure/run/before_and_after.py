@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fgrpo_secure.config.schema import Config, Evaluation
 from fgrpo_secure.learning import models
 from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.evaluation import marks
+from fgrpo_secure.learning.grpo.draws import Streams
 from fgrpo_secure.learning.pass_rates import Examination
 from fgrpo_secure.learning.tasks import evaluation_reward
 from fgrpo_secure.run import released
@@ -92,7 +92,7 @@ def _marked(
     """Share of passes of each problem: sampled, greedy. The same draws for every model."""
     reward, found = evaluation_reward(config.evaluation), []
     for rows in problems.values():
-        drawn = torch.Generator().manual_seed(config.run.seed)
+        drawn = Streams(config.run.seed)
         found.append(marks(adapted, rows, reward, config.grpo, config.evaluation.samples, drawn))
     sampled, greedy = (np.concatenate(each) for each in zip(*found, strict=True))
     return (sampled >= 1).mean(axis=1), (greedy >= 1).astype(np.float64)

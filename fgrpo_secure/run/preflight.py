@@ -8,13 +8,12 @@ After a client has accepted a round, a failure that depends on its data must not
 from collections.abc import Sequence
 from functools import partial
 
-import torch
-
 from fgrpo_secure.client.boundary import UnusableRound, contained
 from fgrpo_secure.config.own_file import OwnFile
 from fgrpo_secure.config.schema import Client, Config
 from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.grpo import prompts, rewards, rollouts
+from fgrpo_secure.learning.grpo.draws import Streams
 from fgrpo_secure.learning.grpo.isolated_reward import IsolatedReward
 from fgrpo_secure.learning.grpo.rewards import RewardError, RewardFunction
 from fgrpo_secure.learning.pass_rates import Examination
@@ -81,8 +80,8 @@ def _try(
     config: Config, adapted: AdaptedModel, client: Client, functions: Sequence[RewardFunction], rows: Sequence[Row]
 ) -> None:
     def work(row: Row) -> None:
-        prompt, generator = row["prompt"], torch.Generator().manual_seed(config.run.seed)
-        sampled = rollouts.sample(adapted, [prompt], config.grpo, generator)
+        prompt = row["prompt"]
+        sampled = rollouts.sample(adapted, [prompt], config.grpo, Streams(config.run.seed))
         columns = {key: [value] for key, value in row.items() if key != "prompt"}
         done = sampled.completions, sampled.completion_ids
         marks = rewards.score(functions, client.reward_weights, [prompt], *done, columns, {"global_step": 0})

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fgrpo_secure import entropy
@@ -21,6 +20,7 @@ from fgrpo_secure.config.unit_rules import SMALL_UNITS
 from fgrpo_secure.errors import printable
 from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.grpo import local_update, rewards, rollouts
+from fgrpo_secure.learning.grpo.draws import Streams
 from fgrpo_secure.learning.grpo.local_update import PromptGroups
 from fgrpo_secure.learning.grpo.rewards import RewardError, RewardFunction
 from fgrpo_secure.learning.tasks import Row
@@ -71,10 +71,10 @@ def _step(
     functions: Sequence[RewardFunction],
     held: int,
 ) -> Rehearsal:
-    asked, generator = [row["prompt"] for row in rows], torch.Generator().manual_seed(config.run.seed)
+    asked = [row["prompt"] for row in rows]
     columns = {key: [row.get(key) for row in rows] for row in rows for key in row if key != "prompt"}
     times = [entropy.stopwatch()]
-    drawn = rollouts.sample(adapted, asked, config.grpo, generator)
+    drawn = rollouts.sample(adapted, asked, config.grpo, Streams(config.run.seed))
     times.append(entropy.stopwatch())
     said = asked, drawn.completions, drawn.completion_ids, columns, {"global_step": 0}
     paid = rewards.table(functions, *said)

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass, field
 
-import torch
-
 from fgrpo_secure.config.grpo import Grpo
 from fgrpo_secure.learning import models
 from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.grpo import rollouts
+from fgrpo_secure.learning.grpo.draws import Streams
 from fgrpo_secure.learning.grpo.prompts import Message, Prompt
 from fgrpo_secure.run import released
 from fgrpo_secure.storage.run_directory import RunDirectory
@@ -20,7 +19,7 @@ class Conversation:
     adapted: AdaptedModel
     settings: Grpo
     greedy: bool
-    generator: torch.Generator
+    streams: Streams
     said: list[Message] = field(default_factory=list)
 
     @staticmethod
@@ -33,7 +32,7 @@ class Conversation:
         given: dict[str, object] = {"num_generations": 1}
         given |= {} if tokens is None else {"max_completion_length": tokens}
         given |= {} if not temperature else {"temperature": temperature}
-        drawn = torch.Generator().manual_seed(config.run.seed)
+        drawn = Streams(config.run.seed)
         return Conversation(adapted, config.grpo.model_copy(update=given), temperature == 0, drawn)
 
     def reply(self, text: str) -> str:
@@ -45,7 +44,7 @@ class Conversation:
         if self.greedy:
             made = rollouts.greedy(self.adapted, [asked], self.settings)
         else:
-            made = rollouts.sample(self.adapted, [asked], self.settings, self.generator)
+            made = rollouts.sample(self.adapted, [asked], self.settings, self.streams)
         answer = made.completions[0]
         self.said.append({"role": "assistant", "content": answer})
         return answer

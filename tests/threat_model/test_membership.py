@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-import torch
 from scipy import integrate, stats
 
 from fgrpo_secure.learning.grpo import rollouts
+from fgrpo_secure.learning.grpo.draws import Streams
 from threat_model import membership
 from threat_model.learners import Learners, cosines, rows_of
 
@@ -39,9 +39,7 @@ def test_expected_rewards_are_the_shares_of_right_answers_that_sampling_finds():
     rows = rows_of("add", 3)
     chances = membership.expected_rewards(learners.adapted, rows)
     for row, chance in zip(rows, chances, strict=True):
-        said = rollouts.sample(
-            learners.adapted, [row["prompt"]], learners.settings.grpo, torch.Generator().manual_seed(4)
-        )
+        said = rollouts.sample(learners.adapted, [row["prompt"]], learners.settings.grpo, Streams(4))
         right = sum(text.strip() == row["answer"] for text in said.completions)
         assert abs(right - 400 * chance) <= 4.5 * np.sqrt(400 * chance * (1 - chance)) + 1
 

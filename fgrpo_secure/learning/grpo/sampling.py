@@ -1,5 +1,5 @@
 """The next token's distribution under the settings that shape it, in the order in which transformers applies them:
-repetition_penalty, temperature, top_k, top_p, min_p. Pure arithmetic on logits; names and meanings are TRL's.
+repetition_penalty, temperature, top_k, top_p, min_p; and its draw. Pure arithmetic; names and meanings are TRL's.
 """
 
 import torch
@@ -30,6 +30,18 @@ def weights(logits: torch.Tensor, seen: torch.Tensor | None, settings: Grpo) -> 
         least = settings.min_p * probabilities.max(dim=-1, keepdim=True).values
         probabilities = probabilities.masked_fill(probabilities < least, 0.0)
     return probabilities
+
+
+def inverse_cdf(probabilities: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """The tokens that numbers `uniform` in (0, 1], shape (sequences,), stand for: the first of each row of
+    `probabilities`, shape (sequences, vocabulary), up to a factor, whose sum with those before it reaches its number.
+
+    A row's token depends on that row alone, and is one that has a probability. A row that is not finite gives any.
+    """
+    # Sums of a large vocabulary in float32 would move draws between rare tokens.
+    reached = probabilities.cumsum(dim=-1, dtype=uniform.dtype)
+    drawn = torch.searchsorted(reached, uniform.unsqueeze(1) * reached[:, -1:]).squeeze(1)
+    return drawn.clamp(max=probabilities.shape[-1] - 1)
 
 
 def _nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:

@@ -8,7 +8,6 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
-import torch
 
 from fgrpo_secure import client, learning
 from fgrpo_secure.client import own_view
@@ -17,6 +16,7 @@ from fgrpo_secure.config.files import parse
 from fgrpo_secure.config.schema import Adapter, Model
 from fgrpo_secure.learning import adapters, models
 from fgrpo_secure.learning.grpo import local_update, rollouts
+from fgrpo_secure.learning.grpo.draws import Streams
 from fgrpo_secure.plan import round_settings
 
 
@@ -43,7 +43,7 @@ def test_a_round_is_kept_with_the_figures_of_its_own_rollouts(adapted, tmp_path)
     chosen = config(beta=0.1, num_iterations=2, learning_rate=0.05)
     owner, trained = train(adapted, tmp_path, chosen)
     (kept,) = own_view.read(owner.log)
-    drawn = torch.Generator().manual_seed(owner.rollout_seed(round_settings.for_round(chosen, 0, 0), "0"))
+    drawn = Streams(owner.rollout_seed(round_settings.for_round(chosen, 0, 0), "0"))
     rows = owner.source.batch(0, 0, 3)
     first = rollouts.sample(adapted, [row["prompt"] for row in rows], chosen.grpo, drawn)
     logp = local_update.completion_logp(adapted, first, 1.0).detach()
@@ -65,7 +65,7 @@ def test_one_step_has_the_entropy_of_exactly_its_own_tokens_and_no_ratio(adapted
     chosen = config().model_copy(update={"federation": config().federation.model_copy(update={"local_steps": 1})})
     owner, _ = train(adapted, tmp_path, chosen)
     (kept,) = own_view.read(owner.log)
-    drawn = torch.Generator().manual_seed(owner.rollout_seed(round_settings.for_round(chosen, 0, 0), "0"))
+    drawn = Streams(owner.rollout_seed(round_settings.for_round(chosen, 0, 0), "0"))
     rows = owner.source.batch(0, 0, 3)
     first = rollouts.sample(adapted, [row["prompt"] for row in rows], chosen.grpo, drawn)
     logp = local_update.completion_logp(adapted, first, 1.0).detach()
@@ -89,7 +89,7 @@ def test_the_completions_that_are_kept_are_the_best_and_the_worst_of_the_prompt_
 
 
 def test_what_a_model_said_stands_in_the_file_on_one_line_and_commands_no_terminal(adapted):
-    chosen, drawn = config(), torch.Generator().manual_seed(3)
+    chosen, drawn = config(), Streams(3)
     settings = round_settings.for_round(chosen, 0, 0)
     first = rollouts.sample(adapted, ["1+1="], chosen.grpo, drawn)
     said = replace(first, completions=["\x1b[2J\n" + "9" * 1000] * 4)
@@ -104,7 +104,7 @@ def test_what_a_model_said_stands_in_the_file_on_one_line_and_commands_no_termin
 
 
 def test_counting_along_changes_no_update(adapted):
-    chosen, drawn = config(beta=0.1, num_iterations=2), torch.Generator().manual_seed(3)
+    chosen, drawn = config(beta=0.1, num_iterations=2), Streams(3)
     first = rollouts.sample(adapted, ["1+1=", "2+2="], chosen.grpo, drawn)
     groups = local_update.PromptGroups(first, np.random.default_rng(1).normal(size=(2, 4)))
     plain = local_update.run(adapted, lambda _: groups, chosen.grpo, 0, 2)

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from fgrpo_secure.client.boundary import UnusableRound
 from fgrpo_secure.client.owner import make_owners
@@ -19,6 +18,7 @@ from fgrpo_secure.config.files import ConfigError, load
 from fgrpo_secure.config.schema import Adapter, Model
 from fgrpo_secure.learning import adapters, models
 from fgrpo_secure.learning.evaluation import evaluate
+from fgrpo_secure.learning.grpo.draws import Streams
 from fgrpo_secure.learning.grpo.isolated_reward import Limits
 from fgrpo_secure.learning.grpo.rewards import RewardError
 from fgrpo_secure.learning.tasks import reward_of
@@ -138,7 +138,7 @@ def owner_of(config, folder):
 
 def right(adapted, config):
     rows = [{"prompt": prompt, "answer": answer} for prompt, answer in SUMS.items()]
-    drawn = torch.Generator().manual_seed(5)
+    drawn = Streams(5)
     return evaluate(adapted, rows, reward_of(config.client[0], "exact"), config.grpo, 16, drawn).pass_rate
 
 

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-import torch
 
 from fgrpo_secure.config.schema import Grpo
 from fgrpo_secure.learning import evaluation
 from fgrpo_secure.learning.evaluation import Score, evaluate, overall
 from fgrpo_secure.learning.grpo import rollouts
+from fgrpo_secure.learning.grpo.draws import Streams
 
 ROWS = [{"prompt": f"{a}+{b}=", "answer": str((a * b) % 10)} for a in range(1, 6) for b in range(1, 5)]
 SETTINGS = Grpo(max_completion_length=2)
@@ -16,14 +16,14 @@ def contains(completions, answer, **_):
 
 
 def run(adapted, rows=ROWS, reward=contains, samples=3, seed=1):
-    return evaluate(adapted, rows, reward, SETTINGS, samples, torch.Generator().manual_seed(seed))
+    return evaluate(adapted, rows, reward, SETTINGS, samples, Streams(seed))
 
 
 def test_the_score_counts_what_was_drawn(make_adapted):
     adapted = make_adapted()
     prompts = [row["prompt"] for row in ROWS]
     settings = SETTINGS.model_copy(update={"num_generations": 3})
-    drawn = rollouts.sample(adapted, prompts, settings, torch.Generator().manual_seed(1)).completions
+    drawn = rollouts.sample(adapted, prompts, settings, Streams(1)).completions
     likeliest = rollouts.greedy(adapted, prompts, SETTINGS).completions
     passed = [row["answer"] in text for row, text in zip([row for row in ROWS for _ in range(3)], drawn, strict=True)]
     score = run(adapted)
@@ -45,7 +45,7 @@ def test_problems_in_several_batches_are_all_marked_with_their_own_columns(make_
     whole = run(adapted, samples=1)
     monkeypatch.setattr(evaluation, "SEQUENCES", 7)
     parts = run(adapted, samples=1)
-    assert parts.greedy == whole.greedy
+    assert parts == whole
     seen = []
 
     def note(prompts, answer, **_):

@@ -4,13 +4,14 @@ import torch
 
 from fgrpo_secure.config.schema import Grpo
 from fgrpo_secure.learning.grpo import local_update, rollouts
+from fgrpo_secure.learning.grpo.draws import Streams
 from fgrpo_secure.learning.grpo.local_update import PromptGroups
 
 GROUP = 3
 
 
 def sampled(adapted, prompts, settings, seed):
-    return rollouts.sample(adapted, prompts, settings, torch.Generator().manual_seed(seed))
+    return rollouts.sample(adapted, prompts, settings, Streams(seed))
 
 
 def groups_of(adapted, prompts, settings, rewards):

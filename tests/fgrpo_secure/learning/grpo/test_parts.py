@@ -6,6 +6,7 @@ import torch
 
 from fgrpo_secure.config.schema import Grpo
 from fgrpo_secure.learning.grpo import local_update, memory, rollouts, unit_gradients
+from fgrpo_secure.learning.grpo.draws import Streams
 from fgrpo_secure.learning.grpo.local_update import PromptGroups
 
 PROMPTS = ["12+3=", "4-b", "1+1+1+1="]
@@ -13,7 +14,7 @@ GROUP = 4
 
 
 def groups_of(adapted, settings):
-    drawn = rollouts.sample(adapted, PROMPTS, settings, torch.Generator().manual_seed(2))
+    drawn = rollouts.sample(adapted, PROMPTS, settings, Streams(2))
     return PromptGroups(drawn, np.random.default_rng(2).normal(size=(len(PROMPTS), GROUP)))
 
 
@@ -81,5 +82,5 @@ def test_a_part_is_whole_groups_or_an_equal_piece_of_one_and_fits_if_one_complet
 
 def test_steps_of_the_shipped_model_go_in_one(make_adapted):
     adapted = make_adapted()
-    drawn = rollouts.sample(adapted, ["1+1="] * 64, Grpo(num_generations=16), torch.Generator().manual_seed(1))
+    drawn = rollouts.sample(adapted, ["1+1="] * 64, Grpo(num_generations=16), Streams(1))
     assert memory.completions_at_once(adapted, drawn) == 1024

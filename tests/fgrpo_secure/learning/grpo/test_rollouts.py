@@ -7,13 +7,10 @@ import torch
 from fgrpo_secure.config.schema import Grpo
 from fgrpo_secure.learning.grpo import forward, local_update, rollouts
 from fgrpo_secure.learning.grpo import prompts as prompt_forms
+from fgrpo_secure.learning.grpo.draws import Streams
 from fgrpo_secure.learning.grpo.prompts import PromptTooLong
 
 EOS, PAD = 1, 0
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def sequence_probabilities(adapted, prompt, tokens, temperature):
@@ -48,7 +45,7 @@ def test_sampled_sequences_have_the_models_probabilities(make_adapted, family, t
     """Pearson's test on all pairs of first tokens, of a padded prompt."""
     adapted = make_adapted(family)
     settings = Grpo(num_generations=4096, max_completion_length=2, temperature=temperature)
-    drawn = rollouts.sample(adapted, ["12+3=", "4-"], settings, generator())
+    drawn = rollouts.sample(adapted, ["12+3=", "4-"], settings, Streams(0))
     expected = sequence_probabilities(adapted, "4-", 2, temperature)
     cells = {path: 4096 * p for path, p in expected.items() if 4096 * p >= 8}
     counts = dict.fromkeys(cells, 0)
@@ -66,7 +63,7 @@ def test_sampled_sequences_have_the_models_probabilities(make_adapted, family, t
 def test_top_p_keeps_the_smallest_set_of_tokens_that_reaches_it_at_the_temperature(make_adapted):
     adapted = make_adapted()
     settings = Grpo(num_generations=4000, max_completion_length=1, temperature=4.0, top_p=0.6)
-    drawn = rollouts.sample(adapted, ["4-"], settings, generator()).ids[:, 0]
+    drawn = rollouts.sample(adapted, ["4-"], settings, Streams(0)).ids[:, 0]
     with torch.no_grad():
         ids = torch.tensor(adapted.base.tokenizer("4-")["input_ids"])[None]
         probabilities = torch.softmax(adapted.network(input_ids=ids).logits[0, -1] / 4.0, -1)
@@ -84,20 +81,20 @@ def test_top_p_keeps_the_smallest_set_of_tokens_that_reaches_it_at_the_temperatu
     assert (frequencies - expected).abs().max() < 5 * 0.5 / math.sqrt(4000)
 
 
-def test_rollouts_follow_the_given_generator_and_no_other(make_adapted, prompts, settings):
+def test_rollouts_follow_the_given_streams_and_no_other(make_adapted, prompts, settings):
     adapted = make_adapted()
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = rollouts.sample(adapted, prompts, settings, generator(5))
+    first = rollouts.sample(adapted, prompts, settings, Streams(5))
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    assert rollouts.sample(adapted, prompts, settings, generator(5)).completions == first.completions
-    assert rollouts.sample(adapted, prompts, settings, generator(6)).completions != first.completions
+    assert rollouts.sample(adapted, prompts, settings, Streams(5)).completions == first.completions
+    assert rollouts.sample(adapted, prompts, settings, Streams(6)).completions != first.completions
 
 
 def test_a_completion_counts_up_to_its_end_token_and_padding_follows(make_adapted, prompts):
     adapted = make_adapted()
-    drawn = rollouts.sample(adapted, prompts, Grpo(num_generations=64, max_completion_length=6), generator())
+    drawn = rollouts.sample(adapted, prompts, Grpo(num_generations=64, max_completion_length=6), Streams(0))
     assert drawn.truncated.any()
     assert not drawn.truncated.all()
     for row, mask, truncated, ids in zip(
@@ -112,7 +109,7 @@ def test_a_completion_counts_up_to_its_end_token_and_padding_follows(make_adapte
 
 def test_texts_are_the_tokens_without_end_and_padding(make_adapted, prompts, settings):
     adapted = make_adapted()
-    drawn = rollouts.sample(adapted, prompts, settings, generator())
+    drawn = rollouts.sample(adapted, prompts, settings, Streams(0))
     for text, ids in zip(drawn.completions, drawn.completion_ids, strict=True):
         assert text == "".join(adapted.base.tokenizer.convert_ids_to_tokens([i for i in ids if i > EOS]))
 
@@ -123,7 +120,7 @@ def test_sampling_stops_when_every_completion_has_ended(make_adapted):
     adapted.network.register_forward_hook(lambda *_: calls.append(1))
     with torch.no_grad():
         adapted.network.get_output_embeddings().weight[EOS] *= 100  # ends early, or never: either sign is large
-    drawn = rollouts.sample(adapted, ["12+3="], Grpo(num_generations=4, max_completion_length=30), generator())
+    drawn = rollouts.sample(adapted, ["12+3="], Grpo(num_generations=4, max_completion_length=30), Streams(0))
     longest = max(len(ids) for ids in drawn.completion_ids)
     assert longest < 30
     assert drawn.ids.shape == (4, longest)
@@ -135,7 +132,7 @@ def test_completions_of_a_prompt_stand_together(make_adapted):
     prompts = ["12+3=", "4-b"]
     likeliest = rollouts.greedy(adapted, prompts, Grpo(max_completion_length=6))
     cold = Grpo(num_generations=3, max_completion_length=6, temperature=1e-4)
-    drawn = rollouts.sample(adapted, prompts, cold, generator())
+    drawn = rollouts.sample(adapted, prompts, cold, Streams(0))
     assert likeliest.completions[0] != likeliest.completions[1]
     assert drawn.completions == [text for text in likeliest.completions for _ in range(3)]
 
@@ -146,7 +143,7 @@ def test_a_prompt_that_does_not_fit_the_context_is_refused_with_both_lengths(mak
     prompt_forms.check(base.tokenizer, ["1" * 42], settings, base.context_length)
     for call in (
         lambda: prompt_forms.check(base.tokenizer, ["1", "1" * 43], settings, base.context_length),
-        lambda: rollouts.sample(adapted, ["1", "1" * 43], settings, generator()),
+        lambda: rollouts.sample(adapted, ["1", "1" * 43], settings, Streams(0)),
     ):
         with pytest.raises(PromptTooLong, match=r"43 tokens and 6 new ones .* context of 48"):
             call()
@@ -154,21 +151,21 @@ def test_a_prompt_that_does_not_fit_the_context_is_refused_with_both_lengths(mak
 
 def test_rollouts_can_be_trained_on(make_adapted, prompts, settings):
     adapted = make_adapted()
-    drawn = rollouts.sample(adapted, prompts, settings, generator())
+    drawn = rollouts.sample(adapted, prompts, settings, Streams(0))
     logits = torch.zeros(*drawn.ids.shape, 18, requires_grad=True)
     (logits.gather(2, drawn.ids.unsqueeze(2)).squeeze(2) * drawn.mask).sum().backward()
     assert logits.grad.sum() == drawn.mask.sum()
 
 
 def test_showing_rollouts_prints_no_prompt_and_no_completion(make_adapted, settings):
-    drawn = rollouts.sample(make_adapted(), ["12+3="], settings, generator())
+    drawn = rollouts.sample(make_adapted(), ["12+3="], settings, Streams(0))
     assert repr(drawn) == "Rollouts()"
 
 
 @pytest.mark.parametrize("stop", [(), ("=",), ("ab", "3")])
 def test_a_completion_ends_with_any_stop_string_and_then_is_not_truncated(make_adapted, stop):
     settings = Grpo(num_generations=32, max_completion_length=20, stop=stop)
-    drawn = rollouts.sample(make_adapted(), ["12+3="], settings, generator())
+    drawn = rollouts.sample(make_adapted(), ["12+3="], settings, Streams(0))
     for ids, text, truncated in zip(drawn.completion_ids, drawn.completions, drawn.truncated.tolist(), strict=True):
         where = [text.find(each) + len(each) for each in stop if each in text]
         assert truncated == (not where and ids[-1] != EOS)
@@ -181,7 +178,7 @@ def test_a_completion_ends_with_any_of_the_models_end_tokens(make_adapted):
     adapted = make_adapted()
     other = adapted.base.tokenizer.convert_tokens_to_ids("7")
     adapted.base.model.generation_config.eos_token_id = [EOS, other]
-    drawn = rollouts.sample(adapted, ["12+3="], Grpo(num_generations=64, max_completion_length=30), generator())
+    drawn = rollouts.sample(adapted, ["12+3="], Grpo(num_generations=64, max_completion_length=30), Streams(0))
     cut = drawn.truncated.tolist()
     assert {ids[-1] for ids, short in zip(drawn.completion_ids, cut, strict=True) if not short} == {EOS, other}
     assert not any({EOS, other} & set(ids[:-1]) for ids in drawn.completion_ids)
@@ -191,7 +188,7 @@ def test_a_completion_ends_with_any_of_the_models_end_tokens(make_adapted):
 def test_a_model_whose_padding_is_its_end_token_counts_the_end_once(make_adapted):
     adapted = make_adapted()
     adapted.base.tokenizer.pad_token = adapted.base.tokenizer.eos_token
-    drawn = rollouts.sample(adapted, ["12+3=", "4"], Grpo(num_generations=8, max_completion_length=30), generator())
+    drawn = rollouts.sample(adapted, ["12+3=", "4"], Grpo(num_generations=8, max_completion_length=30), Streams(0))
     assert drawn.mask.sum(1).tolist() == [len(ids) for ids in drawn.completion_ids]
     assert all(ids.count(EOS) <= 1 for ids in drawn.completion_ids)
     assert drawn.truncated.tolist() == [EOS not in ids for ids in drawn.completion_ids]
@@ -212,11 +209,11 @@ def test_greedy_with_a_repetition_penalty_equals_the_library(make_adapted, promp
 
 def test_a_model_that_is_read_in_plain_rows_draws_and_learns_the_same(make_adapted, prompts, settings, monkeypatch):
     adapted = make_adapted()
-    cached = rollouts.sample(adapted, prompts, settings, generator())
+    cached = rollouts.sample(adapted, prompts, settings, Streams(0))
     logp = local_update.completion_logp(adapted, cached, 1.0)
     adapted.base = dataclasses.replace(adapted.base, from_cache=False)
     monkeypatch.setattr(forward, "Reading", None)
-    rows = rollouts.sample(adapted, prompts, settings, generator())
+    rows = rollouts.sample(adapted, prompts, settings, Streams(0))
     assert rows.completions == cached.completions
     torch.testing.assert_close(local_update.completion_logp(adapted, rows, 1.0), logp, atol=1e-5, rtol=1e-4)
 

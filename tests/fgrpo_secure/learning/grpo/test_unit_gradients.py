@@ -7,13 +7,14 @@ from opacus import GradSampleModule
 
 from fgrpo_secure.learning.grpo import local_update, rollouts, unit_gradients
 from fgrpo_secure.learning.grpo.advantages import group_advantages
+from fgrpo_secure.learning.grpo.draws import Streams
 from fgrpo_secure.learning.grpo.local_update import PromptGroups
 
 GROUP = 3
 
 
 def groups_of(adapted, prompts, settings, seed=2):
-    drawn = rollouts.sample(adapted, prompts, settings, torch.Generator().manual_seed(seed))
+    drawn = rollouts.sample(adapted, prompts, settings, Streams(seed))
     return PromptGroups(drawn, np.random.default_rng(seed).normal(size=(len(prompts), GROUP)))
 
 
