@@ -14,11 +14,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 PACKAGES := $(wildcard fgrpo_secure protocols threat_model)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
 
-.PHONY: help demo federation test quick ends pythons docs fuzz mutants lint format clean
+.PHONY: help demo federation flower-pipe flare-pipe test quick ends pythons docs fuzz mutants lint format clean
 
 help:
 	@echo "make demo    train the quickstart with and without privacy, and say what was learned, protected and paid"
 	@echo "make federation  authority, server and five clients as processes of their own, over HTTPS, then verified"
+	@echo "make flower-pipe  a run whose bytes a real Flower carries, as another user, compared with the embedded engine's"
+	@echo "make flare-pipe   the same with NVIDIA FLARE in its POC mode; both need root and minutes"
 	@echo "make test    format, lint, types, import contracts and every test"
 	@echo "make quick   the fast tests alone"
 	@echo "make ends    a small suite with the oldest and the newest libraries that pyproject.toml allows"
@@ -35,6 +37,18 @@ demo: $(VENV)/.installed
 
 federation: $(VENV)/.installed
 	$(BIN)/python examples/many_machines/federation.py
+
+# Each engine has an environment of its own, made by an interpreter that its user can read, and from nothing but its list.
+PIPE_PYTHON ?= /usr/bin/python3
+ROUNDS ?= 2
+TRAINING ?= 120
+flower-pipe flare-pipe: %-pipe: $(VENV)/.installed build/pipes/%/.installed
+	$(BIN)/python examples/pipes/trial.py $* --engine build/pipes/$* --out runs/$*-pipe --rounds $(ROUNDS) --training $(TRAINING)
+
+build/pipes/%/.installed: examples/pipes/%/requirements.txt
+	$(PIPE_PYTHON) -m venv --clear build/pipes/$*
+	build/pipes/$*/bin/python -m pip --disable-pip-version-check install --quiet $(PIP_FLAGS) --requirement $<
+	@touch $@
 
 # What fails beside other tests is run once more with the machine to itself, and named either way: a test of real processes and
 # deadlines can lose a race to its neighbours, a fault of the code fails twice. Anything but failed tests (exit 1) ends at once.

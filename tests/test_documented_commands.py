@@ -31,6 +31,8 @@ NOT_RUN = {
     "python3 -m venv .venv": "the folder has a `.venv` with this installation already",
     ".venv/bin/pip install --constraint fgrpo_secure/constraints.txt ./fgrpo_secure": "minutes",
     "make format": "changes the working tree; `make test` checks that it would change nothing",
+    "make flower-pipe": "installs Flower; `tests/test_pipe_trial.py` plays the same trial over the plain pipe",
+    "make flare-pipe": "the same with NVIDIA FLARE",
     "make federation": "seven processes for minutes; the engines' tests run the same commands",
     "fgrpo server start runs/five --listen 0.0.0.0:8443 --certificate tls.pem --key tls.key": "ends with the run",
     "fgrpo client start centre": "ends with the run",
