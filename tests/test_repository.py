@@ -27,6 +27,8 @@ ADRS = sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))
 # Where it is not the distribution's own name.
 IMPORTED_AS = {
     "huggingface-hub": {"huggingface_hub"},
+    "math-verify": {"math_verify", "sympy"},  # what it reads texts into
+    "reasoning-gym": {"reasoning_gym"},
     "pyyaml": {"yaml"},
     "mlflow-skinny": {"mlflow"},
     "pynacl": {"nacl"},
@@ -156,7 +158,8 @@ def test_continuous_integration_runs_both_ends() -> None:
 
 
 def test_what_the_packages_import_is_a_declared_dependency() -> None:
-    names = {canonicalize_name(each.name) for extra in (None, "data", "mlflow", "trl") for each in requirements(extra)}
+    extras = (None, "data", "math", "mlflow", "tasks", "trl")
+    names = {canonicalize_name(each.name) for extra in extras for each in requirements(extra)}
     declared = {module for name in names for module in IMPORTED_AS.get(name, {name})}
     missing = {top for path in SHIPPED for top in outside_imports(path)} - declared
     assert missing == set()

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 
 from fgrpo_secure.config import files, unit_rules
 from fgrpo_secure.config.files import ConfigError
-from fgrpo_secure.config.schema import Client, Count, Model
+from fgrpo_secure.config.schema import Client, Count, Model, Setting
 from fgrpo_secure.config.section import Section
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -21,7 +21,11 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 class Data(Section):
     """What the owner trains on and how it is rewarded; keys as of a [[client]] table in a trial."""
 
-    task: str | None = Field(None, description="a procedural task, such as 'add'; or give 'data'")
+    task: str | None = Field(None, description="a procedural task, 'add' or 'reasoning-gym:NAME'; or give 'data'")
+    task_settings: dict[str, Setting | tuple[Setting, ...]] = Field(
+        default_factory=dict,
+        description="of a reasoning-gym task: parameters of its data set by that library's names, and 'seed'",
+    )
     data: str | None = Field(
         None, description="rows with a 'prompt' each: a JSONL or Parquet file, or a saved data set; it never leaves"
     )

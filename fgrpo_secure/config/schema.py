@@ -23,6 +23,8 @@ from fgrpo_secure.config.weighting import FALL_FOR_ALL_WEIGHT as FALL_FOR_ALL_WE
 from fgrpo_secure.config.weighting import TOLERATED_FALL as TOLERATED_FALL
 from fgrpo_secure.config.weighting import Weighting as Weighting
 
+GYM = "reasoning-gym:"  # how the name of a task begins that is a data set of that library
+Setting = bool | int | float | str
 FaultKey = Annotated[str, Field(pattern=r"^(announce|share|mask|agree|unmask)(\.(drop|duplicate|corrupt))?$")]
 
 
@@ -94,7 +96,13 @@ class Client(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = Field(
         description="what this kind of owner is called; with count above 1 they are NAME-0, NAME-1, ..."
     )
-    task: str | None = Field(None, description="a procedural task of fgrpo_secure.learning.tasks")
+    task: str | None = Field(
+        None, description="a procedural task of fgrpo_secure.learning.tasks; or 'reasoning-gym:NAME' (extra 'tasks')"
+    )
+    task_settings: dict[str, Setting | tuple[Setting, ...]] = Field(
+        default_factory=dict,
+        description="of a reasoning-gym task: parameters of its data set by that library's names, and 'seed'",
+    )
     data: str | None = Field(
         None,
         description="rows with a 'prompt' each, a string or messages: a JSONL or Parquet file, or a saved data set",
@@ -107,7 +115,8 @@ class Client(Section):
     reward: str | tuple[str, ...] | None = Field(
         None,
         description="'module:function', a module beside this file or installed; or a built-in: exact, contains, "
-        "partial, signed, percent, numeric(tolerance), format(pattern), length(tokens); default: the task's own",
+        "partial, signed, percent, numeric(tolerance), math(tolerance), format(pattern), length(tokens), "
+        "reasoning-gym; default: the task's own",
     )
     reward_weights: tuple[float, ...] | None = Field(None, description="one for each reward; default: each counts once")
     reward_scale: float = Field(1.0, description="multiplies every reward of this client")
@@ -140,6 +149,11 @@ class Client(Section):
             raise ValueError(
                 f"client {self.name!r} has {len(self.reward_weights)} reward_weights for {given} rewards; give one each"
             )
+        of_gym = (self.task or "").startswith(GYM)
+        if self.task_settings and not of_gym:
+            raise ValueError(f"client {self.name!r} has task_settings, but no task '{GYM}NAME' that could have any")
+        if self.difficulty != 1 and of_gym:
+            raise ValueError(f"client {self.name!r}: a task '{GYM}NAME' has no difficulty; set its task_settings")
         if self.trainer is not None and self.trainer != "trl" and ":" not in self.trainer:
             raise ValueError(f"client {self.name!r} has trainer {self.trainer!r}; write 'module:function' or 'trl'")
         if self.trainer_settings and self.trainer is None:

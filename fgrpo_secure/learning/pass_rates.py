@@ -45,7 +45,7 @@ class Examination:
     def take(self, adapted: AdaptedModel, on_marked: Callable[[int, int], None] = lambda _done, _total: None) -> Exam:
         """Mark the model. The same problems and the same random draws at every examination. `on_marked` hears how many
         problems of how many are done."""
-        reward, total, done = evaluation_reward(self.config.evaluation), sum(map(len, self.problems.values())), 0
+        total, done = sum(map(len, self.problems.values())), 0
 
         def marked(count: int) -> None:
             nonlocal done
@@ -55,6 +55,7 @@ class Examination:
         marked(0)
         scores, samples = {}, self.config.evaluation.samples
         for task, rows in self.problems.items():
+            reward = evaluation_reward(self.config.evaluation, rows)
             streams = Streams(self.config.run.seed)
             scores[task] = evaluate(adapted, rows, reward, self.config.grpo, samples, streams, marked)
         return Exam(overall(scores.values()), scores)

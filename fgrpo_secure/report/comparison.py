@@ -48,7 +48,7 @@ def evaluation_sets(runs: Sequence[RunFacts]) -> list[str]:
     for run in runs:
         config = run.basis.config
         asked = config.evaluation.model_dump(exclude={"every"})
-        levels = {(each.task, each.difficulty) for each in config.client if each.task is not None}
+        levels = {(str(each.task), each.difficulty, str(each.task_settings)) for each in config.client if each.task}
         kinds.append((sorted(asked.items(), key=str), sorted(levels) if config.evaluation.data == "tasks" else None))
     known = [kind for place, kind in enumerate(kinds) if kind not in kinds[:place]]
     return [_letter(known.index(kind)) for kind in kinds]

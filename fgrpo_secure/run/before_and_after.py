@@ -90,8 +90,9 @@ def _marked(
     adapted: AdaptedModel, config: Config, problems: Mapping[str, Sequence[dict[str, Any]]]
 ) -> tuple[FloatArray, FloatArray]:
     """Share of passes of each problem: sampled, greedy. The same draws for every model."""
-    reward, found = evaluation_reward(config.evaluation), []
+    found = []
     for rows in problems.values():
+        reward = evaluation_reward(config.evaluation, rows)
         drawn = Streams(config.run.seed)
         found.append(marks(adapted, rows, reward, config.grpo, config.evaluation.samples, drawn))
     sampled, greedy = (np.concatenate(each) for each in zip(*found, strict=True))

@@ -14,7 +14,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from fgrpo_secure.config import model_files
-from fgrpo_secure.config.schema import Client, Config
+from fgrpo_secure.config.schema import GYM, Client, Config
 from fgrpo_secure.config.unit_rules import SMALL_UNITS
 from fgrpo_secure.errors import UnusableInput
 from fgrpo_secure.learning.grpo import prompts
@@ -26,6 +26,7 @@ from fgrpo_secure.learning.tasks import (
     UnusableData,
     evaluation_reward,
     evaluation_sets,
+    gym,
     open_source,
     open_units,
     reward_of,
@@ -66,7 +67,8 @@ def check(config: Config) -> Inputs:
     """Raises UnusableData, UnusableModel or RewardError with the first thing that a run would refuse."""
     check_clients(config)
     evaluation = evaluation_sets(config.client, config.evaluation)
-    _check_columns("evaluation", [evaluation_reward(config.evaluation)], next(iter(evaluation.values())))
+    for problems in evaluation.values():
+        _check_columns("evaluation", [evaluation_reward(config.evaluation, problems)], problems)
     same_data.refuse(config)
     fits, not_checked = _fitting(config)
     counts, held = [], []
@@ -87,8 +89,11 @@ def check_clients(config: Config) -> None:
     """Tasks that do not exist, rewards or trainers that cannot be found. Raises UnusableData,
     RewardError or TrainerError."""
     for client in config.client:
-        if client.task is not None and client.task not in ALL_TASKS:
-            raise UnusableData(f"client {client.name!r} has task {client.task!r}; allowed are {', '.join(ALL_TASKS)}")
+        if client.task is not None and client.task.startswith(GYM):
+            gym.check(client)
+        elif client.task is not None and client.task not in ALL_TASKS:
+            allowed = f"{', '.join(ALL_TASKS)}, or '{GYM}NAME'"
+            raise UnusableData(f"client {client.name!r} has task {client.task!r}; allowed are {allowed}")
         for spec in client.rewards:
             reward_of(client, spec)
         if client.trainer is not None:

@@ -25,7 +25,7 @@ from fgrpo_secure.gain import Baseline
 from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.tasks import open_units
 from fgrpo_secure.learning.tasks.files import Line, UnusableData, lines
-from fgrpo_secure.learning.tasks.procedural import named
+from fgrpo_secure.learning.tasks.rewards import own_reward
 from fgrpo_secure.plan import round_settings
 from fgrpo_secure.plan.round_settings import RoundSettings
 from fgrpo_secure.privacy.encode import IntArray
@@ -181,8 +181,15 @@ def _unit(line: Line, config: Config, client: Client) -> str | None:
 def _owner(config: Config, client: Client, folder: Path, kept: list[Line]) -> Owner:
     path = folder / f"{client.name}.jsonl"
     path.write_bytes(b"".join(line.data + b"\n" for line in kept))
-    reward = client.reward or named(str(client.task)).reward
-    changes = {"task": None, "rows": None, "data": str(path), "reward": reward, "count": 1}
+    reward = client.reward or own_reward(str(client.task))
+    changes: dict[str, object] = {
+        "task": None,
+        "task_settings": {},
+        "rows": None,
+        "data": str(path),
+        "reward": reward,
+        "count": 1,
+    }
     moved = client.model_copy(update=changes)
     (owner,) = make_owners(
         (moved,), config.run.seed, {0}, folder, config.privacy.unit, config.units_per_client

@@ -1,6 +1,7 @@
 """An owner's reward function as the rest of the code sees it: a callable whose code runs elsewhere, within limits.
 
-See `reward_worker`. Built-in rewards are our own code and run where they are called.
+See `reward_worker`. Built-in rewards of our own code run where they are called; those of other libraries, which take
+what a model wrote apart, run here.
 """
 
 import json
@@ -96,6 +97,7 @@ class IsolatedReward:
     spec: str
     folder: str
     limits: Limits = Limits()
+    options: Mapping[str, float] = field(default_factory=dict)  # arguments that are the same in every call
     worker: list[Worker] = field(default_factory=list, repr=False, compare=False)  # one, replaced when it is lost
 
     @staticmethod
@@ -117,7 +119,8 @@ class IsolatedReward:
     def __call__(self, /, **arguments: Any) -> list[float | None]:
         if not self.worker[0].alive:
             self.worker[0] = _worker(self.spec, self.folder)
-        sent = {name: value for name, value in arguments.items() if name not in LOGS}  # the call's process has its own
+        given = {**arguments, **self.options}
+        sent = {name: value for name, value in given.items() if name not in LOGS}  # the call's process has its own
         if STATE in sent:
             sent[STATE] = vars(sent[STATE])
         return self.worker[0].call(sent, self.limits)

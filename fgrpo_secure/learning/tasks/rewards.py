@@ -3,24 +3,28 @@
 `exact`, `contains`, `partial`, `signed` and `percent` compare a completion with the row's `answer`; leading and
 trailing white space does not count. They differ in scale on purpose: owners that pay 0 or 1, -1 to 1 and 0 to 100 can
 train together. `numeric`, `format` and `length` are for models that write sentences; an argument stands in parentheses.
-`module:function` rewards are resolved by `fgrpo_secure.learning.grpo.rewards`.
+`math` and `reasoning-gym` are other libraries' (extras), which read what a model wrote: they run where an owner's own
+`module:function` does, in a process of its own. Those are resolved by `fgrpo_secure.learning.grpo.rewards`.
 """
 
+import importlib.util
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial as with_argument
 from types import MappingProxyType
 from typing import Any
 
 import regex  # type: ignore[import-untyped]  # regex ships no types
 
-from fgrpo_secure.config.schema import Client
+from fgrpo_secure.config.schema import GYM, Client
 from fgrpo_secure.learning.tasks.files import UnusableData
 from fgrpo_secure.learning.tasks.procedural import named
 
 RewardFunction = Callable[..., Sequence[float | None]]
 Said = str | Sequence[Mapping[str, Any]]  # a completion: a text, or the assistant's messages
 PREFIX_CREDIT = 0.3
+TOLERANCE = 1e-6
 PATTERN_SECONDS = 1.0  # for one completion: some patterns never come to an end on some texts
 NUMBER = r"(?<![\w.)])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))(?:[eE][-+]?\d+)?"
 LAST_NUMBER = regex.compile(rf"(?P<above>{NUMBER})(?:\s?/\s?(?P<below>\d+(?:\.\d+)?))?")
@@ -90,7 +94,7 @@ def number_in(text: str) -> float | None:
 
 
 def numeric(
-    completions: Sequence[Said], answer: Sequence[str], tolerance: float = 1e-6, **_: Any
+    completions: Sequence[Said], answer: Sequence[str], tolerance: float = TOLERANCE, **_: Any
 ) -> list[float | None]:
     """1 if the last number of the completion is the last one of the answer, within `tolerance`; else 0. Answers
     without a number mark nothing."""
@@ -120,7 +124,14 @@ def _found(pattern: "regex.Pattern[str]", text: str) -> bool:
 BUILT_IN: Mapping[str, RewardFunction] = MappingProxyType(
     {"exact": exact, "partial": partial, "signed": signed, "percent": percent, "numeric": numeric, "contains": contains}
 )
-WITH_ARGUMENT = ("numeric(tolerance)", "format(pattern)", "length(tokens)")
+GYM_REWARD, GYM_COLUMN = "reasoning-gym", "reasoning_gym"
+LIBRARIES: Mapping[str, tuple[str, str, str]] = MappingProxyType(  # reward -> function, module and extra
+    {
+        "math": ("fgrpo_secure.learning.tasks.math_answers:math_answer", "math_verify", "math"),
+        GYM_REWARD: ("fgrpo_secure.learning.tasks.gym_scores:gym_score", "reasoning_gym", "tasks"),
+    }
+)
+WITH_ARGUMENT = ("numeric(tolerance)", "math(tolerance)", "format(pattern)", "length(tokens)")
 
 
 def reward_of(client: Client, spec: str | None) -> RewardFunction:
@@ -131,18 +142,25 @@ def reward_of(client: Client, spec: str | None) -> RewardFunction:
     """
     if spec is None and client.task is None:
         raise UnusableData(f"client {client.name!r} reads a data file and therefore needs a reward")
-    return reward_named(named(client.task).reward if spec is None and client.task else str(spec), client.name)
+    return reward_named(own_reward(client.task) if spec is None and client.task else str(spec), client.name)
+
+
+def own_reward(task: str) -> str:
+    """The name of the reward that a task comes with."""
+    return GYM_REWARD if task.startswith(GYM) else named(task).reward
 
 
 def reward_named(spec: str, owner: str) -> RewardFunction:
     """The built-in or `module:function` reward; `owner` says in errors who asked for it."""
     if spec in BUILT_IN:
         return BUILT_IN[spec]
+    if spec in LIBRARIES:
+        return _of_a_library(spec, owner)
     given = SPEC.fullmatch(spec)
     if given is not None:
         return _with_argument(spec, given["name"], given["argument"].strip(), owner)
     if ":" not in spec:
-        allowed = ", ".join((*sorted(BUILT_IN), *WITH_ARGUMENT))
+        allowed = ", ".join((*sorted(BUILT_IN), *LIBRARIES, *WITH_ARGUMENT))
         raise UnusableData(f"{owner} asks for reward {spec!r}; allowed are {allowed} or 'module:function'")
     from fgrpo_secure.learning.grpo import rewards as user_rewards  # only a run with own rewards needs the importer
 
@@ -151,7 +169,21 @@ def reward_named(spec: str, owner: str) -> RewardFunction:
 
 def columns_of(specs: Iterable[str]) -> tuple[str, ...]:
     """The columns without which rewards of these names cannot work."""
-    return ("answer",) if any(spec in BUILT_IN or spec.startswith("numeric(") for spec in specs) else ()
+    named = list(specs)
+    compared = any(spec in (*BUILT_IN, "math") or spec.startswith(("numeric(", "math(")) for spec in named)
+    return (*(("answer",) if compared else ()), *((GYM_COLUMN,) if GYM_REWARD in named else ()))
+
+
+def _of_a_library(name: str, owner: str, **options: float) -> RewardFunction:
+    from fgrpo_secure.learning.grpo.isolated_reward import IsolatedReward
+
+    function, module, extra = LIBRARIES[name]
+    if importlib.util.find_spec(module) is None:
+        raise UnusableData(
+            f"{owner} asks for reward {name!r}, which needs {module.replace('_', '-')}: "
+            f"pip install 'fgrpo-secure[{extra}]'"
+        )
+    return replace(IsolatedReward.open(function), options=options)
 
 
 def _with_argument(spec: str, name: str, argument: str, owner: str) -> RewardFunction:
@@ -161,13 +193,15 @@ def _with_argument(spec: str, name: str, argument: str, owner: str) -> RewardFun
         except regex.error as problem:
             raise UnusableData(f"{owner} asks for reward {spec!r}, whose pattern is none: {problem.msg}") from None
     numbers: Mapping[str, tuple[RewardFunction, str]] = {"numeric": (numeric, "tolerance"), "length": (short, "tokens")}
-    if name not in numbers:
+    if name not in (*numbers, "math"):
         raise UnusableData(f"{owner} asks for reward {spec!r}; with an argument there are {', '.join(WITH_ARGUMENT)}")
-    function, keyword = numbers[name]
+    function, keyword = numbers.get(name, (numeric, "tolerance"))
     try:
         value = float(argument)
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value > 0):
         raise UnusableData(f"{owner} asks for reward {spec!r}; its {keyword} must be a number above 0")
-    return with_argument(function, **{keyword: value})
+    return (
+        _of_a_library(name, owner, tolerance=value) if name == "math" else with_argument(function, **{keyword: value})
+    )

@@ -1,13 +1,15 @@
-"""Where a client's prompts come from: a procedural task or a file of rows.
+"""Where a client's prompts come from: a procedural task, a data set of reasoning-gym, or a file of rows.
 
 A batch depends on (seed, client, owner, round, step) alone, never on what was asked before, so that a resumed
 run meets the same prompts. Rows are the owner's secret: nothing here prints or logs them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
-from fgrpo_secure.config.schema import Client
+from fgrpo_secure.config.schema import GYM, Client
+from fgrpo_secure.learning.tasks import gym
 from fgrpo_secure.learning.tasks.draws import Draws
 from fgrpo_secure.learning.tasks.files import Row, UnusableData, read_rows
 from fgrpo_secure.learning.tasks.procedural import Problem, Task, named
@@ -36,6 +38,18 @@ class TaskSource:
 
 
 @dataclass(frozen=True, slots=True)
+class GymSource:
+    """Problems of one data set's training split, drawn independently."""
+
+    task: str
+    settings: Mapping[str, Any]
+    label: tuple[str | int, ...] = field(repr=False)
+
+    def batch(self, round: int, step: int, count: int) -> list[Row]:
+        return gym.rows(self.task, self.settings, Draws(*self.label, round, step), count)
+
+
+@dataclass(frozen=True, slots=True)
 class FileSource:
     """Rows of a file, shuffled anew in every round; in a round none repeats before the file is used up."""
 
@@ -57,7 +71,17 @@ def open_source(client: Client, seed: int, index: int) -> Source:
     label = ("source", seed, client.name, index)
     if client.data is not None:
         return FileSource(read_rows(client.data, needs=needs(client)), label)
+    if client.task is not None and client.task.startswith(GYM):
+        return GymSource(client.task, client.task_settings, label)
     return TaskSource(task_of(client), client.difficulty, label)
+
+
+def fixed_rows(client: Client, draws: Draws, count: int) -> list[Row]:
+    """`count` rows of a client's task, one after the other from the same draws. Raises UnusableData."""
+    if client.task is not None and client.task.startswith(GYM):
+        return gym.rows(client.task, client.task_settings, draws, count)
+    task = task_of(client)
+    return [row_of(task.problem(draws, client.difficulty, "train")) for _ in range(count)]
 
 
 def task_of(client: Client) -> Task:

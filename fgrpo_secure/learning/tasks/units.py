@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from fgrpo_secure.config.schema import Client
 from fgrpo_secure.learning.tasks.draws import Draws
 from fgrpo_secure.learning.tasks.files import Line, Row, UnusableData, lines, with_same_columns
-from fgrpo_secure.learning.tasks.sources import needs, row_of, task_of
+from fgrpo_secure.learning.tasks.sources import fixed_rows, needs
 
 NAME_BYTES = 16
 
@@ -94,14 +94,12 @@ def _row(line: Line, needed: Iterable[str], subject: str | None, left_out: list[
 def _procedural(client: Client, label: tuple[str | int, ...], subject: str | None) -> Iterator[tuple[str, Row]]:
     if client.rows is None:
         raise UnusableData(f"client {client.name!r} draws fresh problems without end; give 'rows'")
-    draws, task = Draws(*label), task_of(client)
-    for number in range(client.rows):
-        row = row_of(task.problem(draws, client.difficulty, "train"))
+    for number, row in enumerate(fixed_rows(client, Draws(*label), client.rows)):
         if subject is None:
             yield _digest(json.dumps(row, sort_keys=True).encode()), row
         else:
-            row = {**row, subject: f"{number // client.rows_per_subject}"}
-            yield _subject(row, subject), row
+            about = {**row, subject: f"{number // client.rows_per_subject}"}
+            yield _subject(about, subject), about
 
 
 def _subject(row: Row, subject: str) -> str:

@@ -3,11 +3,13 @@
 To write the page anew: `python -m tests.fgrpo_secure.cli.test_failures > docs/reference/failures.md`
 """
 
+import importlib.util
 import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,9 @@ class Failure:
     says: str = ""  # where nothing is refused: how the line begins that says it
     text: str = field(default="", repr=False)  # the file of rows as it stands
     reward_seconds: float = 60.0  # what one call of a reward may take here
+    task: str = 'task = "add"\nrows = 6'  # of the others
+    lacks: str | None = None  # a library that is not installed for whoever types this in
+    needs: str | None = None  # one that is: where it is not, the page's row cannot be copied anew
 
 
 def without(*names: str) -> Prepared:
@@ -122,6 +127,24 @@ FAILURES = (
             client='reward = "rw:slow"', reward_seconds=0.5),
     Failure("weights for another number of rewards", client='reward = ["rw:good", "exact"]\nreward_weights = [1.0]'),
     Failure("a pattern that is none", client='reward = "format(()"'),
+    Failure("reward 'math' without the extra `math`", client='reward = "math"', lacks="math_verify"),
+    Failure("a tolerance that is none", client='reward = "math(-1)"'),
+    Failure("a task of reasoning-gym without the extra `tasks`", task='task = "reasoning-gym:leg_counting"',
+            lacks="reasoning_gym"),
+    Failure("a data set that reasoning-gym does not have", task='task = "reasoning-gym:leg_count"',
+            needs="reasoning_gym"),
+    Failure("a parameter that a data set of reasoning-gym does not have", needs="reasoning_gym",
+            task='task = "reasoning-gym:leg_counting"\ntask_settings = {animals = 3}'),
+    Failure("a parameter out of a data set's range", needs="reasoning_gym",
+            task='task = "reasoning-gym:leg_counting"\ntask_settings = {min_animals = 5, max_animals = 2}'),
+    Failure("a seed that is none", task='task = "reasoning-gym:leg_counting"\ntask_settings = {seed = -1}',
+            needs="reasoning_gym"),
+    Failure("a data set of reasoning-gym that draws other problems at every start", needs="reasoning_gym",
+            task='task = "reasoning-gym:ransom_note"'),
+    Failure("a data set of reasoning-gym whose answers cannot be marked apart", needs="reasoning_gym",
+            task='task = "reasoning-gym:arc_agi"'),
+    Failure("parameters of a task that has none", task='task = "add"\ntask_settings = {seed = 1}'),
+    Failure("a difficulty of a data set of reasoning-gym", task='task = "reasoning-gym:gcd"\ndifficulty = 2'),
     Failure("a trainer in a module that is not there", client='reward = "rw:good"\ntrainer = "nowhere:train"'),
     Failure("a trainer, and a unit below the client", client='reward = "rw:good"\ntrainer = "rw:good"',
             more='[privacy]\nunit = "prompt_group"\nunits_per_client = 6\nepsilon = 8.0\n'),
@@ -130,6 +153,19 @@ FAILURES = (
     Failure("completions that are all empty", model=special_digits, says="  32 of them have no text"),
     Failure("completions that never end", more="[grpo]\nmax_completion_length = 1\n", says="  most are cut off"),
 )  # fmt: skip
+
+
+@contextmanager
+def lacking(library: str | None) -> Iterator[None]:
+    """As if the library were not installed; whatever else is imported meanwhile stays."""
+    held = sys.modules.pop(library, None) if library else None
+    if library:
+        sys.modules[library] = None  # type: ignore[assignment]  # how Python marks what cannot be imported
+    yield
+    if library:
+        del sys.modules[library]
+    if library and held is not None:
+        sys.modules[library] = held
 
 
 def said(failure: Failure, folder: Path) -> tuple[str, str]:
@@ -147,10 +183,11 @@ def said(failure: Failure, folder: Path) -> tuple[str, str]:
         more += '[model]\npath = "model"\n'
     privacy = "" if "[privacy]" in more else '[privacy]\nunit = "none"\n'
     clients = f'[[client]]\nname = "mine"\ndata = "rows.jsonl"\n{failure.client}\n[[client]]\nname = "others"\n'
-    (folder / "run.toml").write_text(f'{clients}task = "add"\nrows = 6\ncount = 7\n{more}{privacy}')
+    (folder / "run.toml").write_text(f"{clients}{failure.task}\ncount = 7\n{more}{privacy}")
     for command in ("plan", "try"):
         allowed = Limits(failure.reward_seconds)
-        with patch.object(IsolatedReward, "open", lambda spec: OPEN(spec).within(allowed)):  # noqa: B023  # used at once
+        limited = patch.object(IsolatedReward, "open", lambda spec: OPEN(spec).within(allowed))  # noqa: B023  # used at once
+        with limited, lacking(failure.lacks):
             outcome = CliRunner().invoke(app, [command, str(folder / "run.toml")])
         if outcome.exit_code == 2:
             (line,) = outcome.stderr.strip().splitlines()
@@ -163,6 +200,9 @@ def said(failure: Failure, folder: Path) -> tuple[str, str]:
 def page(folder: Path) -> str:
     rows = []
     for number, failure in enumerate(FAILURES):
+        if failure.needs is not None and importlib.util.find_spec(failure.needs) is None:
+            rows += [f"{row}\n" for row in PAGE.read_text("utf-8").splitlines() if row.startswith(f"| {failure.did} |")]
+            continue
         sentence, when = said(failure, folder / str(number))
         rows.append(f"| {failure.did} | {sentence.replace('|', chr(92) + '|')} | {when} |\n")
     return HEAD + "".join(rows)

@@ -147,7 +147,10 @@ def test_every_reward_reads_messages_as_the_texts_they_hold(name: str) -> None:
         ("numeric(x)", "its tolerance must be a number above 0"),
         ("length(0)", "its tokens must be a number above 0"),
         ("format(()", "whose pattern is none"),
-        ("exact(1)", r"with an argument there are numeric\(tolerance\), format\(pattern\), length\(tokens\)"),
+        (
+            "exact(1)",
+            r"argument there are numeric\(tolerance\), math\(tolerance\), format\(pattern\), length\(tokens\)",
+        ),
         ("length", "allowed are contains, exact, numeric, partial, percent, signed"),
     ],
 )

@@ -1,0 +1,77 @@
+"""Marks by libraries that read what a model wrote: each completion in a process of its own.
+
+    a call's process (`reward_worker`) --- fork ---> one completion's mark, then gone
+                                       <-- mark ---
+
+Such a library may take forever over a text ("9^9^9^9"), also in C, where no signal's handler gets to run; and some of
+them turn a text into code. A server that lies chooses the adapter and by it what a model writes: code that is read
+from a completion would be the server's, within the owner's walls. So the kernel ends the process when its time is over,
+and nothing that was made from a text runs there but arithmetic.
+"""
+
+import math
+import os
+import signal
+import struct
+import sys
+from collections.abc import Callable
+from types import CodeType
+
+SECONDS = 1.0  # of the processor for one completion, so that a mark does not depend on what else a machine does
+MARK = struct.Struct("<d")
+CALLED = frozenset(  # by what sympy makes of an expression; none of them does anything to anything
+    {
+        "Abs", "Add", "E", "Float", "Function", "Integer", "Mul", "Pow", "Rational", "Symbol", "acos", "asin", "atan",
+        "cos", "cosh", "exp", "factorial", "ln", "log", "pi", "sin", "sinh", "sqrt", "tan", "tanh",
+    }
+)  # fmt: skip
+NAMES = compile("from sympy import *", "<string>", "exec")  # sympy's own, before it reads each expression
+
+
+class CodeInText(Exception):
+    """A library was about to run what a completion says."""
+
+
+def mark(of_one: Callable[[], float]) -> float | None:
+    """What the function returns, in a process that ends with it; None for what is not finite. 0 where it raises, takes
+    longer than SECONDS of the processor or more memory than the call may have, or would run a completion as code."""
+    result, sink = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            # The kernel's own action: a handler in Python would wait for a power in C to come to its end.
+            signal.signal(signal.SIGPROF, signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
+            sys.addaudithook(_refuse_code)  # cannot be taken away again, and is gone with the process
+            os.write(sink, MARK.pack(of_one()))
+        finally:
+            os._exit(0)
+    os.close(sink)
+    data = os.read(result, MARK.size)
+    os.close(result)
+    os.waitpid(child, 0)
+    value = MARK.unpack(data)[0] if len(data) == MARK.size else 0.0
+    return value if math.isfinite(value) else None
+
+
+def _refuse_code(event: str, arguments: tuple[object, ...]) -> None:
+    """An audit hook (PEP 578). Code comes from a file, or is arithmetic."""
+    if event != "exec":
+        return
+    (code,) = arguments
+    if isinstance(code, CodeType) and not (_of_a_file(code.co_filename) or _is_arithmetic(code)):
+        raise CodeInText
+
+
+def _of_a_file(name: str) -> bool:
+    """Whether it is a module's code. No text chooses what it is compiled as: that would be code itself."""
+    return not name.startswith("<") or name.startswith("<frozen ")
+
+
+def _is_arithmetic(code: CodeType) -> bool:
+    """Whether the code uses no names but those of numbers, symbols and functions of them: no attribute, no other call,
+    no code within it. Or it is sympy's, which takes those names before it reads an expression."""
+    if (code.co_code, code.co_names) == (NAMES.co_code, NAMES.co_names):
+        return True
+    names = all(name in CALLED or len(name) == 1 for name in code.co_names)
+    return names and not any(isinstance(each, CodeType) for each in code.co_consts)
