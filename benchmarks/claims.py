@@ -205,7 +205,8 @@ def _hospitals_claims(lines: Lines) -> list[Claim]:
 
 
 def _weights_claims(lines: Lines) -> list[Claim]:
-    return [_less_uniform(lines, row, row in STRESS) for row in (*STRESS, *EPSILONS, *CHANGING)]
+    helped = (*STRESS, CHANGING[-1])  # under noise there is time to act on a sign that turns
+    return [_less_uniform(lines, row, row in helped) for row in (*STRESS, *EPSILONS, *CHANGING)]
 
 
 def _less_uniform(lines: Lines, row: Row, stress: bool) -> Claim:
