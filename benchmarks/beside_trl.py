@@ -103,7 +103,8 @@ def trls(adapted: AdaptedModel, owner: Owner, config: Config) -> float:
     try:
         tokenizer = adapted.base.tokenizer
         with redirect_stdout(io.StringIO()):  # TRL prints a line for each step
-            trl_trainer.train(Lesson(adapted.model, tokenizer, rows, rewards, None, config.grpo, steps, {}, 0))
+            start = adapted.full_state()
+            trl_trainer.train(Lesson(adapted.model, tokenizer, rows, rewards, None, config.grpo, steps, {}, 0, start))
     finally:
         trl_trainer.GRPOTrainer = usual  # type: ignore[misc]
         adapted.set_vector(0, received)

@@ -16,7 +16,8 @@ class Lesson:
     `adapter` is a PEFT model with the factors as received, to be changed in place; those that the round sends require
     gradients, and no other change counts. `rows` are the prompts of the round's `steps` steps, in their order, with all
     their columns; `rewards` are called as TRL calls them. `settings` are the run's public ones, `options` the owner's
-    own. Randomness of any kind may be used; `seed` is public, another one in every round.
+    own. Randomness of any kind may be used; `seed` is public, another one in every round. `start` holds the factors
+    that the run began with, by the names of the adapter's parameters: what `settings.beta` compares with.
     """
 
     adapter: Any = field(repr=False)
@@ -28,6 +29,7 @@ class Lesson:
     steps: int
     options: Mapping[str, Any]
     seed: int
+    start: Mapping[str, Any] = field(repr=False)
 
 
 class Trainer(Protocol):

@@ -91,6 +91,7 @@ def _trained(trainer: Trainer, asked: Mapping[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(asked["threads"])
     client, settings = Client.model_validate(asked["client"]), Adapter.model_validate(asked["adapter"])
     adapted = adapters.attach(models.load(Model.model_validate(asked["model"])), settings, 0)
+    start = adapted.full_state()  # of `init_from`, else one that adds nothing to the base
     adapted.load_full_state(load(base64.b64decode(asked["factors"])))
     number = int(asked["training_round"])
     received = adapted.get_vector(number)
@@ -108,6 +109,7 @@ def _trained(trainer: Trainer, asked: Mapping[str, Any]) -> dict[str, Any]:
             int(asked["steps"]),
             asked["options"],
             int(asked["seed"]),
+            start,
         )
     )
     update = adapted.get_vector(number) - received

@@ -9,6 +9,7 @@ from dataclasses import fields
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from datasets import Dataset  # type: ignore[import-untyped]  # ships no types
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
@@ -45,8 +46,21 @@ def train(lesson: Lesson) -> Sequence[float]:
             train_dataset=Dataset.from_list([_row(row, lesson) for row in lesson.rows]),
             processing_class=lesson.tokenizer,
         )
+        _compare_with(lesson.adapter, lesson.start)
         trainer.train()
     return [float(line["reward"]) for line in trainer.state.log_history if "reward" in line][:1]
+
+
+def _compare_with(adapter: Any, start: Mapping[str, torch.Tensor]) -> None:
+    """Let the KL term, where there is one, compare with the run's start.
+
+    **Why** TRL keeps a copy of the adapter that it is given, under the name "ref". It is given one in each round, as
+    the rounds before have left it: the reference would move along.
+    """
+    if "ref" in adapter.peft_config:
+        with torch.no_grad():
+            for name, tensor in start.items():
+                adapter.get_parameter(name.replace(".default.", ".ref.")).copy_(tensor)
 
 
 def _fields(lesson: Lesson, out: str) -> dict[str, Any]:

@@ -170,6 +170,30 @@ def test_every_trainer_learns_the_task_and_leaves_the_policy_as_it_was(adapted, 
         adapted.set_vector(0, received)
 
 
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("trainer", [None, "trl"])
+def test_the_kl_term_draws_every_trainer_to_the_runs_start_and_not_to_what_a_round_began_with(
+    adapted, configure, tmp_path, trainer
+):
+    """Rewards are all equal, so that nothing else draws it anywhere."""
+    if trainer == "trl":
+        pytest.importorskip("trl")
+    more = 'trainer_settings = {scale_rewards = "none"}\n' if trainer else ""
+    configure(trainer, more)
+    table = (tmp_path / "run.toml").read_text().replace('reward = "exact"', 'reward = "own:pay"')
+    (tmp_path / "run.toml").write_text(table)
+    changes = ["grpo.beta=1.0", "grpo.optimizer=sgd", "grpo.learning_rate=1.0", "federation.local_steps=4"]
+    config, start = load(str(tmp_path / "run.toml"), changes), adapted.get_vector(0)
+    moved = start + 0.05 * np.random.default_rng(4).standard_normal(start.shape)
+    try:
+        adapted.set_vector(0, moved)
+        update = owner_of(config, tmp_path).train(adapted, round_settings.for_round(config, 0, 0)).update
+    finally:
+        adapted.set_vector(0, start)
+    assert np.linalg.norm(update) > 1e-3
+    assert update @ (start - moved) > 0
+
+
 @pytest.mark.parametrize(
     ("function", "sentence"),
     [

@@ -137,6 +137,48 @@ def test_the_comparison_notices_every_option(trainer, monkeypatch, tensors):
         assert abs(their_loss - losses[0][1][0]) > 1e-4
 
 
+def test_the_reference_of_a_starting_adapter_is_trls(make_adapted, model_folders, prompts, tmp_path):
+    """TRL compares with a copy of the adapter that it is given; a run's start is that copy, wherever it has moved."""
+    from datasets import Dataset
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+    from trl import GRPOConfig, GRPOTrainer
+    from trl.trainer.grpo_trainer import use_adapter
+
+    make_adapted("llama").save(tmp_path / "start")
+    adapted = make_adapted("llama", moved=0.2, init_from=str(tmp_path / "start"))
+    base = AutoModelForCausalLM.from_pretrained(model_folders["llama"], dtype=torch.float32)
+    theirs = GRPOTrainer(
+        model=PeftModel.from_pretrained(base, tmp_path / "start", is_trainable=True),
+        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        args=GRPOConfig(str(tmp_path), use_cpu=True, bf16=False, report_to=[], beta=0.1, temperature=TEMPERATURE),
+        train_dataset=Dataset.from_list([{"prompt": "1+1="}] * 8),
+        processing_class=adapted.base.tokenizer,
+    )
+    parameters = dict(theirs.model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in adapted.full_state().items():
+            parameters[name].copy_(tensor)
+    ids = torch.randint(2, 18, (8, 6), generator=torch.Generator().manual_seed(6))
+    encoded = adapted.base.tokenizer(prompts, padding=True, return_tensors="pt")
+    asked, mask = encoded["input_ids"], encoded["attention_mask"]
+    rollouts = Rollouts(asked, mask, ids, torch.ones_like(ids), torch.ones(8, dtype=torch.bool), [], [])
+    rows = [each.repeat_interleave(2, 0) for each in (asked, mask)]
+    theirs.model.eval()
+    logp = []
+    for adapter in ("default", "ref"):
+        with use_adapter(theirs.model, adapter_name=adapter), torch.no_grad():
+            whole = torch.cat([rows[0], ids], 1), torch.cat([rows[1], torch.ones_like(ids)], 1)
+            logp.append(theirs._get_per_token_logps_and_entropies(theirs.model, *whole, 6)[0])
+    with torch.no_grad():
+        now = completion_logp(adapted, rollouts, TEMPERATURE)
+        with adapted.reference():
+            reference = completion_logp(adapted, rollouts, TEMPERATURE)
+    torch.testing.assert_close(now, logp[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(reference, logp[1], atol=1e-5, rtol=1e-5)
+    assert (logp[0] - logp[1]).abs().max() > 0.1
+
+
 @pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "bnpo", "dapo"])
 def test_on_a_real_model_the_gradients_of_all_factors_equal_trls(trainer, make_adapted, prompts, kind):
     settings = case(kind, 0.1, 0.3, "token", True).model_copy(update={"temperature": TEMPERATURE})
