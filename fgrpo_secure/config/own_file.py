@@ -59,6 +59,9 @@ class Machine(Section):
     )
     device: str = Field("cpu", description="where torch computes: 'cpu', 'cuda', 'cuda:1', ...")
     threads: Count = Field(1, description="threads of torch; more only for larger models")
+    gradient_checkpointing: bool = Field(
+        False, description="training computes each layer twice and keeps less memory; for long completions"
+    )
 
 
 class Network(Section):
@@ -85,9 +88,9 @@ class OwnFile(Section):
 
     def model(self, configured: Model) -> Model:
         """The run's base model, as it lies on this machine."""
-        return configured.model_copy(
-            update={"path": self.machine.model or configured.path, "device": self.machine.device}
-        )
+        here = self.machine
+        own = {"device": here.device, "gradient_checkpointing": here.gradient_checkpointing}
+        return configured.model_copy(update={"path": here.model or configured.path, **own})
 
 
 def load(path: Path) -> OwnFile:

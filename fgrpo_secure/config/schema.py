@@ -48,6 +48,9 @@ class Model(Section):
     path: str = Field("builtin", description="Hugging Face causal LM folder or hub id; 'builtin' is the shipped one")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the frozen weights")
     device: str = Field("cpu", description="where it runs, in torch's words: 'cpu', 'cuda', 'cuda:1', 'mps'")
+    gradient_checkpointing: bool = Field(
+        False, description="training computes each layer twice and keeps less memory; for long completions"
+    )
 
 
 class Adapter(Section):

@@ -80,6 +80,11 @@ def load(settings: Model) -> BaseModel:
             f"model.path {settings.path!r}: {type(model).__name__} does not read from left to right; take a causal "
             "language model, which says nothing about a token that depends on later ones"
         )
+    if settings.gradient_checkpointing and not forward.recomputable(model):
+        raise ModelError(
+            f"gradient_checkpointing: {type(model).__name__} has no layers that the library can compute twice; "
+            "leave it out"
+        )
     length = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
     return BaseModel(model, tokenizer, digest, _tokenizer_digest(model, tokenizer), int(length), settings, from_cache)
 

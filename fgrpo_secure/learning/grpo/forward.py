@@ -5,12 +5,15 @@ Gradients pass through the cache. Models whose cache cannot be read so (recurren
 sequence whole, without padding. Which of the two holds for a model is tried when it is loaded.
 """
 
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
 from inspect import signature
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 WRONG_BEYOND_WINDOW = ("moshi",)  # families whose cache the library reads wrongly there: found by the generated test
 PROBE_PROMPTS = (4, 2)  # tokens of two prompts, of which the shorter is padded
@@ -39,7 +42,7 @@ class Reading:
         self._network = network
         position_ids = (prompt_mask.cumsum(1) - 1).clamp(min=0)
         optional = {"position_ids": position_ids, "logits_to_keep": 1}
-        out = network(input_ids=prompt_ids, attention_mask=prompt_mask, use_cache=True, **self._known(optional))
+        out = network(input_ids=prompt_ids, attention_mask=prompt_mask, use_cache=True, **_known(network, optional))
         returned_as, self._cache = returned_cache(out)
         self._argument = cache_argument(type(network).forward, returned_as)
         self._cache.batch_repeat_interleave(group)
@@ -56,7 +59,7 @@ class Reading:
             attention_mask=self._attention,
             use_cache=True,
             **{self._argument: self._cache},
-            **self._known({"position_ids": self._length + torch.arange(tokens, device=ids.device)}),
+            **_known(self._network, {"position_ids": self._length + torch.arange(tokens, device=ids.device)}),
         )
         self._length = self._length + tokens
         logits: torch.Tensor = out.logits
@@ -66,11 +69,6 @@ class Reading:
         """Logits that predict `ids`, shape (sequences, tokens), as they follow the prompts; once, before any `feed`."""
         logits = self.next_logits.unsqueeze(1)
         return logits if ids.shape[1] == 1 else torch.cat([logits, self.feed(ids[:, :-1])], dim=1)
-
-    def _known(self, optional: dict[str, Any]) -> dict[str, Any]:
-        """Those arguments that this kind of model takes: one with relative positions needs no position ids."""
-        taken = _parameters(type(self._network).forward)
-        return {name: value for name, value in optional.items() if name in taken}
 
 
 class PlainRows:
@@ -85,26 +83,49 @@ class PlainRows:
     @property
     def next_logits(self) -> torch.Tensor:
         """Logits of the token after what was read."""
-        return torch.cat([self._logits(rows)[:, -1] for rows in self._rows])
+        return torch.cat([self._logits(rows, 1)[:, -1] for rows in self._rows])
 
     def feed(self, ids: torch.Tensor) -> torch.Tensor:
         """As `Reading.feed`."""
         tokens = ids.shape[1]
         parts = ids.split([rows.shape[0] for rows in self._rows])
         self._rows = [torch.cat(both, dim=1) for both in zip(self._rows, parts, strict=True)]
-        return torch.cat([self._logits(rows)[:, -tokens:] for rows in self._rows])
+        return torch.cat([self._logits(rows, tokens) for rows in self._rows])
 
     def follow(self, ids: torch.Tensor) -> torch.Tensor:
         """As `Reading.follow`."""
         parts = ids[:, :-1].split([rows.shape[0] for rows in self._rows])
         whole = [torch.cat(both, dim=1) for both in zip(self._rows, parts, strict=True)]
-        return torch.cat([self._logits(rows)[:, -ids.shape[1] :] for rows in whole])
+        return torch.cat([self._logits(rows, ids.shape[1]) for rows in whole])
 
-    def _logits(self, rows: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self._network(
-            input_ids=rows, attention_mask=torch.ones_like(rows), use_cache=False
-        ).logits
+    def _logits(self, rows: torch.Tensor, tokens: int) -> torch.Tensor:
+        """Of the last `tokens`, shape (sequences, tokens, vocabulary)."""
+        kept = _known(self._network, {"logits_to_keep": tokens})
+        out = self._network(input_ids=rows, attention_mask=torch.ones_like(rows), use_cache=False, **kept)
+        logits: torch.Tensor = out.logits[:, -tokens:]
         return logits
+
+
+@contextmanager
+def recomputed(network: Any) -> Iterator[None]:
+    """What is read inside keeps each layer's input alone for its gradient: a backward pass computes the layer again.
+
+    For `PlainRows`: a cache would be written twice. Unlike the library's own switch it needs no training mode, which
+    would turn dropout on.
+    """
+    layers = recomputable(network)
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def recomputable(network: Any) -> list[Any]:
+    """The layers that can be computed twice."""
+    return [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def opened(
@@ -180,6 +201,12 @@ def cache_argument(forward: Callable[..., Any], returned_as: str) -> str:
         if "Cache" in str(parameter.annotation):
             return name
     return returned_as
+
+
+def _known(network: Any, optional: dict[str, Any]) -> dict[str, Any]:
+    """Those arguments that this kind of model takes: one with relative positions needs no position ids."""
+    taken = _parameters(type(network).forward)
+    return {name: value for name, value in optional.items() if name in taken}
 
 
 @cache

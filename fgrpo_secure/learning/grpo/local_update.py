@@ -10,14 +10,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from fgrpo_secure.config.schema import Grpo
 from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.grpo import memory
 from fgrpo_secure.learning.grpo.advantages import group_advantages
-from fgrpo_secure.learning.grpo.forward import opened
+from fgrpo_secure.learning.grpo.forward import PlainRows, opened, recomputed
 from fgrpo_secure.learning.grpo.objective import objective
 from fgrpo_secure.learning.grpo.rollouts import Rollouts
+
+PIECE = 64  # tokens of all completions whose softmax is computed at once, where memory counts
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,18 @@ def completion_logp(adapted: AdaptedModel, rollouts: Rollouts, temperature: floa
     """Log-probability of every completion token at `temperature`, shape (sequences, tokens)."""
     ids = rollouts.ids
     group = ids.shape[0] // rollouts.prompt_ids.shape[0]
-    prompts = rollouts.prompt_ids, rollouts.prompt_mask
-    logits = opened(adapted.network, *prompts, group, adapted.base.from_cache).follow(ids)
+    prompts, base = (rollouts.prompt_ids, rollouts.prompt_mask), adapted.base
+    if not (base.settings.gradient_checkpointing and torch.is_grad_enabled()):
+        logits = opened(adapted.network, *prompts, group, base.from_cache).follow(ids)
+        return _picked(logits, ids, temperature)
+    with recomputed(adapted.network):
+        logits = PlainRows(adapted.network, *prompts, group).follow(ids)
+    pieces = zip(logits.split(PIECE, dim=1), ids.split(PIECE, dim=1), strict=True)
+    return torch.cat([checkpoint(_picked, *piece, temperature, use_reentrant=False) for piece in pieces], dim=1)
+
+
+def _picked(logits: torch.Tensor, ids: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Log-probability of each of `ids`, shape (sequences, tokens)."""
     scaled = (logits if logits.dtype == torch.float64 else logits.float()) / temperature
     return -functional.cross_entropy(scaled.flatten(0, 1), ids.flatten(), reduction="none").view(ids.shape)
 

@@ -73,7 +73,7 @@ def _fields(lesson: Lesson, out: str) -> dict[str, Any]:
         "optim": "sgd" if settings.optimizer == "sgd" else "adamw_torch",
         "weight_decay": 0.0,
         "lr_scheduler_type": "constant",
-        "gradient_checkpointing": False,
+        "gradient_checkpointing": False,  # the owner's own field of GRPOConfig switches it on
         "bf16": False,
         "use_cpu": device == "cpu",
         "report_to": "none",
