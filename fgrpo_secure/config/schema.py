@@ -212,12 +212,15 @@ class Deployment(Section):
 class Engine(Section):
     """What carries messages between server and clients."""
 
-    kind: Literal["embedded", "https"] = Field(
+    kind: Literal["embedded", "https", "ray"] = Field(
         "embedded",
-        description="'embedded': all clients simulated on this machine; 'https': clients are organisations on machines "
-        "of their own, and no [[client]] stands here",
+        description="'embedded': all clients simulated on this machine; 'ray': simulated over the machines of a Ray "
+        "cluster; 'https': clients are organisations on machines of their own, and no [[client]] stands here",
     )
-    processes: Annotated[int, Field(ge=1, le=64)] = Field(1, description="worker processes that hold the clients")
+    processes: Annotated[int, Field(ge=1, le=1024)] = Field(1, description="worker processes that hold the clients")
+    gpus: Annotated[float, Field(ge=0, le=8)] = Field(
+        0.0, description="accelerators that Ray sets aside for each process; a part of one: several share it"
+    )
     owners: str | None = Field(
         None, description="folder of the data owners, for several runs of the same ones; default: one beside the run"
     )

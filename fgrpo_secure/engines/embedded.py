@@ -1,18 +1,14 @@
-"""The embedded engine: every client of a federation on one machine, the real messages through the real codec.
+"""The engine of simulations: every client of a federation under one operator, the real messages through the real codec.
 
-The owners live in one or more hosts: in this process, or each in a worker process of its own (`engine.processes`).
+The owners live in one or more hosts: in this process, in worker processes (`engine.processes`), or over the machines of
+a Ray cluster (`engine.kind = "ray"`).
 The engine moves bytes between them and the server, and never sees inside a message.
 """
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import IO, Protocol
 
 from fgrpo_secure.config.schema import Config
 from fgrpo_secure.engines import messages as frames
@@ -28,87 +24,10 @@ from fgrpo_secure.engines.messages import (
     Request,
     Witness,
 )
-from fgrpo_secure.errors import CheckFailed
+from fgrpo_secure.engines.ray_hosts import RayHost
+from fgrpo_secure.engines.worker_process import EngineError, HostPort, RemoteHost, WorkerProcess
 from fgrpo_secure.ledger.witnessed import Witnessed
 from fgrpo_secure.storage.run_directory import RunDirectory
-
-
-class EngineError(CheckFailed, RuntimeError):
-    """A host process ended or failed; the sentence says which and why."""
-
-
-class HostPort(Protocol):
-    """Something that holds owners and answers requests about them."""
-
-    def handle(self, request: Request) -> Iterator[Reply]: ...
-
-    def close(self) -> None: ...
-
-
-class WorkerProcess:
-    """A host in a process of its own, spoken to over pipes."""
-
-    def __init__(self, directory: RunDirectory, index: int, count: int) -> None:
-        self._name = f"worker {index}"
-        command = [
-            sys.executable,
-            "-P",  # not from the working folder: protocols.py of an owner would hide ours
-            "-m",
-            "fgrpo_secure.engines.worker",
-            str(directory.root),
-            str(index),
-            str(count),
-        ]
-        path = os.pathsep.join(entry for entry in sys.path if entry)  # the worker imports what this process does
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": path}
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            start_new_session=True,  # a Ctrl-C is for the run, which ends its workers
-        )
-
-    def wait_until_ready(self) -> None:
-        """Blocks while the process loads its model and opens its owners' stores."""
-        for _ in self._replies():
-            pass
-
-    def handle(self, request: Request) -> Iterator[Reply]:
-        frames.write(self._pipe(self._process.stdin), request)
-        yield from self._replies()
-
-    def give_up(self) -> None:
-        """End the process at once, whatever it is doing: whoever waits for its reply gets an EngineError."""
-        self._process.kill()
-
-    def close(self) -> None:
-        """Ask the process to end, and wait for it."""
-        with suppress(BrokenPipeError):  # it ended before it took what was written
-            self._pipe(self._process.stdin).close()
-        try:
-            self._process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._pipe(self._process.stdout).close()
-
-    def _replies(self) -> Iterator[Reply]:
-        while True:
-            reply = frames.read_reply(self._pipe(self._process.stdout))
-            if reply is None:
-                raise EngineError(f"{self._name} ended unexpectedly; its last words are above")
-            if isinstance(reply, frames.Failed):
-                raise EngineError(f"{self._name}: {reply.reason}")
-            if isinstance(reply, frames.Done):
-                return
-            yield reply
-
-    @staticmethod
-    def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
-        if stream is None:
-            raise EngineError("a worker has no pipe")
-        return stream
 
 
 @dataclass
@@ -128,24 +47,27 @@ class Embedded:
     def start(directory: RunDirectory, config: Config) -> "Embedded":
         """Open the hosts. Raises EngineError or what a host's own data raises."""
         count = min(config.engine.processes, config.clients_total)
-        if count == 1:
+        on_ray = config.engine.kind == "ray"
+        if count == 1 and not on_ray:
             return Embedded([Host.open(directory, config, 0, 1)])
-        workers = [WorkerProcess(directory, index, count) for index in range(count)]
+        hosts: list[RemoteHost] = [
+            RayHost(directory, config, index, count) if on_ray else WorkerProcess(directory, index, count)
+            for index in range(count)
+        ]
         try:
-            for worker in workers:
-                worker.wait_until_ready()
+            for host in hosts:
+                host.wait_until_ready()
         except (EngineError, KeyboardInterrupt):
-            for worker in workers:
-                worker.give_up()
-                worker.close()
+            for host in hosts:
+                host.give_up()
+                host.close()
             raise
-        return Embedded(list(workers))
+        return Embedded(list(hosts))
 
     def give_up(self) -> None:
-        """End all workers at once. What they were doing is undone as after a crash."""
+        """End all hosts at once. What they were doing is undone as after a crash."""
         for host in self.hosts:
-            if isinstance(host, WorkerProcess):
-                host.give_up()
+            host.give_up()
 
     def close(self) -> None:
         """End all hosts."""

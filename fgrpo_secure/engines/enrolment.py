@@ -95,6 +95,7 @@ def check_returning(directory: RunDirectory, config: Config) -> None:
                 f"set {key} = {json.dumps(kept)}, not {json.dumps(present)}"
             )
     for host in range(hosts(config)):
+        owners_folder.require_home(directory.owners, host)
         check_database(owners_folder.store(directory.owners, host), "identity")
         check_database(owners_folder.store(directory.owners, host).with_name(LEDGERS), "entry")
     client_policy.check_all(directory.owners, names)
@@ -114,12 +115,22 @@ def check_stores(directory: RunDirectory, config: Config) -> None:
     opening.check(opening.read(directory), config, rosters.first(directory))  # an edited one would be another run
     client_policy.check_all(directory.owners, owner.names(config.client))
     begun = directory.sessions.exists()
-    stores = [owners_folder.store(directory.owners, host) for host in range(hosts(config))]
+    stores = [owners_folder.store(directory.owners, host) for host in _at_home(directory, config)]
     tables = {directory.ledger: "entry"} | dict.fromkeys(stores, "identity")
     tables |= {store.with_name(LEDGERS): "entry" for store in stores}
     for path, table in tables.items():
         if begun or path.exists():
             check_database(path, table)
+
+
+def _at_home(directory: RunDirectory, config: Config) -> list[int]:
+    """The hosts whose owners' files are here. Only on Ray may some be elsewhere; RunDirectoryError otherwise."""
+    every = range(hosts(config))
+    if config.engine.kind == "ray":
+        return [host for host in every if owners_folder.away(directory.owners, host) is None]
+    for host in every:
+        owners_folder.require_home(directory.owners, host)
+    return list(every)
 
 
 def _make_identities(directory: RunDirectory, config: Config, names: list[str], entropy: Entropy) -> None:

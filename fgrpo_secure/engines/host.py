@@ -100,6 +100,9 @@ class Host:
             self._forget()
         self._book.close()
 
+    def give_up(self) -> None:
+        """Nothing: it ends with the process that it is in."""
+
     def _forget(self) -> None:
         with self._book.refunding():
             for participant in self._participants.values():

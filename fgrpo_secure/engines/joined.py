@@ -44,12 +44,14 @@ def in_trial(directory: RunDirectory, config: Config, index: int, count: int) ->
         raise RunDirectoryError(f"the data owners in {directory.owners} have not joined the run in {directory.root}")
     ids, folder = set(range(index, config.clients_total, count)), directory.owners / f"host-{index}"
     made = make_owners(config.client, config.run.seed, ids, folder, config.privacy.unit, config.units_per_client)
+    # What Ray set aside for this process; model.device says where the server's copy lies, which may have none.
+    given = {"device": "cuda"} if config.engine.gpus else {}
     return Joined(
         config,
         run,
         rosters.pins(directory),
         directory.roster.read_bytes(),
-        config.model,
+        config.model.model_copy(update=given),
         lambda name: enrolment.replacement_key(directory, name),
         tuple((owner, client_policy.load(directory.owners, owner.name)) for owner in made.values()),
     )

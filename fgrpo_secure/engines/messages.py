@@ -108,9 +108,26 @@ _replies = msgspec.msgpack.Decoder(Reply)
 _encoder = msgspec.msgpack.Encoder()
 
 
+def encode(frame: Request | Reply) -> bytes:
+    """The bytes of one frame."""
+    return _encoder.encode(frame)
+
+
+def decode_request(data: bytes) -> Request:
+    """The request that `encode` gave these bytes for."""
+    request: Request = _requests.decode(data)
+    return request
+
+
+def decode_reply(data: bytes) -> Reply:
+    """The reply that `encode` gave these bytes for."""
+    reply: Reply = _replies.decode(data)
+    return reply
+
+
 def write(stream: IO[bytes], frame: Request | Reply) -> None:
     """Send one frame."""
-    data = _encoder.encode(frame)
+    data = encode(frame)
     stream.write(len(data).to_bytes(8, "little"))
     stream.write(data)  # by itself: joined, an adapter or an upload would be in memory once more
     stream.flush()
@@ -119,13 +136,13 @@ def write(stream: IO[bytes], frame: Request | Reply) -> None:
 def read_request(stream: IO[bytes]) -> Request | None:
     """The next request; None when the other side has closed the pipe."""
     data = _read(stream)
-    return None if data is None else _requests.decode(data)
+    return None if data is None else decode_request(data)
 
 
 def read_reply(stream: IO[bytes]) -> Reply | None:
     """The next reply; None when the other side has closed the pipe."""
     data = _read(stream)
-    return None if data is None else _replies.decode(data)
+    return None if data is None else decode_reply(data)
 
 
 def _read(stream: IO[bytes]) -> bytes | None:

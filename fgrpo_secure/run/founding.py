@@ -38,7 +38,7 @@ class Address:
 def found(config: Config, directory: RunDirectory, authority: bytes) -> bytes:
     """Make the directory and the server's key, and give its public half. ConfigError for a trial's configuration."""
     if config.engine.kind != "https":
-        raise ConfigError("engine.kind is 'embedded', a trial on one machine; a server for others needs 'https'")
+        raise ConfigError(f"engine.kind is {config.engine.kind!r}, a simulation; a server for others needs 'https'")
     evaluation_sets(config.client, config.evaluation)
     directory.create(config_file.dump(config), authority)
     seed = entropy.OsEntropy().bytes(SEED_BYTES, "identity", "server")

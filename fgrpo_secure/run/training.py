@@ -141,7 +141,7 @@ def _refuse_clients_elsewhere(config: Config) -> None:
     if config.engine.kind == "https":
         raise config_file.ConfigError(
             "engine.kind is 'https', a run of organisations elsewhere; `fgrpo server new` and `fgrpo server start` "
-            "conduct it, `fgrpo run` takes 'embedded'"
+            "conduct it, `fgrpo run` takes 'embedded' and 'ray'"
         )
 
 

@@ -12,6 +12,8 @@ from fgrpo_secure.storage.run_directory import RunDirectoryError, write_durably
 PINS = "pins.json"
 STATE = "state.sqlite"  # of the owners of one host
 LEDGERS = "ledgers.sqlite"  # beside their state
+POLICIES = "policies"
+AWAY = "away.json"  # in a host's folder: its owners' files are on another machine of a cluster
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,35 @@ def store(folder: Path, host: int) -> Path:
     return folder / f"host-{host}" / STATE
 
 
+def away(folder: Path, host: int) -> str | None:
+    """The machine that has the files of this host's owners, where that is another one."""
+    try:
+        found = (store(folder, host).with_name(AWAY)).read_bytes()
+    except OSError:
+        return None
+    return str(json.loads(found)["machine"])
+
+
+def mark_away(folder: Path, host: int, machine: str) -> None:
+    """From now on the files of this host's owners are those on `machine`."""
+    write_durably(store(folder, host).with_name(AWAY), json.dumps({"machine": machine}).encode())
+
+
+def mark_home(folder: Path, host: int) -> None:
+    """From now on they are those in `folder`."""
+    store(folder, host).with_name(AWAY).unlink(missing_ok=True)
+
+
+def require_home(folder: Path, host: int) -> None:
+    """RunDirectoryError if the files of this host's owners are on another machine."""
+    machine = away(folder, host)
+    if machine is not None:
+        raise RunDirectoryError(
+            f"the data owners of host {host} in {folder} are on {machine}, where an interrupted run left them: "
+            "end that run first with --resume, with engine.kind = 'ray' and that machine in its cluster"
+        )
+
+
 def ledger_of(folder: Path, name: str | None) -> tuple[Path, str]:
     """(file, its name in there) of the ledger of owner `name`; blocks of units have one each: `name/block-0`.
 
@@ -72,4 +103,5 @@ def ledger_of(folder: Path, name: str | None) -> tuple[Path, str]:
             + (", ..." if len(enrolled.names) > 5 else "")
         )
     client = enrolled.names.index(owner)
+    require_home(folder, client % enrolled.hosts)
     return store(folder, client % enrolled.hosts).with_name(LEDGERS), f"{client}{slash}{block}"

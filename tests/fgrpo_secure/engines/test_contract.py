@@ -12,12 +12,13 @@ from fgrpo_secure.server.federation import Federation
 from fgrpo_secure.storage.client_folder import Kept
 from tests.fgrpo_secure.engines.federations import CLIENTS, FIVE, ClientThread, certificate, enrolled, https_engine
 from tests.fgrpo_secure.engines.pipes import meeting_place, needs_root, piped
+from tests.fgrpo_secure.engines.ray_cluster import cluster
 
 EVERYBODY = range(CLIENTS)
 
 
 class OnEmbedded:
-    name = "embedded"
+    name = configured = "embedded"
     processes = 1
 
     def __init__(self, config, directory, folder):
@@ -28,7 +29,7 @@ class OnEmbedded:
 
 
 class OnHttps:
-    name = "https"
+    name, configured = "https", "embedded"  # five owners of a trial, each behind a client of its own
     processes = CLIENTS
 
     def __init__(self, config, directory, folder):
@@ -77,7 +78,28 @@ class OnHostilePipe(OnPipe):
         assert any("the server is not reached" in line for line in heard), "the pipe did nothing"
 
 
-KINDS = [OnEmbedded, OnHttps, *(pytest.param(kind, marks=needs_root) for kind in (OnPipe, OnHostilePipe))]
+class OnRay(OnEmbedded):
+    """Hosts as actors on the two nodes of a cluster."""
+
+    name = configured = "ray"
+    processes = 2
+
+    def __init__(self, config, directory, folder):
+        self._cluster = cluster(2)
+        self._cluster.__enter__()
+        super().__init__(config, directory, folder)
+
+    def close(self):
+        super().close()
+        self._cluster.__exit__(None, None, None)
+
+
+KINDS = [
+    OnEmbedded,
+    OnHttps,
+    pytest.param(OnRay, marks=pytest.mark.timeout(900)),
+    *(pytest.param(kind, marks=needs_root) for kind in (OnPipe, OnHostilePipe)),
+]
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
@@ -91,7 +113,8 @@ def federate(trial, tmp_path, kind, monkeypatch):
     opened = []
 
     def make(*overrides):
-        config, directory = trial.configure(f"engine.processes={kind.processes}", *overrides, text=FIVE)
+        kinds = (f"engine.processes={kind.processes}", f"engine.kind={kind.configured}")
+        config, directory = trial.configure(*kinds, *overrides, text=FIVE)
         base, adapted = enrolled(config, directory)
         opened.append(kind(config, directory, tmp_path))
         return Federation.open(config, directory, base, adapted, opened[-1].engine)
