@@ -41,7 +41,7 @@ federation: $(VENV)/.installed
 # Each engine has an environment of its own, made by an interpreter that its user can read, and from nothing but its list.
 PIPE_PYTHON ?= /usr/bin/python3
 ROUNDS ?= 2
-TRAINING ?= 120
+TRAINING ?= 300
 flower-pipe flare-pipe: %-pipe: $(VENV)/.installed build/pipes/%/.installed
 	$(BIN)/python examples/pipes/trial.py $* --engine build/pipes/$* --out runs/$*-pipe --rounds $(ROUNDS) --training $(TRAINING)
 

@@ -96,7 +96,7 @@ def test_a_request_whose_owner_is_gone_is_not_carried(make_door, monkeypatch):
 @pytest.mark.timeout(900)
 def test_the_commands_over_a_plain_pipe_give_the_adapter_of_the_embedded_engine(tmp_path):
     """`fgrpo server start --pipe` and five `fgrpo client start --pipe`, with another user's processes in between."""
-    command = [sys.executable, str(PIPES / "trial.py"), "plain", "--rounds", "1", "--training", "90"]
+    command = [sys.executable, str(PIPES / "trial.py"), "plain", "--rounds", "1", "--training", "150"]
     done = subprocess.run([*command, "--out", str(tmp_path / "trial")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr
     assert done.stdout.rstrip().endswith("the same")
