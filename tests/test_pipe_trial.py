@@ -93,7 +93,7 @@ def test_a_request_whose_owner_is_gone_is_not_carried(make_door, monkeypatch):
 
 @needs_root
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_the_commands_over_a_plain_pipe_give_the_adapter_of_the_embedded_engine(tmp_path):
     """`fgrpo server start --pipe` and five `fgrpo client start --pipe`, with another user's processes in between."""
     command = [sys.executable, str(PIPES / "trial.py"), "plain", "--rounds", "1", "--training", "150"]
