@@ -10,7 +10,9 @@ from fgrpo_secure.storage.invitation import OVER_A_PIPE
 def lines(offer: Offer) -> list[str]:
     """One line for each thing that is pinned, or that it protects or costs."""
     made, config, parameters = offer.invitation, offer.config, offer.plan.parameters
-    targets, policy = ", ".join(config.adapter.targets), "forbids it" if offer.objection else "allows it"
+    named = config.adapter.targets
+    targets = "every linear layer" if isinstance(named, str) else ", ".join(named)
+    policy = "forbids it" if offer.objection else "allows it"
     lies = config.aggregation.adversary == "lying_server"
     adversary = "a server that lies" if lies else "a server that follows the rules and is curious"
     checked = "public certificates" if made.ca is None else "the certificates in the invitation"

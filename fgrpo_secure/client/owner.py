@@ -100,10 +100,12 @@ class Owner:
             steps.append(groups)
             return groups
 
+        def masks(step: int) -> int:
+            return self.rollout_seed(settings, f"dropout/{step}")
+
+        number, steps_asked = settings.training_round, settings.local_steps
         update = contained(
-            lambda: local_update.run(
-                adapted, next_groups, settings.grpo, settings.training_round, settings.local_steps, tally
-            )
+            lambda: local_update.run(adapted, next_groups, settings.grpo, number, steps_asked, tally, masks)
         )
         observation = contained(lambda: gain.observe(rewards.marked(first[0])))
         tally.lengths.append(float(np.linalg.norm(update)))

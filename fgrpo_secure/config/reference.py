@@ -22,6 +22,8 @@ RELATED: Mapping[str, tuple[str, ...]] = {
     "model.path": ("adapter.targets", "model.dtype", "grpo.max_completion_length"),
     "model.device": ("engine.processes",),
     "adapter.rank": ("adapter.alpha", "adapter.targets", "privacy.epsilon"),
+    "adapter.rslora": ("adapter.alpha", "adapter.rank"),
+    "adapter.dropout": ("privacy.unit", "grpo.num_iterations", "grpo.beta"),
     "adapter.factors": ("server.learning_rate", "weighting.denominator"),
     "adapter.init_from": ("adapter.rank", "adapter.targets", "model.path"),
     "federation.rounds": ("privacy.epsilon", "server.learning_rate", "federation.max_rounds_per_client"),

@@ -58,7 +58,14 @@ class Adapter(Section):
 
     rank: Annotated[int, Field(ge=1, le=65_536)] = Field(4, description="rank of the factors")
     alpha: Positive = Field(8.0, description="the product of the factors counts alpha / rank")
-    targets: tuple[str, ...] = Field(("down_proj",), min_length=1, description="module names that get LoRA factors")
+    targets: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        ("down_proj",),
+        description="module names that get LoRA factors; or 'all-linear': every linear layer but the output's",
+    )
+    rslora: bool = Field(False, description="the product counts alpha / sqrt(rank) instead (rank-stabilised LoRA)")
+    dropout: Fraction01 = Field(
+        0.0, description="share of a factor's inputs that local training leaves out, drawn anew at every step"
+    )
     factors: Literal["ffa", "alternate", "full"] = Field(
         "ffa",
         description="'ffa' trains and sends B only; 'alternate' B in even rounds, A in odd ones; 'full' both",
@@ -286,6 +293,17 @@ class Config(Section):
     @model_validator(mode="after")
     def uncoupled(self) -> "Config":
         coupling.check(self)
+        return self
+
+    @model_validator(mode="after")
+    def compares_policies_not_masks(self) -> "Config":
+        """With dropout a step's log-probabilities are those of the model thinned by the step's own mask."""
+        for key, off in (("num_iterations", 1), ("beta", 0)):
+            if self.adapter.dropout and getattr(self.grpo, key) != off:
+                raise ValueError(
+                    f"adapter.dropout above 0 asks for grpo.{key} = {off}: else log-probabilities under two masks "
+                    "are compared, and the difference taken for one of policies"
+                )
         return self
 
     @model_validator(mode="after")

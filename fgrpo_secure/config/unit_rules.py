@@ -105,6 +105,10 @@ def _training(config: "Config", given: str) -> list[str]:
         f"{given}: grpo.num_iterations above 1 uses the same rollouts for several releases; use 1"
         if grpo.num_iterations > 1
         else "",
+        f"{given}: adapter.dropout draws the masks of all units from one generator, so that one unit's absence would "
+        "move the gradients of the others; set it to 0"
+        if config.adapter.dropout
+        else "",
         f"{given}: grpo.max_grad_norm clips the sum over units, which couples them; leave it out, clip_norm clips each"
         if grpo.max_grad_norm is not None
         else "",

@@ -128,6 +128,27 @@ class AdaptedModel:
             self.load_full_state(own)
 
     @contextmanager
+    def thinned(self, seed: int) -> Iterator[None]:
+        """With `adapter.dropout` at work, its masks from `seed` alone; nothing of it is there for sampling.
+
+        **Why** PEFT's own dropout draws from torch's one generator, which whatever else runs in the process moves.
+        """
+        share = self.settings.dropout
+        if not share:
+            yield
+            return
+        device = self.network.get_input_embeddings().weight.device
+        mask = _Mask(share, torch.Generator(device).manual_seed(seed))
+        kept = [(layer.lora_dropout, dict(layer.lora_dropout.items())) for _, _, layer in self._layers]
+        try:
+            for dropouts, named in kept:
+                dropouts.update(dict.fromkeys(named, mask))
+            yield
+        finally:
+            for dropouts, named in kept:
+                dropouts.update(named)
+
+    @contextmanager
     def merged(self) -> Iterator[None]:
         """The same function with the factors added into the weights: faster where no gradient is needed.
 
@@ -169,6 +190,18 @@ class AdaptedModel:
         return {name: p for name, p in self._parameters.items() if any(part in name for part in wanted)}
 
 
+class _Mask(torch.nn.Module):
+    """Dropout whose draws come from a generator of its own: inverted, as torch's."""
+
+    def __init__(self, share: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self._share, self._generator = share, generator
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        drawn = torch.empty(inputs.shape, device=inputs.device).uniform_(generator=self._generator)
+        return inputs * (drawn >= self._share).to(inputs) / (1 - self._share)
+
+
 def attach(base: BaseModel, settings: Adapter, seed: int) -> AdaptedModel:
     """A model with fresh factors: A uniform as PEFT draws it, but from `seed` alone; B zero.
 
@@ -176,12 +209,18 @@ def attach(base: BaseModel, settings: Adapter, seed: int) -> AdaptedModel:
     base. Raises ModelError if a target is no linear layer of this model, or the folder holds another kind of adapter.
     """
     linear = _check_targets(base, settings)
+    if settings.dropout and base.settings.gradient_checkpointing:
+        raise ModelError(
+            "adapter.dropout does not go with gradient_checkpointing: a layer computed again would draw another "
+            "mask; switch one of them off"
+        )
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT says int and divides
-        target_modules=list(settings.targets),
+        target_modules=settings.targets if isinstance(settings.targets, str) else list(settings.targets),
         fan_in_fan_out=not linear,
-        lora_dropout=0.0,
+        lora_dropout=settings.dropout,
+        use_rslora=settings.rslora,
         task_type="CAUSAL_LM",
     )
     with warnings.catch_warnings():  # PEFT 0.21 asks Transformers 5 for a property by its old name
@@ -198,10 +237,15 @@ def attach(base: BaseModel, settings: Adapter, seed: int) -> AdaptedModel:
 
 def _check_targets(base: BaseModel, settings: Adapter) -> bool:
     """Whether the targets are `Linear`; otherwise they are GPT-2's `Conv1D`, a linear layer stored transposed."""
-    found = {
-        target: [m for name, m in base.model.named_modules() if name == target or name.endswith("." + target)]
-        for target in settings.targets
-    }
+    named, output = list(base.model.named_modules()), base.model.get_output_embeddings()
+    if isinstance(settings.targets, str):  # as PEFT takes them: it leaves the output layer alone
+        linear = [m for _, m in named if isinstance(m, torch.nn.Linear | Conv1D) and m is not output]
+        found: dict[str, list[Any]] = {settings.targets: linear}
+    else:
+        found = {
+            target: [m for name, m in named if name == target or name.endswith("." + target)]
+            for target in settings.targets
+        }
     for target, modules in found.items():
         if not modules:
             raise ModelError(f"adapter.targets names {target!r}, but the model has no module of that name")

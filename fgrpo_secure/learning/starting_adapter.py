@@ -47,16 +47,18 @@ def factors(settings: Adapter) -> dict[str, torch.Tensor]:
 
 
 def _check(stated: Mapping[str, Any], settings: Adapter, where: str) -> None:
-    same = {"peft_type": "LORA", "r": settings.rank, "lora_alpha": settings.alpha}
+    usual = LoraConfig().to_dict()
+    same = {
+        "peft_type": "LORA", "r": settings.rank, "lora_alpha": settings.alpha, "use_rslora": settings.rslora
+    }  # fmt: skip
     for key, wanted in same.items():
-        if stated.get(key) != wanted:
+        if stated.get(key, usual.get(key)) != wanted:
             raise ModelError(f"{where} has {key} {stated.get(key)!r}, but this run's adapter has {wanted!r}")
     if stated.get("init_lora_weights", True) not in PLAIN_STARTS:
         raise ModelError(
             f"{where} has init_lora_weights {stated['init_lora_weights']!r}, with which PEFT may change the base "
             "model's weights, too; convert it to plain LoRA (path_initial_model_for_weight_conversion in PEFT)"
         )
-    usual = LoraConfig().to_dict()
     for key, value in stated.items():
         if key in HARMLESS or key in same or key == "init_lora_weights":
             continue

@@ -71,11 +71,11 @@ def read(path: str, settings: Adapter) -> AdapterShape | None:
     """The shape of a fresh adapter on the model in folder `path`, from the headers of its weight files.
 
     None where the files alone do not say: a hub id, weights that are renamed when they are loaded, a target that is
-    no matrix. Loading the model then says more, or refuses with the reason.
+    no matrix, and which matrices are linear layers. Loading the model then says more, or refuses with the reason.
     """
     folder = model_files.folder(path)
     found = None if folder is None else model_files.shapes(folder)
-    if folder is None or found is None:
+    if folder is None or found is None or isinstance(settings.targets, str):
         return None
     transposed = _transposes(folder)
     tensors: dict[str, Shape] = {}

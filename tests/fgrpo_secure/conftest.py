@@ -87,7 +87,8 @@ def make_adapted(model_folders):
 
     def make(family="llama", factors="full", moved=0.3, **settings):
         base = models.load(Model(path=model_folders[family]))
-        adapted = adapters.attach(base, Adapter(targets=TARGETS[family], factors=factors, **settings), seed=3)
+        settings = {"targets": TARGETS[family], "factors": factors} | settings
+        adapted = adapters.attach(base, Adapter(**settings), seed=3)
         random = torch.Generator().manual_seed(11)
         state = adapted.full_state()
         for tensor in state.values():

@@ -66,18 +66,21 @@ def run(
     round_number: int,
     local_steps: int,
     tally: Tally | None = None,
+    masks: Callable[[int], int] = lambda step: step,
 ) -> NDArray[np.float64]:
     """The change of the round's factors, shape (dimension,), after `local_steps` steps from the model as received.
 
     `next_groups(step)` samples with the policy as it is then. The optimiser starts afresh in every round. `tally`
-    counts along.
+    counts along. `masks(step)` is what a step's dropout is drawn from.
     """
     received = adapted.get_vector(round_number)
     parameters = adapted.trainable(round_number)
     optimizer = local_optimizer(parameters, settings)
     try:
         for step in range(local_steps):
-            _learn(adapted, parameters, optimizer, next_groups(step), settings, tally)
+            groups = next_groups(step)
+            with adapted.thinned(masks(step)):
+                _learn(adapted, parameters, optimizer, groups, settings, tally)
         return adapted.get_vector(round_number) - received
     finally:
         adapted.set_vector(round_number, received)

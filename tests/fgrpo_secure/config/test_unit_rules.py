@@ -40,6 +40,7 @@ def test_an_effective_configuration_reads_back_as_the_same_one(tmp_path, unit, m
         ("grpo.scale_rewards=batch", "deviation over all units"),
         ("grpo.num_iterations=2", "several releases"),
         ("grpo.max_grad_norm=1.0", "couples them"),
+        ("adapter.dropout=0.1", "one unit's absence would move the gradients of the others"),
         ("grpo.optimizer=adam", "has no part in mode 'distributed'"),
         ("federation.local_steps=2", "no noise covers yet"),
         ("weighting.rule=history", "raw rewards"),
@@ -103,3 +104,11 @@ def test_gains_need_a_public_range_and_their_own_noise(tmp_path, rule):
 def test_turns_and_coins_exclude_each_other(tmp_path):
     with pytest.raises(ConfigError, match="only one of them"):
         load(tmp_path, "privacy.sampling_rate=0.5", "privacy.max_rounds_per_unit=2")
+
+
+@pytest.mark.parametrize("override", ["grpo.num_iterations=2", "grpo.beta=0.04"])
+def test_dropout_is_refused_where_it_would_be_taken_for_a_change_of_policy(tmp_path, override):
+    key = override.partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"adapter\.dropout above 0 asks for {key} = "):
+        load(tmp_path, "adapter.dropout=0.1", override, "privacy.unit=client")
+    assert load(tmp_path, "adapter.dropout=0.1", "privacy.unit=client").adapter.dropout == 0.1

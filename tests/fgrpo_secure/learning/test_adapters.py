@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from fgrpo_secure.config.schema import Adapter, Model
@@ -166,6 +166,66 @@ def test_peft_loads_the_saved_folder_and_computes_the_same(make_adapted, model_f
     torch.testing.assert_close(logits(merged), logits(adapted.network), atol=1e-4, rtol=1e-4)
 
 
+OPTIONS = [
+    {"targets": "all-linear"},
+    {"rslora": True, "rank": 3},
+    {"dropout": 0.5},
+    {"targets": "all-linear", "rslora": True, "dropout": 0.2, "alpha": 5.0},
+]
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT 0.21 asks by the old name
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_with_every_option_peft_loads_the_same_from_the_folder_and_so_does_a_run(
+    make_adapted, model_folders, family, options, tmp_path
+):
+    adapted = make_adapted(family, **options)
+    adapted.save(tmp_path)
+    loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_folders[family]), tmp_path).eval()
+    torch.testing.assert_close(logits(loaded), logits(adapted.network), atol=1e-5, rtol=1e-5)
+    with adapted.merged():
+        torch.testing.assert_close(logits(adapted.network), logits(loaded), atol=1e-4, rtol=1e-4)
+    again = make_adapted(family, moved=0, init_from=str(tmp_path), **options)
+    assert again.adapter_digest() == adapted.adapter_digest()
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's, about what GPT-2 stores transposed
+def test_all_linear_is_every_layer_that_peft_takes_and_not_the_output(model_folders, family):
+    adapted = attach(model_folders[family], targets="all-linear")
+    theirs = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(model_folders[family]), LoraConfig(target_modules="all-linear")
+    )
+    assert set(adapted.shapes()) == {name for name, _ in theirs.named_parameters() if "lora_" in name}
+    assert not any("lm_head" in name for name in adapted.shapes())
+
+
+def test_dropout_thins_what_trains_and_nothing_else(make_adapted):
+    adapted = make_adapted(dropout=0.5)
+    whole, drawn = logits(adapted.network), torch.random.get_rng_state()
+    with adapted.thinned(1):
+        one = logits(adapted.network)
+    with adapted.thinned(1):
+        assert torch.equal(logits(adapted.network), one), "a mask follows from its seed"
+    with adapted.thinned(2):
+        assert not torch.equal(logits(adapted.network), one)
+    assert not torch.equal(one, whole)
+    assert torch.equal(logits(adapted.network), whole)
+    assert torch.equal(torch.random.get_rng_state(), drawn)
+
+
+def test_dropout_is_refused_where_a_layer_is_computed_twice(model_folders):
+    base = models.load(Model(path=model_folders["llama"], gradient_checkpointing=True))
+    with pytest.raises(models.ModelError, match="would draw another mask"):
+        adapters.attach(base, Adapter(targets=("down_proj",), dropout=0.1), seed=3)
+
+
+def test_without_dropout_nothing_is_drawn(make_adapted):
+    adapted = make_adapted()
+    whole = logits(adapted.network)
+    with adapted.thinned(1):
+        assert torch.equal(logits(adapted.network), whole)
+
+
 def test_saving_does_not_ask_the_model_hub(make_adapted, tmp_path):
     adapted = make_adapted()
     adapted.model.peft_config["default"].base_model_name_or_path = "some/model"
@@ -189,7 +249,7 @@ def test_a_run_starts_from_a_saved_folder(make_adapted, model_folders, tmp_path)
         (lambda folder: edit(folder, r=2), "has r 2, but this run's adapter has 4"),
         (lambda folder: edit(folder, lora_alpha=16), "has lora_alpha 16, but this run's adapter has 8.0"),
         (lambda folder: edit(folder, peft_type="IA3"), "has peft_type 'IA3'"),
-        (lambda folder: edit(folder, use_rslora=True), "has use_rslora = true; only plain LoRA"),
+        (lambda folder: edit(folder, use_rslora=True), "has use_rslora True, but this run's adapter has False"),
     ],
 )
 def test_another_kind_of_folder_to_start_from_is_refused(make_adapted, tmp_path, change, reason):

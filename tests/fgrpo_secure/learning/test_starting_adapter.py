@@ -59,8 +59,9 @@ def saved(folder, base, variant):
             return theirs(input_ids=IDS).logits
 
 
-def ours(folder, base):
-    adapted = adapters.attach(models.load(Model(path=base)), Adapter(targets=tuple(TARGETS), init_from=str(folder)), 3)
+def ours(folder, base, **run):
+    settings = Adapter(**{"targets": tuple(TARGETS), "init_from": str(folder)} | run)
+    adapted = adapters.attach(models.load(Model(path=base)), settings, 3)
     with torch.no_grad():
         return adapted.network(input_ids=IDS).logits
 
@@ -69,6 +70,21 @@ def ours(folder, base):
 def test_plain_lora_is_read_as_peft_reads_it(tmp_path, model_folders, variant):
     theirs = saved(tmp_path, model_folders["llama"], variant)
     torch.testing.assert_close(ours(tmp_path, model_folders["llama"]), theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("variant", "run"),
+    [
+        ({"use_rslora": True}, {"rslora": True}),
+        ({"target_modules": "all-linear"}, {"targets": "all-linear"}),
+        ({"target_modules": "all-linear", "use_rslora": True}, {"targets": "all-linear", "rslora": True}),
+        ({"lora_dropout": 0.3}, {"dropout": 0.1}),
+    ],
+    ids=str,
+)
+def test_a_variant_that_the_run_asks_for_is_read_as_peft_reads_it(tmp_path, model_folders, variant, run):
+    theirs = saved(tmp_path, model_folders["llama"], variant)
+    torch.testing.assert_close(ours(tmp_path, model_folders["llama"], **run), theirs, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("variant", REFUSED, ids=str)
