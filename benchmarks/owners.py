@@ -2,7 +2,7 @@
 
 `python -m benchmarks owners embedded 16 128 1024` runs what `results/owners.jsonl` lacks: the quickstart with so many
 owners for three rounds, without examinations. `--learn` runs all twelve at epsilon 2 with examinations, and keeps what
-was gained. `python -m benchmarks owners ray ...` takes the cluster that RAY_ADDRESS names, or this machine as one.
+was gained; the tables are printed. `python -m benchmarks owners ray ...` takes the cluster that RAY_ADDRESS names, or this machine as one.
 """
 
 import argparse
@@ -103,6 +103,8 @@ def main() -> None:
     for owners in asked.owners:
         if (asked.engine, owners, asked.learn) not in done:
             record.append(asked.results, measured(asked.engine, owners, asked.learn))
+    lines = record.lines(asked.results)
+    sys.stdout.write(f"{table(lines)}\n\n{beside(lines)}\n")
 
 
 if __name__ == "__main__":

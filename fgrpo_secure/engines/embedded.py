@@ -156,8 +156,7 @@ class Embedded:
                 arrived.put(None)
 
         with ThreadPoolExecutor(len(self.hosts)) as pool:
-            for host, request in zip(self.hosts, requests, strict=True):
-                pool.submit(pump, host, request)
+            pumps = [pool.submit(pump, host, request) for host, request in zip(self.hosts, requests, strict=True)]
             open_hosts = len(self.hosts)
             while open_hosts:
                 item = arrived.get()
@@ -167,3 +166,5 @@ class Embedded:
                     raise item
                 else:
                     yield item
+            for each in pumps:
+                each.result()  # raises what no host should: never taken for owners that kept silent

@@ -24,7 +24,8 @@ def connected() -> Any:
         try:
             ray.init(address=address, logging_level=logging.WARNING)
         except (ConnectionError, RuntimeError, ValueError) as problem:
-            raise EngineError(f"no Ray cluster answers at RAY_ADDRESS {address!r}: {problem}") from None
+            said = str(problem).strip().splitlines()[0]
+            raise EngineError(f"no Ray cluster answers at RAY_ADDRESS {address!r}: {said}") from None
     return ray
 
 

@@ -16,7 +16,7 @@ from fgrpo_secure.config.schema import Config
 from fgrpo_secure.engines import messages as frames
 from fgrpo_secure.engines import ray_cluster, ray_stores
 from fgrpo_secure.engines.messages import Reply, Request
-from fgrpo_secure.engines.worker_process import EngineError, WorkerProcess
+from fgrpo_secure.engines.worker_process import EngineError, WorkerProcess, imported_from
 from fgrpo_secure.storage import owners_folder
 from fgrpo_secure.storage.run_directory import RunDirectory, RunDirectoryError
 
@@ -28,11 +28,11 @@ class HostActor:
     """In a process of Ray's: one worker process, ended with it. What goes wrong is said, not raised: Ray would add its
     own pages to one sentence."""
 
-    def __init__(self, directory: RunDirectory, index: int, count: int) -> None:
-        self._directory, self._index, self._count = directory, index, count
+    def __init__(self, directory: RunDirectory, index: int, count: int, path: list[str]) -> None:
+        self._directory, self._index, self._count, self._path = directory, index, count, path
         self._worker: WorkerProcess | None = None
 
-    def elsewhere(self, mark: bytes) -> str | None:
+    def elsewhere(self, mark: str) -> str | None:
         """None where this machine has the driver's folder of owners, by the mark that the driver left in it; else its
         address."""
         return None if ray_stores.has_mark(self._directory, mark) else ray_cluster.own_address()
@@ -47,7 +47,7 @@ class HostActor:
 
     def open(self) -> str | None:
         """Start the worker; gives what keeps it from being ready."""
-        self._worker = WorkerProcess(self._directory, self._index, self._count)
+        self._worker = WorkerProcess(self._directory, self._index, self._count, self._path)
         try:
             self._worker.wait_until_ready()
         except EngineError as problem:
@@ -81,15 +81,18 @@ class RayHost:
     def __init__(self, directory: RunDirectory, config: Config, index: int, count: int) -> None:
         self._ray, self._name = ray_cluster.connected(), f"host {index}"
         self._directory = RunDirectory(directory.root.absolute(), directory.owners.absolute())
-        self._index = index
+        self._index, self._given_up = index, False
         self._there = owners_folder.away(directory.owners, index)
         where = "SPREAD" if self._there is None else ray_cluster.only_on(self._there, self._name)
         options = {"num_cpus": 1, "num_gpus": config.engine.gpus, "scheduling_strategy": where, "max_restarts": 0}
-        self._actor = self._ray.remote(HostActor).options(**options).remote(self._directory, index, count)
+        self._actor = (
+            self._ray.remote(HostActor).options(**options).remote(self._directory, index, count, imported_from())
+        )
 
     def wait_until_ready(self) -> None:
         """Blocks until the cluster has room for the host and it has loaded its model and opened its owners' stores."""
-        machine = self._ask(self._actor.elsewhere.remote(ray_stores.marked(self._directory)))
+        with ray_stores.marked(self._directory) as mark:
+            machine = self._ask(self._actor.elsewhere.remote(mark))
         if machine is not None:
             self._move(machine)
         elif self._there is not None:
@@ -104,15 +107,18 @@ class RayHost:
                 if isinstance(reply, frames.Failed):
                     raise EngineError(f"{self._name}: {reply.reason}")
                 yield reply
-        except self._ray.exceptions.RayActorError:
+        except self._ray.exceptions.RayError:  # the actor, its machine, or what one of them sent is gone
             raise self._gone() from None
 
     def give_up(self) -> None:
         """End the actor at once; its worker process ends with it. Stores that are elsewhere stay there."""
+        self._given_up = True
         self._ray.kill(self._actor, no_restart=True)
 
     def close(self) -> None:
-        with suppress(self._ray.exceptions.RayActorError):  # it was killed before
+        if self._given_up:
+            return
+        with suppress(self._ray.exceptions.RayError):  # it ended before
             files = self._ray.get(self._actor.close.remote())
             if self._there is not None:
                 ray_stores.take_home(self._directory, self._index, files)
@@ -135,7 +141,7 @@ class RayHost:
                 f"{self._name} found no room in the Ray cluster in {READY} seconds: engine.processes hosts need one "
                 "processor each, and engine.gpus accelerators; ask for fewer or add machines"
             ) from None
-        except self._ray.exceptions.RayActorError:
+        except self._ray.exceptions.RayError:
             raise self._gone() from None
 
     def _said(self, problem: str | None) -> None:

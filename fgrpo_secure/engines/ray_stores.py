@@ -10,31 +10,39 @@ owners stay where they are; it goes on with them or not at all.
 """
 
 import json
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fgrpo_secure import entropy
 from fgrpo_secure.storage import owners_folder
 from fgrpo_secure.storage.owners_folder import Enrolled
-from fgrpo_secure.storage.run_directory import RunDirectory, RunDirectoryError, write_durably
+from fgrpo_secure.storage.run_directory import RunDirectory, RunDirectoryError, check_database, write_durably
 
 PRIVATE = 0o600
-MARK = "this-folder"  # random bytes in the driver's folder of owners: whoever reads them there has that folder
 MARK_BYTES = 16
 
 
-def marked(directory: RunDirectory) -> bytes:
-    """At the driver: the mark of its folder of owners."""
-    place = directory.owners / MARK
-    if not place.exists():
-        write_durably(place, entropy.from_kind("os", 0).bytes(MARK_BYTES, "folder"), mode=PRIVATE)
-    return place.read_bytes()
+@contextmanager
+def marked(directory: RunDirectory) -> Iterator[str]:
+    """At the driver: the name of a new file in its folder of owners, there for as long as this lasts.
+
+    **Why** Whoever sees it has that folder, and not a copy of it that somebody made: charged there, an owner's ledger
+    here would stay as it is.
+    """
+    place = directory.owners / f"seen-{entropy.from_kind('os', 0).bytes(MARK_BYTES, 'folder').hex()}"
+    place.touch(mode=PRIVATE)
+    try:
+        yield place.name
+    finally:
+        place.unlink()
 
 
-def has_mark(directory: RunDirectory, mark: bytes) -> bool:
+def has_mark(directory: RunDirectory, mark: str) -> bool:
     """Whether this machine has the driver's folder of owners."""
-    place = directory.owners / MARK
-    return place.exists() and place.read_bytes() == mark
+    return (directory.owners / mark).exists()
 
 
 def shared_files(directory: RunDirectory) -> dict[str, bytes]:
@@ -62,9 +70,10 @@ def lay_out(directory: RunDirectory, host: int, shared: dict[str, bytes], own: d
         raise RunDirectoryError(f"{pins} on this machine is of other data owners; choose another --out")
     if directory.opening.exists() and directory.opening.read_bytes() != shared[str(directory.opening)]:
         raise RunDirectoryError(f"{directory.root} on this machine holds another run; choose another --out")
-    if own is None and not owners_folder.store(directory.owners, host).exists():
-        raise RunDirectoryError(f"{directory.owners} on this machine has lost the stores of its owners; put them back")
-    if own is not None:
+    if own is None:
+        for path, table in _databases(directory, host).items():
+            check_database(path, table)  # what is missing would be made anew, and empty
+    else:
         drop(directory, host)
     _write(shared | (own or {}))
 
@@ -72,19 +81,44 @@ def lay_out(directory: RunDirectory, host: int, shared: dict[str, bytes], own: d
 def leave(directory: RunDirectory, host: int, machine: str) -> None:
     """At the driver, once `machine` keeps the host's files: say so, then drop what is here."""
     owners_folder.mark_away(directory.owners, host, machine)
-    for path in own_files(directory, host):
-        Path(path).unlink()
+    _settle(owners_folder.store(directory.owners, host).parent)
+    _clear(directory, host)
 
 
 def take_home(directory: RunDirectory, host: int, files: dict[str, bytes]) -> None:
-    """At the driver: the host's files are here again."""
+    """At the driver: the host's files are here again, and no others. RunDirectoryError if a store is not among them."""
+    for path in _databases(directory, host):
+        if str(path.absolute()) not in files:
+            raise RunDirectoryError(f"{path} did not come home; end the run with --resume")
+    _clear(directory, host)  # of an earlier attempt: a database would take up a log that is not its own
     _write(files)
     owners_folder.mark_home(directory.owners, host)
+    _settle(owners_folder.store(directory.owners, host).parent)
 
 
 def drop(directory: RunDirectory, host: int) -> None:
     """At the machine of a host whose files are the driver's again, or are sent anew."""
     shutil.rmtree(owners_folder.store(directory.owners, host).parent, ignore_errors=True)
+
+
+def _databases(directory: RunDirectory, host: int) -> dict[Path, str]:
+    """The stores of a host's owners, and a table that each has."""
+    store = owners_folder.store(directory.owners, host)
+    return {store: "identity", store.with_name(owners_folder.LEDGERS): "entry"}
+
+
+def _clear(directory: RunDirectory, host: int) -> None:
+    for path in own_files(directory, host):
+        Path(path).unlink()
+
+
+def _settle(folder: Path) -> None:
+    """What was made or removed in a folder outlasts a power cut: the other copy goes next."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _authority(pins: bytes) -> str:
@@ -96,6 +130,8 @@ def _write(files: dict[str, bytes]) -> None:
         place = Path(path)
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_durably(place, data, mode=PRIVATE)
+    for folder in {Path(path).parent for path in files}:
+        _settle(folder)
 
 
 def _read(paths: list[Path]) -> dict[str, bytes]:

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import IO, Protocol
 
@@ -28,6 +28,11 @@ class HostPort(Protocol):
     def close(self) -> None: ...
 
 
+def imported_from() -> list[str]:
+    """Where this process imports from, but not the working folder, whatever that is."""
+    return [entry for entry in sys.path if entry]
+
+
 class RemoteHost(HostPort, Protocol):
     """One that is started first, and ready later."""
 
@@ -36,9 +41,9 @@ class RemoteHost(HostPort, Protocol):
 
 
 class WorkerProcess:
-    """A host in a process of its own, spoken to over pipes."""
+    """A host in a process of its own, spoken to over pipes. It imports from `path`, or as this process does."""
 
-    def __init__(self, directory: RunDirectory, index: int, count: int) -> None:
+    def __init__(self, directory: RunDirectory, index: int, count: int, path: Sequence[str] | None = None) -> None:
         self._name = f"worker {index}"
         command = [
             sys.executable,
@@ -49,8 +54,8 @@ class WorkerProcess:
             str(index),
             str(count),
         ]
-        path = os.pathsep.join(entry for entry in sys.path if entry)  # the worker imports what this process does
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": path}
+        paths = os.pathsep.join(imported_from() if path is None else path)
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": paths}
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -65,7 +70,10 @@ class WorkerProcess:
             pass
 
     def handle(self, request: Request) -> Iterator[Reply]:
-        frames.write(self._pipe(self._process.stdin), request)
+        try:
+            frames.write(self._pipe(self._process.stdin), request)
+        except BrokenPipeError:
+            raise EngineError(f"{self._name} ended unexpectedly; its last words are above") from None
         yield from self._replies()
 
     def give_up(self) -> None:

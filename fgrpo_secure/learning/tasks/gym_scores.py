@@ -20,17 +20,27 @@ from fgrpo_secure.learning.tasks.rewards import Said, text_of
 def gym_score(completions: Sequence[Said], reasoning_gym: Sequence[str], **_: Any) -> list[float | None]:
     """The score of what stands between <answer> and </answer>, or else of the whole completion. A row of no data set
     marks nothing."""
+    made: dict[str, Any] = {}  # some data sets take a third of a second to make
     return [
-        scored_alone.mark(partial(_of_one, text_of(said), own))
+        scored_alone.mark(partial(_of_one, text_of(said), *_problem(own, made)))
         for said, own in zip(completions, reasoning_gym, strict=True)
     ]
 
 
-def _of_one(said: str, own: str) -> float:
+def _problem(own: str, made: dict[str, Any]) -> tuple[Any, Any]:
+    """(data set, entry) of a row; (None, None) for a row of no data set. Of the owner's data, not of a completion."""
     try:
         problem = json.loads(own)
-        data_set = reasoning_gym.create_dataset(problem["data_set"], seed=0, size=1, **problem["settings"])
+        kind = json.dumps([problem["data_set"], problem["settings"]], sort_keys=True)
+        if kind not in made:
+            made[kind] = reasoning_gym.create_dataset(problem["data_set"], seed=0, size=1, **problem["settings"])
+        return made[kind], problem["entry"]
     except (ValueError, TypeError, KeyError, AssertionError):
+        return None, None
+
+
+def _of_one(said: str, data_set: Any, entry: Any) -> float:
+    if data_set is None:
         return math.nan
     answer = extract_answer(said)
-    return float(data_set.score_answer(said.strip() if answer is None else answer, problem["entry"]))
+    return float(data_set.score_answer(said.strip() if answer is None else answer, entry))

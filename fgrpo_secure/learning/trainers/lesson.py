@@ -17,7 +17,8 @@ class Lesson:
     gradients, and no other change counts. `rows` are the prompts of the round's `steps` steps, in their order, with all
     their columns; `rewards` are called as TRL calls them. `settings` are the run's public ones, `options` the owner's
     own. Randomness of any kind may be used; `seed` is public, another one in every round. `start` holds the factors
-    that the run began with, by the names of the adapter's parameters: what `settings.beta` compares with.
+    that the run began with, by the names of the adapter's parameters: what `settings.beta` compares with. Without
+    `adapter.init_from` they add nothing to the base: B is zero, and A some draw.
     """
 
     adapter: Any = field(repr=False)

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,9 @@ import pytest
 
 from fgrpo_secure.client.store import ClientStore
 from fgrpo_secure.engines import ray_stores
+from fgrpo_secure.engines.embedded import Embedded
+from fgrpo_secure.engines.messages import Costs
+from fgrpo_secure.engines.worker_process import EngineError
 from fgrpo_secure.storage import owners_folder
 from fgrpo_secure.storage.run_directory import RunDirectory, RunDirectoryError
 from tests.fgrpo_secure.engines.federations import FIVE, enrolled
@@ -116,11 +120,53 @@ def test_another_run_in_that_place_is_left_alone(directory):
     assert ray_stores.own_files(directory, 0) == own
 
 
-def test_stores_that_a_machine_lost_are_not_made_anew(directory):
-    ray_stores.drop(directory, 0)
-    with pytest.raises(RunDirectoryError, match="has lost the stores"):
+@pytest.mark.parametrize(
+    "lost", [(owners_folder.STATE,), (owners_folder.LEDGERS,), (owners_folder.STATE, owners_folder.LEDGERS)]
+)
+def test_stores_that_a_machine_lost_are_not_made_anew(directory, lost):
+    for name in lost:
+        owners_folder.store(directory.owners, 0).with_name(name).unlink()
+    with pytest.raises(RunDirectoryError, match="is missing; put it back"):
         ray_stores.lay_out(directory, 0, ray_stores.shared_files(directory), None)
-    assert not owners_folder.store(directory.owners, 0).exists()
+    assert not owners_folder.store(directory.owners, 0).with_name(lost[0]).exists()
+
+
+@pytest.mark.parametrize("name", [owners_folder.STATE, owners_folder.LEDGERS])
+def test_a_store_that_does_not_come_home_stays_where_it_is(directory, name):
+    own = ray_stores.own_files(directory, 0)
+    ray_stores.leave(directory, 0, "10.0.0.7")
+    part = {path: data for path, data in own.items() if not path.endswith(name)}
+    with pytest.raises(RunDirectoryError, match="did not come home"):
+        ray_stores.take_home(directory, 0, part)
+    assert owners_folder.away(directory.owners, 0) == "10.0.0.7"
+
+
+def test_a_copy_of_the_folder_is_not_taken_for_it(directory, tmp_path):
+    copy = RunDirectory(tmp_path / "copy" / directory.root.name)
+    with ray_stores.marked(directory):
+        shutil.copytree(directory.owners, copy.owners)  # at any time, so that it has every mark until then
+    with ray_stores.marked(directory) as mark:
+        assert ray_stores.has_mark(directory, mark)
+        assert not ray_stores.has_mark(copy, mark)
+    assert not ray_stores.has_mark(directory, mark)
+
+
+@pytest.mark.parametrize("problem", [BrokenPipeError, ValueError, EngineError])
+@pytest.mark.parametrize("broken", [0, 1])
+def test_whatever_a_host_raises_is_never_taken_for_silent_owners(broken, problem):
+    class Good:
+        def handle(self, request):
+            yield Costs()
+
+    class Bad:
+        def handle(self, request):
+            raise problem
+            yield
+
+    hosts = [Good(), Good()]
+    hosts[broken] = Bad()
+    with pytest.raises(problem):
+        Embedded(hosts).costs()
 
 
 def test_a_move_and_the_way_home_change_no_byte(directory):
@@ -139,9 +185,12 @@ class PowerCut(BaseException):
     pass
 
 
-@pytest.mark.parametrize("survived", range(8))
+@pytest.mark.parametrize("survived", range(14))
 def test_wherever_a_move_is_cut_short_one_place_alone_has_the_stores(directory, monkeypatch, survived):
+    log = owners_folder.store(directory.owners, 0).with_name(f"{owners_folder.LEDGERS}-wal")
+    log.write_bytes(b"of a worker that died")
     own = ray_stores.own_files(directory, 0)
+    later = {path: data + b"charged" for path, data in own.items() if path != str(log)}
     done = []
 
     def cutting(act):
@@ -167,3 +216,6 @@ def test_wherever_a_move_is_cut_short_one_place_alone_has_the_stores(directory, 
         assert owners_folder.away(directory.owners, 0) is None
     monkeypatch.undo()
     here_or_there()
+    if owners_folder.away(directory.owners, 0) is not None:  # it goes on there, ends in order, and comes home
+        ray_stores.take_home(directory, 0, later)
+        assert ray_stores.own_files(directory, 0) == later

@@ -26,11 +26,11 @@ pytest.importorskip("reasoning_gym")
 LEGS = "reasoning-gym:leg_counting"
 MINE = Client(name="mine", task=LEGS, task_settings={"min_animals": 1, "max_animals": 2})
 DRAWN = """
-import json, sys
+import json, pathlib, sys
 from fgrpo_secure.learning.tasks import gym
 from fgrpo_secure.learning.tasks.draws import Draws
-print()  # some data sets print while they draw
-print(json.dumps({name: gym.rows(name, {}, Draws(7), 2) for name in sys.argv[1:]}))
+drawn = {name: gym.rows(name, {}, Draws(7), 2) for name in sys.argv[2:]}
+pathlib.Path(sys.argv[1]).write_text(json.dumps(drawn))  # some data sets print while they draw
 """
 
 
@@ -104,24 +104,21 @@ def fits(name: str) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_every_data_set_draws_the_same_at_every_start_and_is_marked_as_its_library_does_or_is_refused() -> None:
+def test_every_data_set_draws_the_same_at_every_start_and_is_marked_as_its_library_does_or_is_refused(tmp_path) -> None:
     from reasoning_gym.factory import DATASETS
 
     held = reward_of(MINE, None)  # one worker for all
     refused = {name for name in DATASETS if not fits(name)}
     assert refused == {*gym.UNSTEADY, "arc_agi", "rearc", "composite"}, held
     usable = [f"reasoning-gym:{name}" for name in DATASETS if name not in refused]
-    starts = [
-        subprocess.run(
-            [sys.executable, "-c", DRAWN, *usable],
-            env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, check=True,
-        ).stdout
-        for seed in ("1", "2")
-    ]  # fmt: skip
-    one, other = (json.loads(each.splitlines()[-1]) for each in starts)
+    for seed in ("1", "2"):
+        command = [sys.executable, "-c", DRAWN, str(tmp_path / seed), *usable]
+        subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, check=True)
+    one, other = (json.loads((tmp_path / seed).read_text()) for seed in ("1", "2"))
     assert [name for name in usable if one[name] != other[name]] == []
 
 
 def test_draws_without_end_are_refused() -> None:
+    settings = {"min_numbers": 2, "max_numbers": 2, "min_value": 1, "max_value": 2}  # four problems, all in training
     with pytest.raises(UnusableData, match="no problem in the evaluation split"):
-        gym.rows("reasoning-gym:gcd", {"min_value": 7, "max_value": 7}, Draws(1), 1, "evaluation")
+        gym.rows("reasoning-gym:gcd", settings, Draws(1), 1, "evaluation")
