@@ -1,8 +1,9 @@
 """What simulated owners cost, whole runs through `fgrpo run`: seconds of a round, processor time and disk of an owner.
 
-`python -m benchmarks owners embedded 16 128 1024` runs what `results/owners.jsonl` lacks: the quickstart with so many
-owners for three rounds, without examinations. `--learn` runs all twelve at epsilon 2 with examinations, and keeps what
-was gained; the tables are printed. `python -m benchmarks owners ray ...` takes the cluster that RAY_ADDRESS names, or this machine as one.
+`python -m benchmarks owners embedded 16 128 1024` runs what `results/owners.jsonl` lacks, and prints the tables: the
+quickstart with so many owners for three rounds, without examinations. `--learn` runs all twelve at epsilon 2 with
+examinations, and keeps what was gained. With `ray` in place of `embedded` it takes the cluster that RAY_ADDRESS names,
+or this machine as one.
 """
 
 import argparse
