@@ -31,6 +31,7 @@ from simulate import Simulation, Trained
 from fgrpo_secure.config import files as config_file
 from fgrpo_secure.config.schema import Config
 from fgrpo_secure.learning.evaluation import Score, evaluate, overall
+from fgrpo_secure.learning.grpo.draws import Streams
 from fgrpo_secure.learning.tasks.rewards import exact
 from fgrpo_secure.plan import round_settings
 
@@ -142,10 +143,10 @@ def first_round(seed: int, factors: str) -> dict[int, Trained]:
 
 def score(simulation: Simulation, seed: int) -> Score:
     """How the model does on problems that neither training nor tuning met, tasks counted equally."""
-    generator = torch.Generator().manual_seed(seed)
+    streams = Streams(seed)
     grpo = simulation.config.grpo
     tasks = [rows for rows in held_out().values() if rows]
-    return overall(evaluate(simulation.adapted, rows, exact, grpo, utility.SAMPLES, generator) for rows in tasks)
+    return overall(evaluate(simulation.adapted, rows, exact, grpo, utility.SAMPLES, streams) for rows in tasks)
 
 
 @lru_cache

@@ -24,6 +24,7 @@ from simulate import Simulation, Trained
 from fgrpo_secure.config import files as config_file
 from fgrpo_secure.config.schema import Client, Config
 from fgrpo_secure.learning.evaluation import Score, evaluate, overall
+from fgrpo_secure.learning.grpo.draws import Streams
 from fgrpo_secure.learning.tasks.evaluation import evaluation_set
 from fgrpo_secure.learning.tasks.rewards import exact
 from fgrpo_secure.plan import round_settings
@@ -229,9 +230,9 @@ def _by_kind(simulation: Simulation, trial: Trial) -> dict[str, float]:
 
 def mark(adapted: Any, config: Config, trial: Trial) -> dict[str, Score]:
     """How a model does on the trial's problems, by task."""
-    generator = torch.Generator().manual_seed(trial.seed)
+    streams = Streams(trial.seed)
     return {
-        task: evaluate(adapted, rows, exact, config.grpo, utility.SAMPLES, generator)
+        task: evaluate(adapted, rows, exact, config.grpo, utility.SAMPLES, streams)
         for task, rows in rows_of(trial.problems, trial.preset == compact.NAME).items()
         if rows
     }

@@ -19,13 +19,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import torch
 from record import interval
 
 from fgrpo_secure import __version__
 from fgrpo_secure.config import files as config_file
 from fgrpo_secure.learning import adapters, models
 from fgrpo_secure.learning.evaluation import Score, evaluate, overall
+from fgrpo_secure.learning.grpo.draws import Streams
 from fgrpo_secure.learning.tasks.evaluation import evaluation_set
 from fgrpo_secure.learning.tasks.files import Row
 from fgrpo_secure.learning.tasks.procedural import problems
@@ -56,9 +56,9 @@ def score(preset: str, adapter: Path | None, seed: int) -> Score:
     config = config_file.load(preset)
     settings = config.adapter.model_copy(update={"init_from": None if adapter is None else str(adapter)})
     adapted = adapters.attach(models.load(config.model), settings, seed)
-    generator = torch.Generator().manual_seed(seed)
+    streams = Streams(seed)
     tasks = held_out(preset).values()
-    return overall(evaluate(adapted, rows, exact, config.grpo, SAMPLES, generator) for rows in tasks if rows)
+    return overall(evaluate(adapted, rows, exact, config.grpo, SAMPLES, streams) for rows in tasks if rows)
 
 
 def run(preset: str, seed: int, folder: Path, overrides: list[str]) -> dict[str, Any]:

@@ -309,7 +309,7 @@ def test_a_server_is_drained_and_let_go_on(place):
 def test_a_server_is_not_made_for_a_trial_nor_a_trial_taken_for_one(place):
     (place / "trial.toml").write_text('[[client]]\nname = "a"\ntask = "add"\ncount = 5\n')
     new = ("server", "new", place / "trial.toml", "--out", place / "t", "--authority")
-    assert "a trial on one machine" in unchanged(place, 2, *new, "ab" * 32)
+    assert "a simulation; a server for others needs 'https'" in unchanged(place, 2, *new, "ab" * 32)
     assert "--authority is not a public key" in unchanged(place, 2, *new, "ab" * 31)
 
 

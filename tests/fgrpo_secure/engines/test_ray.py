@@ -23,7 +23,8 @@ from tests.fgrpo_secure.engines.federations import FIVE, enrolled
 from tests.fgrpo_secure.engines.pipes import needs_root
 from tests.fgrpo_secure.engines.ray_cluster import cluster
 
-ON_RAY = ("--set", "engine.kind=ray", "--set", "engine.processes=2", "--set", "federation.rounds=3")
+ON_RAY = ("--set", "engine.kind=ray", "--set", "engine.processes=2")
+ROUNDS = 40  # so many that a run is not over before it is struck
 
 
 @pytest.fixture
@@ -42,6 +43,7 @@ def begun(folder, name):
     (folder / "five.toml").write_text(FIVE)
     run = folder / name
     command = [sys.executable, "-m", "fgrpo_secure", "run", str(folder / "five.toml"), "--out", str(run), *ON_RAY]
+    command += ["--set", f"federation.rounds={ROUNDS}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while not (run / "metrics.jsonl").exists():
         assert process.poll() is None, process.stdout.read()
@@ -76,7 +78,7 @@ def test_owners_stay_on_their_machine_until_the_run_has_ended(elsewhere):
     said = fgrpo("run", "--resume", run)
     assert said.returncode == 0, said.stderr
     assert owners_folder.away(owners, host) is None
-    assert len((run / "metrics.jsonl").read_text().splitlines()) == 3
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == ROUNDS
     for each in range(2):
         with closing(ClientStore(owners_folder.store(owners, each))) as store:
             assert store.is_enrolled(each)
