@@ -49,7 +49,11 @@ def test_the_environment_holds_the_versions_of_its_end():
     assert wrong == set()
 
 
-OF_AN_EXTRA = {"fgrpo_secure.learning.trainers.trl_trainer": ("trl", "datasets")}  # imported where that is installed
+OF_AN_EXTRA = {  # imported where that is installed
+    "fgrpo_secure.learning.tasks.gym_scores": ("reasoning_gym",),
+    "fgrpo_secure.learning.tasks.math_answers": ("math_verify",),
+    "fgrpo_secure.learning.trainers.trl_trainer": ("trl", "datasets"),
+}
 
 
 def test_every_module_that_ships_can_be_imported():
