@@ -10,7 +10,6 @@ owners stay where they are; it goes on with them or not at all.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from pathlib import Path
 from fgrpo_secure import entropy
 from fgrpo_secure.storage import owners_folder
 from fgrpo_secure.storage.owners_folder import Enrolled
-from fgrpo_secure.storage.run_directory import RunDirectory, RunDirectoryError, check_database, write_durably
+from fgrpo_secure.storage.run_directory import RunDirectory, RunDirectoryError, check_database, settle, write_durably
 
 PRIVATE = 0o600
 MARK_BYTES = 16
@@ -81,7 +80,7 @@ def lay_out(directory: RunDirectory, host: int, shared: dict[str, bytes], own: d
 def leave(directory: RunDirectory, host: int, machine: str) -> None:
     """At the driver, once `machine` keeps the host's files: say so, then drop what is here."""
     owners_folder.mark_away(directory.owners, host, machine)
-    _settle(owners_folder.store(directory.owners, host).parent)
+    settle(owners_folder.store(directory.owners, host).parent)  # the other copy goes next
     _clear(directory, host)
 
 
@@ -93,7 +92,7 @@ def take_home(directory: RunDirectory, host: int, files: dict[str, bytes]) -> No
     _clear(directory, host)  # of an earlier attempt: a database would take up a log that is not its own
     _write(files)
     owners_folder.mark_home(directory.owners, host)
-    _settle(owners_folder.store(directory.owners, host).parent)
+    settle(owners_folder.store(directory.owners, host).parent)
 
 
 def drop(directory: RunDirectory, host: int) -> None:
@@ -112,15 +111,6 @@ def _clear(directory: RunDirectory, host: int) -> None:
         Path(path).unlink()
 
 
-def _settle(folder: Path) -> None:
-    """What was made or removed in a folder outlasts a power cut: the other copy goes next."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _authority(pins: bytes) -> str:
     return str(json.loads(pins)["authority"])
 
@@ -131,7 +121,7 @@ def _write(files: dict[str, bytes]) -> None:
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_durably(place, data, mode=PRIVATE)
     for folder in {Path(path).parent for path in files}:
-        _settle(folder)
+        settle(folder)
 
 
 def _read(paths: list[Path]) -> dict[str, bytes]:

@@ -5,7 +5,6 @@ anything of a client.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from fgrpo_secure.errors import UnusableInput
+from fgrpo_secure.storage.run_directory import settle
 
 KEPT = 3
 
@@ -48,10 +48,10 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     save_file({k: v.contiguous() for k, v in checkpoint.optimizer.items()}, aside / "optimizer.safetensors")
     (aside / "progress.json").write_text(json.dumps(dict(checkpoint.progress), sort_keys=True))
     for path in (*aside.iterdir(), aside):
-        _sync(path)
+        settle(path)
     shutil.rmtree(final, ignore_errors=True)
     aside.rename(final)
-    _sync(folder)
+    settle(folder)
     for old in _folders(folder)[:-KEPT]:
         shutil.rmtree(old)
 
@@ -90,11 +90,3 @@ def _complaint(path: Path, harm: str) -> str:
 
 def _folders(folder: Path) -> list[Path]:
     return sorted(folder.glob("round-[0-9]*"))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

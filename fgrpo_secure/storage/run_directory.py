@@ -363,6 +363,15 @@ def check_database(path: Path, table: str) -> None:
         raise RunDirectoryError(f"{path} is damaged; put back an undamaged copy")
 
 
+def settle(path: Path) -> None:
+    """What was written to a file, or made and removed in a folder, outlasts a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_durably(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Replace `path` by `data` so that a crash leaves the old or the new content, never a part."""
     aside = path.with_name(f"{UNFINISHED}{path.name}")
