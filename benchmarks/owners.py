@@ -62,7 +62,7 @@ def measured(engine: str, owners: int, learn: bool) -> dict[str, Any]:
 def table(lines: Sequence[dict[str, Any]]) -> str:
     """What an owner costs, by how many there are."""
     head = ("owners", "engine", "seconds a round", "rounds an hour", "an owner's round: training, ms", "rest, ms", "kB")
-    rows = [head, ["---"] * len(head)]
+    rows = []
     for line in sorted(
         (each for each in lines if not each["learn"]), key=lambda each: (each["owners"], each["engine"])
     ):
@@ -70,17 +70,13 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
         each = [f"{1000 * median(line[what]) / owners:.0f}" for what in ("training_s", "privacy_s")]
         kept = f"{line['stores_bytes'] / owners / 1000:.0f}"
         rows.append([f"{owners:,}", line["engine"], f"{seconds:.1f}", f"{3600 / seconds:.0f}", *each, kept])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
-def _costs(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted((each for each in lines if not each["learn"]), key=lambda each: (each["owners"], each["engine"]))
+    return record.table(head, rows)
 
 
 def beside(lines: Sequence[dict[str, Any]]) -> str:
     """The same twelve rounds on both engines."""
     head = ("owners", "engine", "whole run, s", "a round, s", "sampled", "greedy")
-    rows = [head, ["---"] * len(head)]
+    rows = []
     for line in (each for each in lines if each["learn"]):
         gains = [
             record.text({name: 100 * value for name, value in line["gained"][kind]["gained"].items()})
@@ -89,7 +85,7 @@ def beside(lines: Sequence[dict[str, Any]]) -> str:
         rows.append(
             [f"{line['owners']:,}", line["engine"], f"{line['wall_s']:.0f}", f"{median(line['round_s']):.1f}", *gains]
         )
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return record.table(head, rows)
 
 
 def main() -> None:

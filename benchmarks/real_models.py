@@ -68,13 +68,13 @@ def measured(setting: str, seed: int, model: str, run: Path, changes: Sequence[s
 def table(lines: Sequence[dict[str, Any]]) -> str:
     """Gains by seed, in points, with 95 % intervals over the problems of one run; and over seeds, where there are."""
     head = ("what", "rounds", "seed", "sampled", "gained", "greedy", "gained", "processor s a round")
-    rows = [head, ["---"] * len(head)]
+    rows = []
     for setting, words in DESCRIBED.items():
         runs = sorted((line for line in lines if line["setting"] == setting), key=lambda line: line["seed"])
         rows += [[words, str(run["rounds"]), str(run["seed"]), *_cells(run)] for run in runs]
         if len(runs) > 1:
             rows.append([words, "", f"mean of {len(runs)}, over seeds", *_over_seeds(runs)])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return record.table(head, rows)
 
 
 def sentence(lines: Sequence[dict[str, Any]]) -> str:

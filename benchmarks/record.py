@@ -89,3 +89,9 @@ def machines(found: Iterable[dict[str, Any]]) -> str:
         f"{len(runs)} runs on {'; '.join(sorted({run['machine'] for run in runs}))}, at a load of {loads[0]:g} to "
         f"{loads[-1]:g}; {'; '.join(versions)}"
     )
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])

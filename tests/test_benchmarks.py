@@ -35,7 +35,7 @@ def test_every_figure_on_learning_in_a_page_is_what_its_result_file_says(page):
 def test_a_real_models_line_is_measured_by_the_products_own_commands_and_shown_by_seed(page, monkeypatch, tmp_path):
     real_models = page.real_models
     monkeypatch.setitem(real_models.SETTINGS, "smollm2", ("quickstart", ()))
-    fewer = [f"client.{kind}.count=1" for kind in page.direction.KINDS]
+    fewer = [f"client.{kind}.count=1" for kind in page.learned.direction.KINDS]
     changes = [*fewer, "privacy.unit=none", "federation.rounds=1", "evaluation.prompts=3", "engine.processes=1"]
     model = str(ROOT / "fgrpo_secure/learning/tasks/base_model")
     found = [real_models.measured("smollm2", 1, model, tmp_path / "run", changes) for _ in range(2)]
@@ -65,7 +65,7 @@ def test_result_lines_name_seeds_machine_load_and_versions_and_no_seed_that_sett
     assert lines
     for line in lines:
         reported = line["problems"] == "held out"
-        assert line["seed"] in (page.claims.SEEDS if reported else page.tried.FIRST_LOOK)
+        assert line["seed"] in (page.learned.claims.SEEDS if reported else page.tried.FIRST_LOOK)
         assert {"machine", "load", "versions", "seconds", "tasks", "weights"} <= set(line)
         assert {"fgrpo_secure", "python", "torch", "numpy"} <= set(line["versions"])
 
@@ -84,7 +84,7 @@ def test_both_trainers_learn_the_same_task_equally_well_over_five_seeds(page):
 
 @pytest.mark.parametrize("broken", ["none", "flip", "late", "noise", "mixed", "drifting", "joining"])
 def test_a_stress_setting_changes_the_share_of_every_kind_of_clients_that_it_says(page, broken):
-    trials = page.claims.trials
+    trials = page.learned.claims.trials
     whole, config = trials.Trial().config(), trials.Trial(broken=broken).config()
     assert config.clients_total == whole.clients_total == 256
     for kind in whole.client:
@@ -101,7 +101,7 @@ def test_a_stress_setting_changes_the_share_of_every_kind_of_clients_that_it_say
 
 
 def test_clients_that_drift_go_on_with_the_task_rewards_and_level_of_the_next_kind(page):
-    trial = page.claims.trials.Trial(broken="drifting")
+    trial = page.learned.claims.trials.Trial(broken="drifting")
     before, after = trial.config(), trial.later()
     own = [kind for kind in before.client if "-drifting" not in kind.name]
     for place, kind in enumerate(own):
@@ -114,7 +114,7 @@ def test_clients_that_drift_go_on_with_the_task_rewards_and_level_of_the_next_ki
 
 
 def test_what_changes_at_half_of_the_rounds_changes_then_and_for_those_clients_alone(page, tmp_path):
-    trials = page.claims.trials
+    trials = page.learned.claims.trials
     for broken in ("late", "drifting", "joining"):
         trial = trials.Trial(FEW, broken)
         simulation = trials.opened(trial, trial.config(), tmp_path / broken)
@@ -133,7 +133,7 @@ def test_what_changes_at_half_of_the_rounds_changes_then_and_for_those_clients_a
 
 
 def test_a_client_without_data_yet_sends_nothing_but_noise_and_what_it_remembers_begins_when_it_joins(page, tmp_path):
-    trials = page.claims.trials
+    trials = page.learned.claims.trials
     trial = trials.Trial((*FEW, "privacy.unit=none"), "joining")
     simulation = trials.opened(trial, trial.config(), tmp_path)
     sent = []
@@ -154,7 +154,7 @@ def test_a_client_without_data_yet_sends_nothing_but_noise_and_what_it_remembers
 
 
 def test_a_lever_changes_its_stage_and_nothing_that_privacy_rests_on(page, tmp_path):
-    trials, levers = page.claims.trials, page.claims.trials.levers
+    trials, levers = page.learned.claims.trials, page.learned.claims.trials.levers
     config = trials.Trial(FEW).config()
     plain = trials.opened(trials.Trial(FEW), config, tmp_path / "plain")
     cut = trials.opened(trials.Trial(FEW, lever="subspace"), config, tmp_path / "cut")
@@ -172,7 +172,7 @@ def test_a_lever_changes_its_stage_and_nothing_that_privacy_rests_on(page, tmp_p
     assert not levers.torch.allclose(first, others)
     whole = (*FEW, *levers.WHOLE_WEIGHT)
     last = trials.opened(trials.Trial(whole, lever="laggards"), trials.Trial(whole).config(), tmp_path / "last")
-    settings = page.direction.round_settings.for_round(last.config, 5, 0)
+    settings = page.learned.direction.round_settings.for_round(last.config, 5, 0)
     observed, past = levers.gain.Observation(1.0, 0.1), levers.gain.Baseline()
     learned = levers.Learned(None, observed)
     for slope, least, most in ((1.0, 0.5, 0.5), (0.0, 1.0, 1.0), (-1.0, 1.0, 1.0)):
@@ -194,13 +194,13 @@ def test_each_claim_on_learning_is_checked_in_quick_form_by_one_command(name):
 
 
 def test_a_claim_that_its_runs_do_not_bear_out_is_said_to_fail(page):
-    (row,) = [row for row in page.EPSILONS if row.name == "8"]
+    (row,) = [row for row in page.learned.EPSILONS if row.name == "8"]
     runs = {trial: {"sampled_gain": 5.0 + trial.seed % 3, "greedy_gain": 60.0} for trial in row.trials()}
-    said = {claim.says.partition(":")[0]: claim.holds for claim in page.claims.judged("epsilon", runs)}
+    said = {claim.says.partition(":")[0]: claim.holds for claim in page.learned.claims.judged("epsilon", runs)}
     assert said["epsilon 8"] is False
     assert said["epsilon 2"] is None
     better = {trial: {"sampled_gain": 25.0 + trial.seed % 3, "greedy_gain": 60.0} for trial in row.trials()}
-    said = {claim.says.partition(":")[0]: claim.holds for claim in page.claims.judged("epsilon", better)}
+    said = {claim.says.partition(":")[0]: claim.holds for claim in page.learned.claims.judged("epsilon", better)}
     assert said["epsilon 8"] is True
 
 
@@ -211,7 +211,7 @@ def test_what_was_tried_is_said_to_fail_where_it_is_better_than_the_preset(page)
     def line(trial, more):
         return {**tables, "seed": trial.seed, "sampled": 30.0 + more}
 
-    base = {trial: line(trial, 0.0) for trial in tried.looks(page.EPSILONS[1])}
+    base = {trial: line(trial, 0.0) for trial in tried.looks(page.learned.EPSILONS[1])}
     first, second = tried.TRIED[:2]
     runs = base | {trial: line(trial, 1.5) for trial in first.trials()}
     runs |= {trial: line(trial, -3.0) for trial in second.trials()}
@@ -238,7 +238,7 @@ NOT_MEASURED = {
 
 def test_the_result_files_bear_out_every_claim_but_those_that_a_page_says_fail(page):
     lines = page.tried.finished()
-    said = [claim for name in page.claims.OF_TRIALS for claim in page.claims.judged(name, lines)]
+    said = [claim for name in page.learned.claims.OF_TRIALS for claim in page.learned.claims.judged(name, lines)]
     said += page.tried.judged(lines)
     for holds, named in ((None, NOT_MEASURED), (False, FAILING)):
         assert {claim.says.partition(":")[0] for claim in said if claim.holds is holds} == set(named)
@@ -267,11 +267,11 @@ def test_two_local_steps_are_held_against_one_step_of_as_many_prompts(page):
 
 def test_where_tasks_drift_the_rule_is_said_to_cost_and_elsewhere_not(page):
     runs = {}
-    for row in page.CHANGING:
+    for row in page.learned.CHANGING:
         for rule, gain in (("history", 20.0), ("uniform", 23.0)):
             runs |= {trial: {"sampled_gain": gain + trial.seed % 2} for trial in row.trials(rule)}
-    said = {claim.says.partition(":")[0]: claim.holds for claim in page.claims.judged("weights", runs)}
-    for row in page.CHANGING:
+    said = {claim.says.partition(":")[0]: claim.holds for claim in page.learned.claims.judged("weights", runs)}
+    for row in page.learned.CHANGING:
         assert said[row.name] is (row.broken == "drifting")
 
 
@@ -291,7 +291,9 @@ def test_the_second_family_is_the_quickstart_on_rows_that_one_client_has_and_no_
 
     from fgrpo_secure.learning.tasks.files import read_rows
 
-    ours, first = (page.claims.trials.Trial(broken=broken, preset=name).config() for name in ("compact", "quickstart"))
+    ours, first = (
+        page.learned.claims.trials.Trial(broken=broken, preset=name).config() for name in ("compact", "quickstart")
+    )
     assert ours.model_dump(exclude={"model", "client"}) == first.model_dump(exclude={"model", "client"})
     copies = [client for client in first.client for _ in range(client.count)]
     assert [(each.reward, each.reward_scale) for each in ours.client] == [
@@ -326,10 +328,10 @@ def test_a_sign_that_differs_on_the_second_family_is_said_to_fail(page):
     def said(sampled, greedy):
         runs = {
             trial: {"sampled_gain": sampled + 0.1 * (trial.seed % 3), "greedy_gain": greedy + 0.1 * (trial.seed % 3)}
-            for row in page.claims.SECOND_FAMILY
+            for row in page.learned.claims.SECOND_FAMILY
             for trial in (*row.trials(), *row.trials("uniform"))
         }
-        found = page.claims.judged("second_family", runs)
+        found = page.learned.claims.judged("second_family", runs)
         return [claim.holds for claim in found if " sampled, " in claim.says], found[-1].holds
 
     assert said(4.0, 1.0) == ([True, True, True], None)  # the stress setting is not among these runs
@@ -339,16 +341,18 @@ def test_a_sign_that_differs_on_the_second_family_is_said_to_fail(page):
 
 @pytest.mark.slow
 def test_clients_alone_are_marked_each_by_its_own_model(page, monkeypatch):
-    monkeypatch.setattr(page.claims.trials.utility, "SAMPLES", 2)
+    monkeypatch.setattr(page.learned.claims.trials.utility, "SAMPLES", 2)
 
     def gains(step):
-        settings = ("federation.rounds=1", f"server.learning_rate={step}", *page.claims.ALONE[:-1])
-        line = page.claims.trials.run(page.claims.Trial(settings, server="alone", seed=0, problems="public"))
+        settings = ("federation.rounds=1", f"server.learning_rate={step}", *page.learned.claims.ALONE[:-1])
+        line = page.learned.claims.trials.run(
+            page.learned.claims.Trial(settings, server="alone", seed=0, problems="public")
+        )
         assert line["sampled"] == pytest.approx(sum(task[0] for task in line["tasks"].values()) / 8, abs=0.01)
         return line["own_gain"], line["sampled_gain"]
 
     own, everywhere = gains(1e-9)  # nothing moves: the same model, marked with the same draws
-    assert set(own) == set(page.claims.trials.rows_of("public", second=False))
+    assert set(own) == set(page.learned.claims.trials.rows_of("public", second=False))
     assert (set(own.values()), everywhere) == ({0.0}, 0.0)
     own, everywhere = gains(0.5)
     assert sum(gain > 0 for gain in own.values()) >= 6
