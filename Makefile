@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 PACKAGES := $(wildcard fgrpo_secure protocols threat_model)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
 
-.PHONY: help demo federation flower-pipe flare-pipe test quick ends pythons docs fuzz mutants lint format clean
+.PHONY: help demo federation flower-pipe flare-pipe test quick device ends pythons docs fuzz mutants lint format clean
 
 help:
 	@echo "make demo    train the quickstart with and without privacy, and say what was learned, protected and paid"
@@ -23,6 +23,7 @@ help:
 	@echo "make flare-pipe   the same with NVIDIA FLARE in its POC mode; both need root and minutes"
 	@echo "make test    format, lint, types, import contracts and every test"
 	@echo "make quick   the fast tests alone"
+	@echo "make device  on a machine with an accelerator: its tests, and what sampling and a step cost there; minutes"
 	@echo "make ends    a small suite with the oldest and the newest libraries that pyproject.toml allows"
 	@echo "make pythons the wheel without torch, and tests that need none, on Python 3.12 and 3.13"
 	@echo "make docs    the documentation as a site that needs no network, in build/site; strictly: a dead link fails"
@@ -59,6 +60,13 @@ test: lint
 
 quick: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow" --hypothesis-profile=quick
+
+# Without an accelerator the tests that need one are skipped, and the processor is measured.
+DEVICE_RESULT ?= build/device.jsonl
+device: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs --durations=5 tests/device
+	mkdir -p build
+	$(BIN)/python -m benchmarks device --out $(DEVICE_RESULT)
 
 # Each end has an environment of its own, in build/. Warnings of other versions' own making are theirs: they do not fail here.
 ENDS := oldest newest

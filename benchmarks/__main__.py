@@ -18,6 +18,7 @@ SCRIPTS = (
     "big_adapters",
     "beside_trl",
     "compact",
+    "device",
     "ledger",
     "membership",
     "network",

@@ -9,22 +9,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from inspect import signature
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 WRONG_BEYOND_WINDOW = ("moshi",)  # families whose cache the library reads wrongly there: found by the generated test
+SDPA = "sdpa"  # the library's name of the attention that it takes where a model has it
 PROBE_PROMPTS = (4, 2)  # tokens of two prompts, of which the shorter is padded
 PROBE_TOKENS = 3  # read after a prompt at once: a cache that takes one token at a time is of no use here
 PROBE_COPIES = 2  # the cache is repeated for a group
+PROBE_KEPT = (1, 2)  # of these rows one is of each prompt; the others are dropped before the last token
 UNREADABLE = (
     TypeError,
     ValueError,
     AttributeError,
     RuntimeError,
     IndexError,
+    AssertionError,
 )  # what a forward that cannot do it raises
 
 
@@ -65,6 +70,11 @@ class Reading:
         logits: torch.Tensor = out.logits
         return logits
 
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with these sequences alone, by their numbers among the present ones, ascending."""
+        self._cache.batch_select_indices(rows)
+        self._attention, self._length = self._attention[rows], self._length[rows]
+
     def follow(self, ids: torch.Tensor) -> torch.Tensor:
         """Logits that predict `ids`, shape (sequences, tokens), as they follow the prompts; once, before any `feed`."""
         logits = self.next_logits.unsqueeze(1)
@@ -91,6 +101,12 @@ class PlainRows:
         parts = ids.split([rows.shape[0] for rows in self._rows])
         self._rows = [torch.cat(both, dim=1) for both in zip(self._rows, parts, strict=True)]
         return torch.cat([self._logits(rows, tokens) for rows in self._rows])
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """As `Reading.keep`."""
+        starts = [0, *accumulate(each.shape[0] for each in self._rows)]
+        chosen = [rows[(rows >= start) & (rows < end)] - start for start, end in pairwise(starts)]
+        self._rows = [each[kept] for each, kept in zip(self._rows, chosen, strict=True) if len(kept)]
 
     def follow(self, ids: torch.Tensor) -> torch.Tensor:
         """As `Reading.follow`."""
@@ -128,6 +144,21 @@ def recomputable(network: Any) -> list[Any]:
     return [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
+@contextmanager
+def told(padded: bool) -> Iterator[None]:
+    """Inside, where single tokens are read on, the library is told whether any prompt is padded.
+
+    **Why** Its usual attention looks at the mask for that with each token, and an accelerator would wait each time.
+    """
+    known: dict[str, Any] = {"allow_is_causal_skip": False} if padded else {"attention_mask": None}
+    library = ALL_MASK_ATTENTION_FUNCTIONS[SDPA]
+    ALL_MASK_ATTENTION_FUNCTIONS[SDPA] = lambda **asked: library(**{**asked, **known})
+    try:
+        yield
+    finally:
+        ALL_MASK_ATTENTION_FUNCTIONS[SDPA] = library
+
+
 def opened(
     network: Any, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, group: int, from_cache: bool
 ) -> Reading | PlainRows:
@@ -150,13 +181,21 @@ def reads_from_cache(network: Any) -> bool:
     mask, rest = mask.to(prompts.device), _probe(network, PROBE_TOKENS).expand(len(PROBE_PROMPTS) * PROBE_COPIES, -1)
     with torch.no_grad():
         try:
-            whole = PlainRows(network, prompts, mask, PROBE_COPIES).follow(rest)
-            found = Reading(network, prompts, mask, PROBE_COPIES).follow(rest)
+            whole = _tried(PlainRows(network, prompts, mask, PROBE_COPIES), rest)
+            found = _tried(Reading(network, prompts, mask, PROBE_COPIES), rest)
         except torch.OutOfMemoryError:  # a RuntimeError, but of this machine and not of the model
             raise
         except UNREADABLE:
             return False
     return _equal(found, whole)
+
+
+def _tried(reading: Reading | PlainRows, rest: torch.Tensor) -> torch.Tensor:
+    """All logits of a reading on: of some tokens at once, and of one more after some rows were dropped."""
+    kept = torch.tensor(PROBE_KEPT, device=rest.device)
+    seen = [reading.next_logits.unsqueeze(1), reading.feed(rest[:, :-1])]
+    reading.keep(kept)
+    return torch.cat([*(logits.flatten(0, 1) for logits in seen), reading.feed(rest[kept, -1:]).flatten(0, 1)])
 
 
 def is_causal(network: Any) -> bool:

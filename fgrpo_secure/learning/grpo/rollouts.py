@@ -1,9 +1,8 @@
 """Sampling completions: batched, with a key-value cache, each prompt read once for its whole group.
 
 Works on any Hugging Face causal model. Randomness comes from the streams that are passed in, and nothing else. They go
-to the model's device once; token by token nothing of ours comes back from it, but for the texts that stop strings are
-looked for in, and every few tokens whether all completions have ended. (transformers asks once for each token whether
-there is padding.)
+to the model's device once; token by token nothing comes back from it. Every few tokens it is looked at which
+completions have ended; once half of those that are read have, the others are read on without them.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,13 +16,13 @@ from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.grpo import prompts as prompt_forms
 from fgrpo_secure.learning.grpo import sampling
 from fgrpo_secure.learning.grpo.draws import Streams
-from fgrpo_secure.learning.grpo.forward import PlainRows, Reading, opened
+from fgrpo_secure.learning.grpo.forward import PlainRows, Reading, opened, told
 from fgrpo_secure.learning.grpo.prompts import Prompt
 
-# From the number of the token, its logits, and the tokens there were before or None, both of shape (sequences,
-# vocabulary), to the tokens, shape (sequences,).
-Draw = Callable[[int, torch.Tensor, torch.Tensor | None], torch.Tensor]
-TOKENS_UNSEEN = 8  # as many at most are drawn for nothing, once all have ended
+# From the numbers of the sequences that are read, the number of the token, its logits, and the tokens there were before
+# or None, both of shape (sequences, vocabulary), to the tokens, shape (sequences,).
+Draw = Callable[[torch.Tensor, int, torch.Tensor, torch.Tensor | None], torch.Tensor]
+TOKENS_UNSEEN = 8  # between two looks at an accelerator: as many at most are drawn for nothing after an end
 
 
 class NotFinite(UnusableInput):
@@ -69,10 +68,10 @@ def sample(adapted: AdaptedModel, prompts: Sequence[Prompt], settings: Grpo, str
     uniform = torch.from_numpy(streams.uniform(rows, group, settings.max_completion_length)).to(device, exact)
     finite = torch.ones(uniform.shape[0], dtype=torch.bool, device=device)
 
-    def draw(index: int, logits: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
+    def draw(rows: torch.Tensor, index: int, logits: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
         weights = sampling.weights(logits, seen, settings)
-        finite.logical_and_(weights[:, 0].isfinite())  # softmax makes all of a row NaN or none; looked at in the end
-        return sampling.inverse_cdf(weights, uniform[:, index])
+        finite[rows] &= weights[:, 0].isfinite()  # softmax makes all of a row NaN or none; looked at in the end
+        return sampling.inverse_cdf(weights, uniform[rows, index])
 
     made = _generate(adapted, rows, group, settings, draw)
     if not finite.all():
@@ -83,7 +82,7 @@ def sample(adapted: AdaptedModel, prompts: Sequence[Prompt], settings: Grpo, str
 def greedy(adapted: AdaptedModel, prompts: Sequence[Prompt], settings: Grpo) -> Rollouts:
     """The most likely continuation of each prompt, token by token. Raises UnusablePrompt."""
 
-    def draw(_: int, logits: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
+    def draw(_: torch.Tensor, __: int, logits: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
         return sampling.penalised(logits, seen, settings).argmax(dim=-1)
 
     return _generate(adapted, _token_rows(adapted, prompts, settings), 1, settings, draw)
@@ -100,7 +99,8 @@ def _generate(
         seen = None
         if settings.repetition_penalty != 1:
             seen = _seen(prompt_ids, prompt_mask, reading.next_logits.shape[1]).repeat_interleave(group, dim=0)
-        drawn, ends, finished = _Decoding(adapted, settings).run(reading, draw, seen)
+        with told(padded=len(set(map(len, prompts))) > 1):
+            drawn, ends, finished = _Decoding(adapted, settings).run(reading, draw, seen)
     width = int(ends.max())
     ids = drawn[:, :width].clone()  # a tensor made in inference mode cannot be trained on
     mask = (torch.arange(width, device=ids.device) < ends.unsqueeze(1)).to(prompt_mask.dtype)
@@ -139,7 +139,7 @@ def _seen(ids: torch.Tensor, mask: torch.Tensor, vocabulary: int) -> torch.Tenso
 
 
 def _looks_every(device: torch.device) -> int:
-    """After how many tokens it is asked whether all completions have ended: asking waits for an accelerator."""
+    """After how many tokens it is looked at what has ended: to look waits for an accelerator."""
     return 1 if device.type == "cpu" else TOKENS_UNSEEN
 
 
@@ -159,25 +159,42 @@ class _Decoding:
         looks_every = _looks_every(device)
         end_ids = torch.tensor(self.adapted.base.end_ids, device=device)
         ids = torch.full((logits.shape[0], length), pad, device=device)
-        ends = torch.full((logits.shape[0],), length, device=device)
-        alive = torch.ones_like(ends, dtype=torch.bool)
+        never = length + 1
+        ends = torch.full((logits.shape[0],), never, device=device)
+        rows, looked = torch.arange(logits.shape[0], device=device), 0  # those that are read on
         for index in range(length):
-            token = torch.where(alive, draw(index, logits, seen), pad)
-            ids[:, index] = token
+            token = torch.where(ends[rows] == never, draw(rows, index, logits, seen), pad)
+            ids[rows, index] = token
             if seen is not None:
                 seen.scatter_(1, token.unsqueeze(1), True)
-            ended = alive & (torch.isin(token, end_ids) | self._stopped(ids[:, : index + 1]))
-            ends = torch.where(ended, index + 1, ends)
-            alive = alive & ~ended
-            if index + 1 == length or ((index + 1) % looks_every == 0 and not alive.any()):
-                break
+            ended = (ends[rows] == never) & torch.isin(token, end_ids)
+            ends[rows] = torch.where(ended, index + 1, ends[rows])
+            last = index + 1 == length
+            if last or (index + 1) % looks_every == 0:
+                self._stop(ids, ends, looked, index + 1)
+                looked, kept = index + 1, (ends[rows] == never).nonzero().squeeze(1)
+                if last or not len(kept):
+                    break
+                if 2 * len(kept) <= len(rows):
+                    # Rows have streams of their own: what is drawn for one does not depend on which others there are.
+                    reading.keep(kept)
+                    rows, token, seen = rows[kept], token[kept], None if seen is None else seen[kept]
             logits = reading.feed(token.unsqueeze(1))[:, -1]
-        return ids, ends, ~alive
+        return ids, ends.clamp(max=length), ends <= length
 
-    def _stopped(self, ids: torch.Tensor) -> torch.Tensor | bool:
-        """Which completions hold a stop string, shape (sequences,)."""
+    def _stop(self, ids: torch.Tensor, ends: torch.Tensor, looked: int, length: int) -> None:
+        """End, in place, what of `length` tokens holds a stop string, with the first token after `looked` that made it
+        hold one; pad what was drawn after that."""
         if not self.settings.stop:
-            return False
-        texts: list[str] = self.adapted.base.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        stopped = [any(stop in text for stop in self.settings.stop) for text in texts]
-        return torch.tensor(stopped, device=ids.device)
+            return
+        drawn, counts = ids[:, :length].tolist(), ends.tolist()
+        decode = self.adapted.base.tokenizer.batch_decode
+        for row, count in enumerate(counts):
+            lengths = range(looked + 1, min(count, length) + 1)
+            texts = decode([drawn[row][:tokens] for tokens in lengths], skip_special_tokens=True) if lengths else []
+            held = (
+                n for n, text in zip(lengths, texts, strict=True) if any(stop in text for stop in self.settings.stop)
+            )
+            if (end := next(held, None)) is not None:
+                ends[row] = end
+                ids[row, end:] = self.adapted.base.tokenizer.pad_token_id

@@ -16,6 +16,7 @@ from fgrpo_secure.learning.grpo import forward
 VOCABULARY, LONGEST, GROUP, TOLERANCE = 64, 6_000_000, 2, 1e-5
 PROMPTS, COMPLETION = (3, 21, 12), 9  # tokens: beyond the window below, and at different places in it
 WINDOW = 8
+KEPT = [1, 4, 5]  # of the sequences: one of the shortest prompt's, both of the last's
 SMALL = {
     "vocab_size": VOCABULARY, "hidden_size": 32, "n_embd": 32, "d_model": 32, "dim": 32, "intermediate_size": 48,
     "ffn_dim": 48, "n_inner": 48, "num_hidden_layers": 4, "n_layer": 4, "n_layers": 4, "num_layers": 4,
@@ -76,7 +77,23 @@ def judge(network, from_cache=None):
         logits = forward.opened(network, prompts, mask, GROUP, from_cache).follow(ids)
         ours = torch.log_softmax(logits, -1).gather(2, ids[..., None])
         plain = torch.stack([_plain(network, prompts, mask, ids, row) for row in range(len(ids))])
-    return "cache" if from_cache else "rows", float((ours - plain).abs().max())
+        stepped = _token_by_token(network, prompts, mask, ids, from_cache)
+    differences = [ours - plain, stepped - plain[KEPT]]
+    return "cache" if from_cache else "rows", max(float(each.abs().max()) for each in differences)
+
+
+def _token_by_token(network, prompts, mask, ids, from_cache):
+    """As sampling reads; sequences other than KEPT are dropped halfway."""
+    reading, read, kept = forward.opened(network, prompts, mask, GROUP, from_cache), [], torch.tensor(KEPT)
+    logits, present = reading.next_logits, torch.arange(len(ids))
+    with forward.told(padded=True):
+        for number in range(COMPLETION):
+            if number == COMPLETION // 2:
+                reading.keep(kept)
+                present, logits, read = kept, logits[kept], [each[kept] for each in read]
+            read.append(torch.log_softmax(logits, -1).gather(1, ids[present, number, None]))
+            logits = reading.feed(ids[present, number, None])[:, -1]
+    return torch.stack(read, dim=1)
 
 
 def _plain(network, prompts, mask, ids, row):

@@ -2,11 +2,12 @@
 
 import math
 import random
-import traceback
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fgrpo_secure.config.schema import Grpo
@@ -117,10 +118,7 @@ def test_rare_tokens_of_a_large_vocabulary_are_drawn_as_often_as_they_should():
 
 
 class Waits(TorchDispatchMode):
-    """Counts the operations that would wait for a device: numbers read from a tensor, and shapes that follow values.
-
-    But for the one that the library asks each time it reads: whether a batch has padding.
-    """
+    """Counts the operations that would wait for a device: numbers read from a tensor, and shapes that follow values."""
 
     NAMES = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal", "aten::is_nonzero")
 
@@ -131,31 +129,99 @@ class Waits(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         indices = args[1] if func._schema.name in ("aten::index", "aten::index_put_") else []
         by_mask = any(each is not None and each.dtype == torch.bool for each in indices)
-        waits = by_mask or func._schema.name in self.NAMES
-        self.count += waits and "masking_utils.py" not in str(traceback.extract_stack())
+        self.count += by_mask or func._schema.name in self.NAMES
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("shaped", [{}, {"top_k": 6, "top_p": 0.8, "min_p": 0.02, "repetition_penalty": 1.3}])
-def test_nothing_comes_back_from_the_device_for_each_token(make_adapted, monkeypatch, shaped):
+class Reads(TorchFunctionMode):
+    """Counts what brings a whole tensor to the host: without an accelerator no operation shows it."""
+
+    NAMES = ("tolist", "numpy", "cpu")
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.count += getattr(func, "__name__", "") in self.NAMES
+        return func(*args, **(kwargs or {}))
+
+
+def waits_of(adapted, prompts, **shaped):
+    """How often one sampling would wait for a device."""
+    with Reads() as reads, Waits() as waits:
+        drawn(adapted, prompts, 4, **shaped)
+    return waits.count + reads.count
+
+
+@pytest.fixture
+def seldom_ending(make_adapted):
+    """A model whose end token comes now and then, not for all."""
     adapted = make_adapted()
     with torch.no_grad():
-        adapted.network.get_output_embeddings().weight[1] = 0.0  # the end token comes now and then, not for all
-    looked = []
+        adapted.network.get_output_embeddings().weight[1] = 0.0
+    return adapted
+
+
+SHAPED = [{}, {"top_k": 6, "top_p": 0.8, "min_p": 0.02, "repetition_penalty": 1.3}, {"stop": ("ab",)}]
+
+
+@pytest.mark.parametrize("shaped", SHAPED)
+@pytest.mark.parametrize("prompts", [PROMPTS, ["7", "4"]])  # padded, and all of one length
+def test_nothing_comes_back_from_the_device_for_each_token(seldom_ending, monkeypatch, prompts, shaped):
     monkeypatch.setattr(rollouts, "_looks_every", lambda _: 10_000)
-    for length in (4, 24):
-        with Waits() as waits:
-            drawn(adapted, PROMPTS, 4, max_completion_length=length, **shaped)
-        looked.append(waits.count)
+    looked = [waits_of(seldom_ending, prompts, max_completion_length=length, **shaped) for length in (4, 24)]
     assert looked[0] == looked[1]
 
 
+@pytest.mark.parametrize("read", [torch.Tensor.tolist, torch.Tensor.cpu, torch.any, torch.nonzero])
+def test_a_sampler_that_reads_from_the_device_at_each_token_would_be_found(seldom_ending, monkeypatch, read):
+    own = sampling.inverse_cdf
+
+    def reading(weights, uniform):
+        if read(weights) is None or (read is torch.any and not read(weights)):
+            raise AssertionError
+        return own(weights, uniform)
+
+    monkeypatch.setattr(rollouts, "_looks_every", lambda _: 10_000)
+    monkeypatch.setattr(sampling, "inverse_cdf", reading)
+    looked = [waits_of(seldom_ending, PROMPTS, max_completion_length=length) for length in (4, 24)]
+    assert looked[1] >= looked[0] + 20
+
+
+def test_the_library_is_told_of_padding_and_would_else_ask_at_each_token(seldom_ending, monkeypatch):
+    monkeypatch.setattr(rollouts, "_looks_every", lambda _: 10_000)
+    monkeypatch.setattr(rollouts, "told", lambda padded: nullcontext())
+    looked = [waits_of(seldom_ending, PROMPTS, max_completion_length=length) for length in (4, 24)]
+    assert looked[1] >= looked[0] + 20
+
+
+@pytest.mark.parametrize("shaped", [{"temperature": 2.0}, {"temperature": 2.0, "repetition_penalty": 1.3}])
+def test_completions_that_have_ended_are_read_no_further(make_adapted, family, monkeypatch, shaped):
+    """Tokens read are at most twice those of completions; without dropping each would be read to the longest's end."""
+    adapted, read = make_adapted(family), []
+    adapted.network.register_forward_pre_hook(
+        lambda network, given, named: read.append(named["input_ids"].numel()), with_kwargs=True
+    )
+    found = drawn(adapted, PROMPTS, 8, max_completion_length=30, **shaped)
+    counts = [len(ids) for group in found for ids, _ in group]
+    assert sum(read[1:]) <= 2 * sum(counts)
+    assert sum(read[1:]) < 0.8 * len(counts) * (max(counts) - 1)
+    monkeypatch.setattr(rollouts, "_looks_every", lambda _: 10_000)
+    assert drawn(adapted, PROMPTS, 8, max_completion_length=30, **shaped) == found
+
+
 @pytest.mark.parametrize("every", [1, 3, 8, 100])
-def test_how_often_it_is_asked_whether_all_have_ended_changes_nothing(make_adapted, monkeypatch, every):
+@pytest.mark.parametrize("shaped", [{}, {"stop": ("=", "ab")}, {"repetition_penalty": 1.3}])
+def test_how_often_it_is_looked_at_what_has_ended_changes_nothing(make_adapted, monkeypatch, every, shaped):
     adapted = make_adapted()
-    expected = drawn(adapted, PROMPTS, 4, max_completion_length=14)
+    expected = rollouts.sample(
+        adapted, PROMPTS, Grpo(num_generations=4, max_completion_length=14, **shaped), Streams(9)
+    )
     monkeypatch.setattr(rollouts, "_looks_every", lambda _: every)
-    assert drawn(adapted, PROMPTS, 4, max_completion_length=14) == expected
+    found = rollouts.sample(adapted, PROMPTS, Grpo(num_generations=4, max_completion_length=14, **shaped), Streams(9))
+    assert found.completion_ids == expected.completion_ids
+    assert all(torch.equal(getattr(found, name), getattr(expected, name)) for name in ("ids", "mask", "truncated"))
 
 
 @pytest.mark.parametrize("shaped", [{}, {"top_k": 6, "top_p": 0.8, "min_p": 0.02}])
