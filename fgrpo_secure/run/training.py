@@ -28,6 +28,7 @@ from fgrpo_secure.run.record import RunRecord
 from fgrpo_secure.run.simulation import Simulation
 from fgrpo_secure.server.engine import Engine
 from fgrpo_secure.server.federation import Federation, RoundResult
+from fgrpo_secure.server.session import Elsewhere
 from fgrpo_secure.server.stages import NobodyLeft, SessionFailed, TooFewWilling
 from fgrpo_secure.storage import checkpoint, earlier_claims, rosters
 from fgrpo_secure.storage.checkpoint import Checkpoint
@@ -112,10 +113,15 @@ def _enrolling(config: Config) -> entropy.Entropy:
     return entropy.from_kind(config.run.entropy, config.run.seed).child("enrolment")
 
 
-def serve(directory: RunDirectory, open_engine: Callable[[RunDirectory, Config], Engine], observer: Observer) -> None:
+def serve(
+    directory: RunDirectory,
+    open_engine: Callable[[RunDirectory, Config], Engine],
+    observer: Observer,
+    elsewhere: Elsewhere | None = None,
+) -> None:
     """Begin or go on with a run of clients elsewhere, up to its end or until it is drained; see `founding`.
 
-    Raises as `start`.
+    `elsewhere` conducts the sessions, None: this process. Raises as `start`.
     """
     config = config_file.load(str(directory.config))
     with directory.claimed():
@@ -128,6 +134,7 @@ def serve(directory: RunDirectory, open_engine: Callable[[RunDirectory, Config],
         begun = directory.sessions.exists()
         with closing(open_engine(directory, config)) as engine, interruptible():
             federation = Federation.open(config, directory, base, adapted, engine)
+            federation.elsewhere = elsewhere
             if begun:
                 federation.recover()
             record = RunRecord() if found is None else _continued(federation, found)

@@ -5,7 +5,7 @@ the ledger; if all fail, the round is tried again under new numbers. No session 
 after a crash.
 """
 
-import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -17,21 +17,22 @@ from fgrpo_secure.entropy import Entropy
 from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.averaging import IterateAverage
 from fgrpo_secure.learning.models import BaseModel
-from fgrpo_secure.ledger import cosigning as witness
 from fgrpo_secure.ledger import privacy_spent
 from fgrpo_secure.ledger.entries import Facts
 from fgrpo_secure.ledger.store import Ledger, Ledgers
-from fgrpo_secure.plan import adapter_shape, division, run_plan, schedule, terms
+from fgrpo_secure.plan import adapter_shape, division, run_plan, schedule
 from fgrpo_secure.plan.cost import PrivacyPlan
 from fgrpo_secure.plan.terms import Admitted, RunTerms
-from fgrpo_secure.privacy.encode import SumOutOfBounds
-from fgrpo_secure.server import plain, stages
+from fgrpo_secure.server import plain, recovery, stages
 from fgrpo_secure.server import round as server_round
+from fgrpo_secure.server import session as conducted
 from fgrpo_secure.server.engine import Engine
 from fgrpo_secure.server.failures import Failures
 from fgrpo_secure.server.link import CountingLink, OnAnswer
 from fgrpo_secure.server.optimizer import ServerOptimizer
+from fgrpo_secure.server.recovery import Asked
 from fgrpo_secure.server.round import Conclusion
+from fgrpo_secure.server.session import Elsewhere, HandedSession, SessionEnd
 from fgrpo_secure.server.shard_sums import ShardSums
 from fgrpo_secure.server.showing import Showing
 from fgrpo_secure.server.stages import NobodyLeft, Opened, OpenedSession, Witnessed
@@ -40,7 +41,6 @@ from fgrpo_secure.storage import digests, opening, rosters, transcript_file
 from fgrpo_secure.storage.run_directory import RunDirectory, RunDirectoryError, write_durably
 from protocols.collect import Record
 from protocols.drive import Link, Traffic
-from protocols.errors import FaultyClient, TooFewClients
 from protocols.identity import Identity
 from protocols.roster import Roster
 from protocols.server import Recovered
@@ -83,14 +83,17 @@ class Federation:
     source: Entropy  # of a baseline's central noise; a server that is not trusted adds none
     shares: tuple[float, ...] = ()  # what an adaptive clip norm follows: one for each finished round
     clients: tuple[int, ...] | None = None  # who may take part since the last `renew`; None: all
+    elsewhere: Elsewhere | None = None  # who conducts sessions; None: this server itself
     verify: SharedVerifier = field(default_factory=SharedVerifier)
     first_plan: PrivacyPlan = field(init=False)
     run: bytes = field(init=False)  # its name in plans and checkpoints
     failures: Failures = field(init=False)
+    asked: Asked = field(init=False)
 
     def __post_init__(self) -> None:
         self.first_plan = self.privacy
         self.failures = Failures(self.directory.failures)
+        self.asked = Asked(self.directory.asked, self.failures)
         self.run = opening.check(opening.read(self.directory), self.config, rosters.first(self.directory))
 
     @staticmethod
@@ -148,7 +151,7 @@ class Federation:
         charged = stages.charge(opened, self.ledger, self.identity)
         self.engine.invite(opened.number, adapter, self.directory.roster.read_bytes())
         server_started = entropy.processor_time()
-        gathered = stages.gather(charged, partial(self._run_session, on_answer))
+        gathered = stages.gather(charged, partial(self._run_sessions, on_answer))
         concluded = stages.conclude(gathered, self.ledger, partial(self._step, training_round), self._unwilling)
         seconds_server = entropy.processor_time() - server_started - gathered.sums.seconds_inside
         settled = stages.settle(concluded, self.ledger, self.config.unit_blocks)
@@ -217,21 +220,25 @@ class Federation:
         every owner says that none of its own left. Owners that say nothing may have sent one, and a server that came
         back from an old copy has no record: believing either, it would have less on its ledger than they paid.
         """
-        opened = {} if self.ledger is None else self._open_rounds(self.ledger)
+        if self.elsewhere is not None:
+            self.asked.take_over(self.elsewhere)
+        opened = {} if self.ledger is None else recovery.open_rounds(self.ledger)
         left = self.engine.recover([session for sessions in opened.values() for session in sessions])
-        asked = set(self.directory.asked.read_text().split()) if self.directory.asked.exists() else set()
+        asked = self.asked.names()
         if self.ledger is not None:
             for first, sessions in opened.items():
-                nobody = not left and asked.isdisjoint(session.hex() for session in sessions)
+                nobody = not left and asked.isdisjoint(sessions) and not any(map(self._forgotten, sessions))
                 self.ledger.abort(first, refund=nobody)
+
+    def _forgotten(self, session: bytes) -> bool:
+        """Whether workers may have conducted a session, and their database does not know it, or is not at hand."""
+        if self.elsewhere is None:
+            return self.directory.workers.exists()
+        return not self.elsewhere.knows(session)
 
     def _note_asked(self, session: OpenedSession) -> None:
         """On disk before anybody is asked for a masked vector of the session: from here on its charge stays."""
-        self.failures.asked(session.admitted.settings.training_round, session.plan.cohort)
-        with self.directory.asked.open("a") as file:
-            file.write(session.name.hex() + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        self.asked.note(session.name, session.admitted.settings.training_round, session.plan)
 
     def open_round(self, training_round: int) -> Opened:
         """The plans of a round's sessions. Each has a number of its own from now on; nobody is asked anything yet.
@@ -285,26 +292,45 @@ class Federation:
             return plain.collect(self.identity, plan, admitted, link, self.source)
         return server_round.collect(self.identity, plan, self.roster, link, self.verify, record)
 
-    def _run_session(self, on_answer: OnAnswer, sums: ShardSums, session: OpenedSession) -> ShardSums:
-        """One shard's session, to its sum or its failure."""
-        plan, admitted = session.plan, session.admitted
-        link = CountingLink(self.engine, on_answer, partial(self._note_asked, session), self.config)
-        record = self._transcript(session)
-        try:
-            recovered, traffic = self._collect(plan, admitted, link, record)
-            terms.checked_total(recovered, admitted)
-            sums = sums.plus(plan, recovered, traffic, admitted.settled(len(recovered.survivors)))
-        except (TooFewClients, FaultyClient, SumOutOfBounds) as problem:
-            if link.asked and _shows_a_liar(problem):
+    def _run_sessions(self, on_answer: OnAnswer, sessions: tuple[OpenedSession, ...]) -> ShardSums:
+        """Each shard's session to its sum or its failure, here or at workers, and all of them added up."""
+        sums, named = ShardSums(), {session.name: session for session in sessions}
+        ends = (
+            self._here(on_answer, sessions)
+            if self.elsewhere is None
+            else self.elsewhere.conduct(self._handed(sessions))
+        )
+        for name, end in ends:
+            sums = self._added(sums, named[name], end)
+            del end  # a vector of the adapter's size, while the next session runs
+        return sums
+
+    def _here(self, on_answer: OnAnswer, sessions: tuple[OpenedSession, ...]) -> Iterator[tuple[bytes, SessionEnd]]:
+        for each in sessions:
+            link = CountingLink(self.engine, on_answer, partial(self._note_asked, each), self.config)
+            collect = partial(self._collect, each.plan, each.admitted)
+            try:
+                yield each.name, conducted.conduct(collect, link, each.admitted, self._transcript(each))
+            finally:
+                self.verify.forget()
+
+    def _handed(self, sessions: tuple[OpenedSession, ...]) -> list[HandedSession]:
+        keeps = self.failures.any_spoiled()
+        return [
+            HandedSession(each.name, server_round.signed_plan(self.identity, each.plan), keeps) for each in sessions
+        ]
+
+    def _added(self, sums: ShardSums, session: OpenedSession, end: SessionEnd) -> ShardSums:
+        plan, admitted, recovered = session.plan, session.admitted, end.recovered
+        if self.elsewhere is not None and end.asked:
+            self._note_asked(session)  # whoever conducted it wrote it down before, where this server finds it
+        if recovered is not None:
+            sums = sums.plus(plan, recovered, end.traffic, admitted.settled(len(recovered.survivors)))
+        else:
+            if end.liar:
                 self.failures.spoiled(plan.cohort)
-                if record is not None:
-                    record.keep()
-            sums = sums.without(self._explain(problem, plan), stages.failed_charge(session, link.asked))
-        finally:
-            self.verify.forget()
-            if record is not None:
-                record.discard()
-        return sums.after(link.seconds_inside)
+            sums = sums.without(self._explain(end.problem, plan), stages.failed_charge(session, end.asked))
+        return sums.after(end.seconds_inside)
 
     def _transcript(self, session: OpenedSession) -> transcript_file.Writer | None:
         """What the session's clients sign, once somebody spoiled one before: before that nobody could be named by it,
@@ -357,20 +383,9 @@ class Federation:
             self.privacy.round_charge,
         )
 
-    @staticmethod
-    def _open_rounds(ledger: Ledger) -> dict[bytes, list[bytes]]:
-        """Round by round, the sessions that were charged and not closed, by the first of each."""
-        opened = {session: [session] for session in ledger.open_sessions()}
-        for entry in ledger.entries() if opened else ():
-            if entry["kind"] == "intent":
-                round_sessions = [bytes.fromhex(session) for session in witness.sessions(entry)]
-                if round_sessions[0] in opened:
-                    opened[round_sessions[0]] = round_sessions
-        return opened
-
-    def _explain(self, problem: Exception, plan: RoundPlan) -> str:
+    def _explain(self, problem: str, plan: RoundPlan) -> str:
         refused = self._refusals(plan)
-        return f"{problem}; {refused} clients refused" if refused else str(problem)
+        return f"{problem}; {refused} clients refused" if refused else problem
 
     def _unwilling(self, plan: RoundPlan) -> bool:
         """Whether so many of a session's cohort said no that it could not have ended with a sum."""
@@ -379,8 +394,3 @@ class Federation:
     def _refusals(self, plan: RoundPlan) -> int:
         """How many of the cohort said no. Why is theirs: a reason may tell of their other runs."""
         return sum(client in self.engine.refusals for client in plan.cohort)
-
-
-def _shows_a_liar(problem: Exception) -> bool:
-    """Whether a session that ended without a sum had a liar in it. Silence shows none: networks fail, too."""
-    return not isinstance(problem, TooFewClients) or bool(problem.blamed or problem.disputes)

@@ -135,12 +135,9 @@ def charge(opened: Opened, ledger: Ledger | None, identity: Identity) -> Charged
     return Charged(opened)
 
 
-def gather(charged: Charged, run: Callable[[ShardSums, OpenedSession], ShardSums]) -> Gathered:
-    """Run each shard's session to its sum or its failure; `run` adds one session's end to what has ended so far."""
-    sums = ShardSums()
-    for session in charged.opened.sessions:
-        sums = run(sums, session)
-    return Gathered(charged, sums)
+def gather(charged: Charged, run: Callable[[tuple[OpenedSession, ...]], ShardSums]) -> Gathered:
+    """`run` takes each shard's session to its sum or its failure, and adds up what they ended with."""
+    return Gathered(charged, run(charged.opened.sessions))
 
 
 def conclude(

@@ -142,6 +142,11 @@ class RunDirectory:
         return self.private / "asked"
 
     @property
+    def workers(self) -> Path:
+        """Whose presence says that workers conducted sessions: their database knows who was asked to pay."""
+        return self.private / "workers"
+
+    @property
     def failures(self) -> Path:
         return self.private / "failures.jsonl"
 

@@ -29,7 +29,7 @@ from starlette.routing import Route
 
 from fgrpo_secure import entropy
 from fgrpo_secure.engines.https import signing
-from fgrpo_secure.engines.https.desk import Desk
+from fgrpo_secure.engines.https.desk import NetworkDesk
 from fgrpo_secure.engines.https.question import LARGEST_QUESTION
 from fgrpo_secure.engines.https.signing import PIECE, PREFIX, Asked, Credentials, NotSigned, Receiver
 from fgrpo_secure.engines.https.throttled import Throttled
@@ -52,7 +52,7 @@ class Refused(Exception):
     sentence: str
 
 
-def application(desk: Desk, log: Callable[[str], None]) -> Starlette:
+def application(desk: NetworkDesk, log: Callable[[str], None]) -> Starlette:
     """The application. `log` is told of what was refused: a status and a path, and nothing of any body."""
     served = _Served(desk, log)
     return Starlette(
@@ -67,7 +67,7 @@ def application(desk: Desk, log: Callable[[str], None]) -> Starlette:
 
 
 class _Served:
-    def __init__(self, desk: Desk, log: Callable[[str], None]) -> None:
+    def __init__(self, desk: NetworkDesk, log: Callable[[str], None]) -> None:
         self._desk = desk
         self._to = Receiver(desk.identity.public, desk.run)
         self._refusals = Throttled(log)
@@ -94,7 +94,7 @@ class _Served:
         asked, credentials = _asked(request), None
         try:
             credentials = self._signer(request, asked)
-            stays = self._admit(request, asked, credentials)
+            stays = await self._admit(request, asked, credentials)
             response = await act(request, credentials)
             if not stays:
                 response.headers["connection"] = "close"
@@ -126,11 +126,11 @@ class _Served:
             raise Refused(HTTPStatus.UNAUTHORIZED, NOT_SIGNED) from None
         return credentials
 
-    def _admit(self, request: Request, asked: Asked, credentials: Credentials) -> bool:
+    async def _admit(self, request: Request, asked: Asked, credentials: Credentials) -> bool:
         """Returns if the sender may ask, in this version and now: whether its connection stays, as one of a client."""
         if asked.version != str(signing.VERSION):
             raise Refused(HTTPStatus.UPGRADE_REQUIRED, _versions(asked.version))
-        if self._desk.key(credentials.client) != credentials.public:
+        if await self._desk.key(credentials.client) != credentials.public:
             raise Refused(HTTPStatus.UNAUTHORIZED, NOT_SIGNED)
         if not signing.is_of_now(credentials, entropy.unix_time()):
             raise Refused(HTTPStatus.TOO_EARLY, WRONG_CLOCK)
@@ -152,7 +152,7 @@ class _Served:
     async def _blob(self, request: Request, credentials: Credentials) -> Response:
         await self._body(request, credentials, None)
         name, offset = request.path_params["digest"], _number(request, "offset", LARGEST_BLOB)
-        path = self._desk.blob(name)
+        path = await self._desk.blob(name)
         if path is None:
             raise Refused(HTTPStatus.NOT_FOUND, "no question names such a file now")
         with path.open("rb") as file:
@@ -171,7 +171,7 @@ class _Served:
             id = bytes.fromhex(request.path_params["id"])
         except ValueError:
             raise Refused(HTTPStatus.NOT_FOUND, "no such question") from None
-        asked = desk.asked(client, id)
+        asked = await desk.asked(client, id)
         if asked is None:
             raise Refused(HTTPStatus.NOT_FOUND, NOT_ASKED)
         offset, size = _number(request, "offset", asked.most), _number(request, "size", asked.most)
@@ -179,17 +179,16 @@ class _Served:
             raise Refused(HTTPStatus.CONFLICT, "another request brings this answer now")
         self._taking.add(id)
         try:
-            whole = desk.spool.whole(id) is not None
-            kept = desk.spool.kept(id)
+            kept, whole = await desk.kept(id)
             nothing = not credentials.length  # only asks how much is here
             if whole or nothing or offset != kept or offset + credentials.length > size:
                 await self._body(request, credentials, None, drain=True)
             else:
-                await self._body(request, credentials, (desk.spool.part(id), offset))
-                if (kept := offset + credentials.length) == size:
-                    if not await asyncio.to_thread(desk.spool.finish, id):
-                        raise Refused(HTTPStatus.NOT_FOUND, NOT_ASKED)
-                    desk.arrived(client, id)
+                await self._body(request, credentials, desk.room(id, offset))
+                now = await desk.took(client, id, offset + credentials.length, size)
+                if now is None:
+                    raise Refused(HTTPStatus.NOT_FOUND, NOT_ASKED)
+                kept = now
         finally:
             self._taking.discard(id)
         return PlainTextResponse(str(kept))

@@ -7,10 +7,11 @@ roster: one question and one waiting request for each enrolled client.
 import asyncio
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import Protocol
 
 from fgrpo_secure.engines.https.spool import Spool
 from fgrpo_secure.storage.run_directory import write_durably
@@ -39,6 +40,67 @@ class Counts:
     bytes_out: int = 0
 
 
+class Answers(Protocol):
+    """Where the round's side finds answers: see `Spool`, and `workers.asking` where other processes listen."""
+
+    def open_session(self, name: str) -> None: ...
+
+    def discard(self, but: Container[bytes] = ()) -> None: ...
+
+    def drop(self, id: bytes) -> None: ...
+
+    def whole(self, id: bytes) -> Path | None: ...
+
+    def close_step(self, name: str, clients: list[int]) -> None: ...
+
+    def closed(self, name: str) -> list[int] | None: ...
+
+
+class RoundDesk(Protocol):
+    """What the round's side needs; each is told at `Desk`."""
+
+    identity: Identity
+    run: bytes
+    counts: Counts
+
+    @property
+    def spool(self) -> Answers: ...
+
+    def enrol(self, keys: Mapping[int, bytes]) -> None: ...
+
+    def offer(self, *offered: bytes) -> list[bytes]: ...
+
+    def ask(self, questions: Mapping[int, Asked]) -> None: ...
+
+    def withdraw(self, clients: list[int]) -> None: ...
+
+    def next_arrival(self, seconds: float) -> tuple[int, bytes] | None: ...
+
+    def close(self) -> None: ...
+
+
+class NetworkDesk(Protocol):
+    """What the network's side needs; each is told at `Desk`."""
+
+    identity: Identity
+    run: bytes
+    counts: Counts
+
+    async def key(self, client: int) -> bytes | None: ...
+
+    async def wait(self, client: int, seconds: float) -> Asked | None: ...
+
+    async def asked(self, client: int, id: bytes) -> Asked | None: ...
+
+    async def kept(self, id: bytes) -> tuple[int, bool]: ...
+
+    def room(self, id: bytes, offset: int) -> tuple[Path, int]: ...
+
+    async def took(self, client: int, id: bytes, kept: int, size: int) -> int | None: ...
+
+    async def blob(self, name: str) -> Path | None: ...
+
+
 class Desk:
     """See the module."""
 
@@ -62,10 +124,10 @@ class Desk:
         """From now on these clients may speak, under these keys, and nobody else."""
         self._keys = dict(keys)
 
-    def offer(self, *blobs: bytes) -> list[bytes]:
+    def offer(self, *offered: bytes) -> list[bytes]:
         """Let clients fetch these by their digests, which are returned; earlier ones are gone."""
-        digests = [hashlib.sha256(blob).digest() for blob in blobs]
-        wanted = {digest.hex(): blob for digest, blob in zip(digests, blobs, strict=True)}
+        digests = [hashlib.sha256(blob).digest() for blob in offered]
+        wanted = {digest.hex(): blob for digest, blob in zip(digests, offered, strict=True)}
         for name, blob in wanted.items():
             if not (self._blobs / name).exists():
                 write_durably(self._blobs / name, blob, mode=0o600)
@@ -102,7 +164,7 @@ class Desk:
         """The loop in which requests wait."""
         self._loop = loop
 
-    def key(self, client: int) -> bytes | None:
+    async def key(self, client: int) -> bytes | None:
         """The public key under which a client may speak; None for everybody who is not enrolled."""
         return self._keys.get(client)
 
@@ -130,17 +192,31 @@ class Desk:
                 del self._waiting[client]
         return self._unanswered(client)
 
-    def asked(self, client: int, id: bytes) -> Asked | None:
+    async def asked(self, client: int, id: bytes) -> Asked | None:
         """The question with this id, while its answer is waited for."""
         asked = self.question(client)
         return asked if asked is not None and asked.id == id else None
 
-    def arrived(self, client: int, id: bytes) -> None:
-        """An answer has become whole."""
-        self.counts.answers += 1
-        self._arrived.put((client, id))
+    async def kept(self, id: bytes) -> tuple[int, bool]:
+        """How many bytes of an answer are here, and whether that is all of it."""
+        whole = self.spool.whole(id) is not None
+        return self.spool.kept(id), whole
 
-    def blob(self, name: str) -> Path | None:
+    def room(self, id: bytes, offset: int) -> tuple[Path, int]:
+        """The file that takes a piece of an answer, and how many bytes must be in it before."""
+        return self.spool.part(id), offset
+
+    async def took(self, client: int, id: bytes, kept: int, size: int) -> int | None:
+        """A piece up to byte `kept` of `size` came and was right: how many are kept now. None if its question is not
+        asked any more."""
+        if kept == size:
+            if not await asyncio.to_thread(self.spool.finish, id):
+                return None
+            self.counts.answers += 1
+            self._arrived.put((client, id))
+        return kept
+
+    async def blob(self, name: str) -> Path | None:
         """The file of what clients may fetch."""
         path = self._blobs / name
         return path if _DIGEST.fullmatch(name) is not None and path.exists() else None

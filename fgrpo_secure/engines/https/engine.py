@@ -9,6 +9,7 @@ had ended ends with the same answers again, whoever has answered since, so that 
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from fgrpo_secure import entropy
 from fgrpo_secure.engines.https import question as questions
 from fgrpo_secure.engines.https import signing
 from fgrpo_secure.engines.https.application import application
-from fgrpo_secure.engines.https.desk import Asked, Desk
+from fgrpo_secure.engines.https.desk import Asked, Desk, RoundDesk
 from fgrpo_secure.engines.https.listening import EACH, Listening, server_context
 from fgrpo_secure.engines.https.question import Answer, Answered, Kind, Left, Question, Said
 from fgrpo_secure.ledger.witnessed import Witnessed
@@ -34,18 +35,31 @@ LARGEST_LINE = 1 << 20  # a signature that names the sessions in which its clien
 FAREWELL_SECONDS = 10.0  # in which clients hear that the run is over; who does not hears nothing more from this server
 
 
-class HttpsEngine:
-    """See the module. `times` are the seconds between the first question of a session and its answers, None where each
-    client answers when it has trained (simulated owners only), and those of any other step."""
+@dataclass(frozen=True)
+class Invited:
+    """What the questions of a round's sessions name: its number, and digests of the model, which has so many
+    coordinates, and of the roster."""
 
-    def __init__(self, desk: Desk, listening: Listening, authority: bytes, times: tuple[int | None, int]) -> None:
+    number: int
+    coordinates: int
+    adapter: bytes
+    roster: bytes
+
+
+class HttpsEngine:
+    """See the module. `listening` is None where other processes listen. `times` are the seconds between the first
+    question of a session and its answers, None where each client answers when it has trained (simulated owners only),
+    and those of any other step."""
+
+    def __init__(
+        self, desk: RoundDesk, listening: Listening | None, authority: bytes, times: tuple[int | None, int]
+    ) -> None:
         self.refusals: dict[int, str] = {}
         self._desk = desk
         self._listening = listening
         self._authority = authority
         self._training_seconds, self._step_seconds = times
-        self._number = self._coordinates = 0
-        self._named: tuple[bytes | None, bytes | None] = (None, None)
+        self._invited: Invited | None = None
         self._everybody: tuple[int, ...] = ()
         self._over = False
         self._end_metrics: Callable[[], None] = lambda: None
@@ -72,7 +86,7 @@ class HttpsEngine:
         tls = None if certificate is None else server_context(*certificate, client_ca)
         listening = Listening(application(desk, log), listen, tls, places, log)
         engine = HttpsEngine(desk, listening, authority, times)
-        engine._enrol(roster)
+        engine.enrol(roster)
         desk.attach(listening.loop)
         listening.start()
         return engine
@@ -80,28 +94,50 @@ class HttpsEngine:
     @property
     def address(self) -> tuple[str, int]:
         """The host and port where it listens."""
-        return self._listening.address
+        return self._here.address
 
     @property
     def place(self) -> str:
         """Where it listens, in words: HOST:PORT, or unix:PATH."""
-        return self._listening.place
+        return self._here.place
+
+    @property
+    def invited(self) -> Invited:
+        """What questions name since the last `invite`; ValueError before the first."""
+        if self._invited is None:
+            raise ValueError("no session has begun")
+        return self._invited
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run's last signatures were asked for."""
+        return self._over
 
     def show_metrics(self, listen: tuple[str, int]) -> None:
         """Answer Prometheus at this address until the engine is closed; see `metrics`."""
         from fgrpo_secure.engines.https import metrics  # only who asks for them needs the library
 
-        self._end_metrics = metrics.serve(self._desk.counts, self._listening.connections, listen)
+        self._end_metrics = metrics.serve(self._desk.counts, self._here.connections, listen)
 
     def invite(self, number: int, adapter: bytes, roster: bytes) -> None:
         """See Engine. Nothing is sent yet: every question names both."""
-        self.refusals.clear()
-        self._number = number
         self._desk.spool.open_session(str(number))
-        self._enrol(open_roster(roster, self._authority, 1))
-        self._coordinates = len(adapter) // BYTES_PER_NUMBER
+        self.enrol(open_roster(roster, self._authority, 1))
         model, known = self._desk.offer(adapter, roster)
-        self._named = model, known
+        self.refusals.clear()
+        self._invited = Invited(number, len(adapter) // BYTES_PER_NUMBER, model, known)
+
+    def join(self, invited: Invited, roster: bytes) -> None:
+        """What `invite` does, for a session of a round to which another process invited its clients."""
+        self.refusals.clear()
+        self._invited = invited
+        self._desk.spool.open_session(str(invited.number))
+        self.enrol(open_roster(roster, self._authority, 1))
+
+    def enrol(self, roster: Roster) -> None:
+        """From now on these clients may speak."""
+        self._everybody = tuple(entry.id for entry in roster.members)
+        self._desk.enrol({entry.id: entry.public for entry in roster.members})
 
     def exchange(self, step: str, outgoing: Mapping[int, bytes], seconds: float) -> Iterator[tuple[int, bytes]]:
         """See Engine."""
@@ -152,24 +188,30 @@ class HttpsEngine:
             for _ in self._answers(asked, FAREWELL_SECONDS):
                 pass
         self._desk.close()
-        self._listening.close()
+        if self._listening is not None:
+            self._listening.close()
         self._end_metrics()
 
-    def _enrol(self, roster: Roster) -> None:
-        self._everybody = tuple(entry.id for entry in roster.members)
-        self._desk.enrol({entry.id: entry.public for entry in roster.members})
+    @property
+    def _here(self) -> Listening:
+        if self._listening is None:
+            raise ValueError("this engine does not listen")
+        return self._listening
 
     def _most(self, kind: Kind) -> int:
         """The bytes that an answer may have: a vector of the adapter's size and something for each client at a step."""
         if kind is Kind.STEP:
-            return SMALL + PER_CLIENT * len(self._everybody) + WIDEST * self._coordinates
+            return (
+                SMALL + PER_CLIENT * len(self._everybody) + WIDEST * (self._invited.coordinates if self._invited else 0)
+            )
         return LARGEST_LINE if kind is Kind.WITNESS else SMALL
 
     def _question(
         self, kind: Kind, client: int, step: str, sessions: tuple[bytes, ...], payload: bytes, announce_at: int = 0
     ) -> Question:
-        run, (adapter, roster) = self._desk.run, self._named
-        return Question(1, run, kind, self._number, step, client, adapter, roster, announce_at, sessions, payload)
+        run, at = self._desk.run, self._invited
+        number, adapter, roster = (0, None, None) if at is None else (at.number, at.adapter, at.roster)
+        return Question(1, run, kind, number, step, client, adapter, roster, announce_at, sessions, payload)
 
     def _answers(
         self, asked: Mapping[int, Question], seconds: float, name: str | None = None

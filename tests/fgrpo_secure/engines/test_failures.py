@@ -116,7 +116,7 @@ def test_a_server_whose_disk_is_full_takes_the_answer_when_there_is_room_again(w
 
 
 def test_a_client_whose_disk_is_full_takes_the_model_when_there_is_room_again(wire, tmp_path):
-    digest, _ = wire.engine._named
+    digest = wire.engine.invited.adapter
     (tmp_path / "model.part").symlink_to("/dev/full")
     with closing(wire.dialer(0)) as line:
         with pytest.raises(NotReached, match="cannot be kept: No space left"):

@@ -1,5 +1,6 @@
 """What survives when either side dies: questions have the same ids, answers are on disk, steps end as they ended."""
 
+import asyncio
 import hashlib
 import threading
 from contextlib import closing
@@ -146,7 +147,7 @@ def test_refusals_reach_the_server_as_refusals_and_silence_as_nothing(wire):
 def test_a_model_comes_in_pieces_and_another_one_is_not_taken(wire, tmp_path):
     model = bytes(range(256)) * 30_000
     wire.engine.invite(9, model, SIGNED)
-    (digest, _) = wire.engine._named
+    digest = wire.engine.invited.adapter
     with closing(wire.dialer(0)) as line:
         with pytest.raises(NotReached, match="more than"):
             line.fetch(digest, tmp_path / "model", len(model) - 1)
@@ -163,8 +164,8 @@ def test_a_roster_of_a_new_authority_that_the_first_handed_over_to_lets_its_clie
     wire.engine.invite(8, b"a model", signed)
     wire.restart()
     wire.engine.invite(9, b"a model", signed)
-    assert wire.engine._desk.key(3) == CLIENTS[3].public
-    assert wire.engine._desk.key(4) is None
+    assert asyncio.run(wire.engine._desk.key(3)) == CLIENTS[3].public
+    assert asyncio.run(wire.engine._desk.key(4)) is None
 
 
 def test_a_client_signs_the_ledger_for_nobody_but_itself(wire):

@@ -1,5 +1,6 @@
 """What the server refuses, one case each: it is told, counted, and the sender learns nothing of any question."""
 
+import asyncio
 import socket
 import ssl
 import time
@@ -271,7 +272,7 @@ def test_a_roster_of_another_authority_lets_nobody_in(wire):
     entries = (*ROSTER.members,)
     with pytest.raises(BadSignature):
         wire.engine.invite(8, b"", sign_roster(other, Roster(1, other.public, entries)))
-    assert wire.engine._desk.key(0) == CLIENTS[0].public
+    assert asyncio.run(wire.engine._desk.key(0)) == CLIENTS[0].public
 
 
 def bare(wire, sent):

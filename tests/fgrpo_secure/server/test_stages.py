@@ -21,7 +21,7 @@ from fgrpo_secure.server.shard_sums import ShardSums
 from fgrpo_secure.plan.terms import Admitted
 from protocols.wire import RoundPlan
 
-Run = Callable[[ShardSums, stages.OpenedSession], ShardSums]
+Run = Callable[[tuple[stages.OpenedSession, ...]], ShardSums]
 Make = Callable[[ShardSums, Admitted], Conclusion]
 
 def a_round(at: Federation, run: Run, step: Make, unwilling: Callable[[RoundPlan], bool]) -> None:
