@@ -20,6 +20,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 PROGRAMS = r"(?:\.venv/bin/)?(?:fgrpo|python3?|pip|make|git|cd|cp|sed|apt)"
 # A block's line may begin with something else: a table whose second column is the command.
 COMMAND = re.compile(rf"(?:^|\s{{2,}})({PROGRAMS} \S.*?)(?=\s{{2,}}|\s+#|$)")
+SEVERAL = "ends with the run; the engines' tests run it, over a real database"
 NOT_RUN = {
     "make demo": "two whole runs of 256 clients; the command line's tests run `fgrpo demo` on small ones",
     "make test": "it is what runs this test",
@@ -36,6 +37,12 @@ NOT_RUN = {
     "make federation": "seven processes for minutes; the engines' tests run the same commands",
     "fgrpo server start runs/five --listen 0.0.0.0:8443 --certificate tls.pem --key tls.key": "ends with the run",
     "fgrpo client start centre": "ends with the run",
+    "pip install 'fgrpo-secure[postgres]'": "a download, from an index that has this package",
+    "fgrpo server start runs/five --workers 2 --database db.conf": SEVERAL,
+    "fgrpo server start runs/five --worker 1/2 --database db.conf --listen 0.0.0.0:8443 --certificate tls.pem --key "
+    "tls.key": SEVERAL,
+    "fgrpo server start runs/five --worker 2/2 --database db.conf --listen 0.0.0.0:8444 --certificate tls.pem --key "
+    "tls.key": SEVERAL,
     "fgrpo server start runs/five --pipe unix:/run/fgrpo/server.sock": "ends with the run; the engines' tests hold one",
     "fgrpo client start centre --pipe unix:/run/carrier/centre.sock": "ends with the run; needs another user's pipe",
     "fgrpo server invite runs/five --roster authority/roster.bin --url pipe: --out invitation.json": (

@@ -158,7 +158,7 @@ def test_continuous_integration_runs_both_ends() -> None:
 
 
 def test_what_the_packages_import_is_a_declared_dependency() -> None:
-    extras = (None, "data", "math", "mlflow", "ray", "tasks", "trl")
+    extras = (None, "data", "math", "mlflow", "postgres", "ray", "tasks", "trl")
     names = {canonicalize_name(each.name) for extra in extras for each in requirements(extra)}
     declared = {module for name in names for module in IMPORTED_AS.get(name, {name})}
     missing = {top for path in SHIPPED for top in outside_imports(path)} - declared

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fgrpo_secure.cli import several_servers
 from fgrpo_secure.cli.errors import one_sentence
 from fgrpo_secure.cli.progress import Progress
 from fgrpo_secure.cli.verified import public_key
@@ -90,19 +91,28 @@ def start(
         str | None,
         typer.Option(metavar="unix:PATH", help="Where a pipe brings all requests, in the place of HTTPS: a socket."),
     ] = None,
+    worker: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Be one of N workers: listen, and conduct shards' sessions.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Coordinate N workers: keep books and model, listen nowhere.")
+    ] = None,
+    database: Annotated[
+        Path | None,
+        typer.Option(help="File with the connection string of PostgreSQL in which coordinator and workers meet."),
+    ] = None,
 ) -> None:
     """Conduct the run: begin, or go on after a stop or a crash. Ends with the run, `drain`, Ctrl-C or SIGTERM."""
-    from fgrpo_secure.engines.https import server_loop, unix_pipe
-    from fgrpo_secure.run import training  # the model's libraries take seconds to import
-
     try:
         with interruptible(), one_sentence(), Progress(Console(stderr=True)) as progress:
             directory = _founded(place)
+            if workers is not None:
+                several_servers.refuse_place(worker, certificate, key, client_ca, pipe, metrics)
+                several_servers.coordinate(directory, workers, database, progress)
+                return
             pair = _certificate(certificate, key, client_ca, pipe)
-            at = server_loop.address(listen) if pipe is None else unix_pipe.path_of(pipe)
-            shown = None if metrics is None else server_loop.address(metrics)
-            open_engine = server_loop.opener(at, pair, progress.say, shown, client_ca)
-            training.serve(directory, open_engine, progress)
+            where = several_servers.Where(listen, pipe, pair, metrics, client_ca)
+            several_servers.begin(directory, where, worker, database, progress)
     except Interrupted as interruption:
         typer.echo(f"fgrpo: {interruption}: the open round is given up; `start` goes on after the last one", err=True)
         raise typer.Exit(interruption.exit_code) from None

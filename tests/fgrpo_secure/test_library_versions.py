@@ -53,6 +53,20 @@ OF_AN_EXTRA = {  # imported where that is installed
     "fgrpo_secure.learning.tasks.gym_scores": ("reasoning_gym",),
     "fgrpo_secure.learning.tasks.math_answers": ("math_verify",),
     "fgrpo_secure.learning.trainers.trl_trainer": ("trl", "datasets"),
+    **{
+        f"fgrpo_secure.engines.workers.{name}": ("psycopg",)
+        for name in (
+            "asking",
+            "blobs",
+            "coordination",
+            "database",
+            "handing",
+            "listening",
+            "schema",
+            "seats",
+            "working",
+        )
+    },
 }
 
 

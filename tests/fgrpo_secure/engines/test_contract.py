@@ -10,6 +10,7 @@ from fgrpo_secure.engines.https import question as questions
 from fgrpo_secure.engines.https.unix_pipe import Pipe
 from fgrpo_secure.server.federation import Federation
 from fgrpo_secure.storage.client_folder import Kept
+from tests.fgrpo_secure.engines import postgres
 from tests.fgrpo_secure.engines.federations import CLIENTS, FIVE, ClientThread, certificate, enrolled, https_engine
 from tests.fgrpo_secure.engines.pipes import meeting_place, needs_root, piped
 from tests.fgrpo_secure.engines.ray_cluster import cluster
@@ -94,9 +95,34 @@ class OnRay(OnEmbedded):
         self._cluster.__exit__(None, None, None)
 
 
+class OnWorkers(OnHttps):
+    """Two workers over one PostgreSQL: clients dial one or the other, whoever conducts their session."""
+
+    name = "workers"
+
+    def __init__(self, config, directory, folder):
+        self._open = ExitStack()
+        text = self._open.enter_context(postgres.cluster())
+        from tests.fgrpo_secure.engines.workers_here import WorkersHere  # needs the extra
+
+        pem = certificate(folder)
+        self._workers = WorkersHere(config, directory, text, pem)
+        self.engine, self.elsewhere, at = self._workers.engine, self._workers.coordination, self._workers.addresses
+        self.clients = [ClientThread(directory, config, client, at[client % 2], pem) for client in EVERYBODY]
+
+    def close(self):
+        for client in self.clients:
+            client.end()
+        self._workers.close()
+        for client in self.clients:
+            client.close()
+        self._open.close()
+
+
 KINDS = [
     OnEmbedded,
     OnHttps,
+    OnWorkers,
     pytest.param(OnRay, marks=pytest.mark.timeout(900)),
     *(pytest.param(kind, marks=needs_root) for kind in (OnPipe, OnHostilePipe)),
 ]
@@ -117,7 +143,9 @@ def federate(trial, tmp_path, kind, monkeypatch):
         config, directory = trial.configure(*kinds, *overrides, text=FIVE)
         base, adapted = enrolled(config, directory)
         opened.append(kind(config, directory, tmp_path))
-        return Federation.open(config, directory, base, adapted, opened[-1].engine)
+        federation = Federation.open(config, directory, base, adapted, opened[-1].engine)
+        federation.elsewhere = getattr(opened[-1], "elsewhere", None)
+        return federation
 
     yield make
     for made in opened:

@@ -1,0 +1,387 @@
+"""Workers over one database: any of them serves any client, none conducts another's session, nobody is asked twice."""
+
+import threading
+from contextlib import closing
+
+import pytest
+
+psycopg = pytest.importorskip("psycopg")
+
+from typer.testing import CliRunner  # noqa: E402 - after what this file cannot do without
+
+from fgrpo_secure.cli import app, several_servers  # noqa: E402
+from fgrpo_secure.config.files import ConfigError  # noqa: E402
+from fgrpo_secure.engines.https import dialer, signing  # noqa: E402
+from fgrpo_secure.engines.https import question as questions  # noqa: E402
+from fgrpo_secure.engines.https.application import application  # noqa: E402
+from fgrpo_secure.engines.https.desk import Asked  # noqa: E402
+from fgrpo_secure.engines.https.dialer import Dialer, Gone, Place  # noqa: E402
+from fgrpo_secure.engines.https.engine import HttpsEngine, Invited  # noqa: E402
+from fgrpo_secure.engines.https.listening import Listening, server_context  # noqa: E402
+from fgrpo_secure.engines.https.question import Answered  # noqa: E402
+from fgrpo_secure.engines.workers import database as databases  # noqa: E402
+from fgrpo_secure.engines.workers import handing, schema, seats, working  # noqa: E402
+from fgrpo_secure.engines.workers.asking import AskingDesk  # noqa: E402
+from fgrpo_secure.engines.workers.database import Address, Database, NoDatabase  # noqa: E402
+from fgrpo_secure.engines.workers.handing import Handed  # noqa: E402
+from fgrpo_secure.engines.workers.listening import ListeningDesk  # noqa: E402
+from fgrpo_secure.engines.workers.seats import Fenced, Lease, SeatTaken, SessionHeld  # noqa: E402
+from fgrpo_secure.errors import UnusableInput  # noqa: E402
+from fgrpo_secure.server.session import HandedSession, SessionEnd  # noqa: E402
+from tests.fgrpo_secure.engines import postgres  # noqa: E402
+from tests.fgrpo_secure.engines.conftest import AUTHORITY, CLIENTS, ROSTER, RUN, SERVER, SIGNED  # noqa: E402
+
+pytestmark = pytest.mark.slow  # a database of its own: seconds
+SESSION = bytes(31) + b"s"
+HANDED = Handed(Invited(7, 4, bytes(32), bytes(32)), HandedSession(SESSION, b"a signed plan", False))
+
+
+@pytest.fixture(scope="module")
+def text():
+    with postgres.cluster() as made:
+        yield made
+
+
+@pytest.fixture
+def database(text, tmp_path):
+    """An empty database, with the tables in it."""
+    with closing(Database(Address.read(postgres.address_file(tmp_path, text)))) as made:
+        made.transact(
+            lambda cursor: [cursor.execute(f"DROP TABLE IF EXISTS {each} CASCADE".encode()) for each in NAMES]
+        )
+        schema.make(made)
+        made.transact(lambda cursor: cursor.execute("INSERT INTO fgrpo_run VALUES (%s, 2, false, 0)", [RUN]))
+        yield made
+
+
+NAMES = [
+    f"fgrpo_{name}" for name in ["schema", "run", "seat", "client", "blob", "session", "question", "answer", "piece"]
+]
+
+
+@pytest.fixture
+def leases(database, monkeypatch):
+    """Takes seats with a lease of a second; what is not closed is as dead as a killed process."""
+    monkeypatch.setattr(seats, "LEASE", 1.0)
+    made = []
+
+    def take(number):
+        made.append(Lease(database, RUN, number))
+        return made[-1]
+
+    yield take
+    for lease in made:
+        lease.close()
+
+
+def dies(lease):
+    """Its process says nothing any more."""
+    lease._ended.set()
+    lease._thread.join()
+
+
+def state(database):
+    rows = "SELECT worker, state, asked FROM fgrpo_session WHERE run = %s"
+    return database.transact(lambda cursor: cursor.execute(rows, [RUN]).fetchone())
+
+
+def asked_clients(database):
+    rows = "SELECT client FROM fgrpo_question WHERE run = %s ORDER BY client"
+    return [client for (client,) in database.transact(lambda cursor: cursor.execute(rows, [RUN]).fetchall())]
+
+
+@pytest.fixture
+def conducted(database, leases, tmp_path):
+    """(coordinator, worker 1, its desk) with a session that the worker has taken, and asks client 0 in."""
+    coordinator, worker = leases(seats.COORDINATOR), leases(1)
+    handing.hand_out(database, coordinator.seat, {SESSION: HANDED}, {SESSION: 1})
+    assert handing.take(database, worker.seat) == HANDED
+    held = SessionHeld(RUN, SESSION, worker.seat.holder)
+    desk = AskingDesk(database, SERVER, RUN, held, tmp_path / "desk")
+    desk.spool.open_session("7")
+    desk.ask({0: Asked(b"i" * 32, 10, b"sealed")})
+    return coordinator, worker, desk, held
+
+
+# ------------------------------------------------------------------------------------------------ whose a session is
+
+
+def test_two_processes_are_never_one_worker_and_the_second_says_so_in_one_sentence(leases):
+    leases(1)
+    with pytest.raises(SeatTaken, match="another process is worker 1 of this run"):
+        leases(1)
+
+
+def test_a_worker_that_was_killed_is_started_again_when_its_lease_is_over(database, leases):
+    first = leases(1)
+    dies(first)
+    second = leases(1)
+    assert second.seat.holder != first.seat.holder
+    with pytest.raises(Fenced):
+        database.transact(first.seat.hold)
+
+
+def test_of_many_takers_one_gets_the_session(database, leases):
+    coordinator, worker = leases(seats.COORDINATOR), leases(1)
+    handing.hand_out(database, coordinator.seat, {SESSION: HANDED}, {SESSION: 1})
+    other = seats.Seat(RUN, 1, b"another holder..")
+    got = []
+
+    def take(seat):
+        try:
+            got.append((seat, handing.take(database, seat)))
+        except Fenced:
+            got.append((seat, None))
+
+    threads = [threading.Thread(target=take, args=[seat]) for seat in (worker.seat, other) * 4]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {seat for seat, found in got if found is not None} == {worker.seat}
+
+
+def test_a_stopped_worker_that_comes_back_asks_nobody_writes_nothing_and_hands_no_sum_back(database, conducted):
+    coordinator, worker, desk, held = conducted
+    assert asked_clients(database) == [0]
+    dies(worker)
+    wait_for_lost(database, coordinator)
+    assert state(database) == (1, "lost", False)
+    assert asked_clients(database) == [], "a client is still asked in a session that was lost"
+    for write in (
+        lambda: desk.ask({1: Asked(b"j" * 32, 10, b"sealed")}),
+        lambda: handing.note_asked(database, held),
+        lambda: handing.end(database, held, SessionEnd(None), ()),
+    ):
+        with pytest.raises(Fenced):
+            write()
+    assert state(database) == (1, "lost", False), "whoever was counted as not asked must never be asked to pay"
+    assert asked_clients(database) == []
+
+
+def test_a_session_whose_worker_was_lost_after_it_asked_for_vectors_counts_as_paid(database, conducted):
+    coordinator, worker, _, held = conducted
+    handing.note_asked(database, held)
+    dies(worker)
+    wait_for_lost(database, coordinator)
+    assert state(database) == (1, "lost", True)
+    assert handing.remembered(database, RUN) == {SESSION: (True, HANDED)}
+
+
+def test_a_session_that_its_lost_worker_had_not_begun_goes_to_one_that_lives(database, leases):
+    coordinator, lost, alive = leases(seats.COORDINATOR), leases(1), leases(2)
+    handing.hand_out(database, coordinator.seat, {SESSION: HANDED}, {SESSION: 1})
+    dies(lost)
+    until(lambda: look(database, coordinator)[0][:2] == (SESSION, 2))
+    assert handing.take(database, alive.seat) == HANDED
+
+
+def test_a_worker_or_coordinator_that_starts_again_gives_up_what_the_one_before_conducted(database, conducted, leases):
+    coordinator, worker, _, _ = conducted
+    worker.close()
+    assert state(database)[1] == "lost"
+    assert asked_clients(database) == []
+    database.transact(lambda cursor: cursor.execute("UPDATE fgrpo_session SET state = 'taken', asked = true"))
+    coordinator.close()
+    leases(seats.COORDINATOR)
+    assert state(database) == (1, "lost", True)
+
+
+def test_a_coordinator_that_was_replaced_hands_out_nothing(database, leases):
+    first = leases(seats.COORDINATOR)
+    dies(first)
+    leases(seats.COORDINATOR)
+    with pytest.raises(Fenced, match="the coordinator"):
+        handing.hand_out(database, first.seat, {SESSION: HANDED}, {SESSION: 1})
+
+
+def look(database, coordinator):
+    return database.transact(lambda cursor: handing.look(cursor, coordinator.seat, [SESSION]))
+
+
+def wait_for_lost(database, coordinator):
+    until(lambda: look(database, coordinator)[0][2] == "lost")
+
+
+def until(happened):
+    for _ in range(100):
+        if happened():
+            return
+        threading.Event().wait(0.1)
+    pytest.fail("it did not happen")
+
+
+# ------------------------------------------------------------------------------------------- any worker, any client
+
+
+class TwoWorkers:
+    """A coordinator's engine, and two workers' sockets."""
+
+    def __init__(self, database, lease, pem, folder):
+        self.engine = HttpsEngine(
+            AskingDesk(database, SERVER, RUN, lease.seat, folder / "own"), None, AUTHORITY.public, (None, 5)
+        )
+        self.pem, self.desks, self.listening = pem, [], []
+        for number in (1, 2):
+            desk = ListeningDesk(database, SERVER, RUN, folder / f"worker-{number}")
+            listening = Listening(application(desk, [].append), ("127.0.0.1", 0), server_context(*pem), 64, [].append)
+            desk.attach(listening.loop)
+            listening.start()
+            self.desks.append(desk)
+            self.listening.append(listening)
+
+    def dialer(self, worker, client=0, who=None):
+        url, ca = f"https://127.0.0.1:{self.listening[worker].address[1]}", self.pem[0].read_text()
+        return Dialer(Place(url, SERVER.public, RUN, client, who or CLIENTS[client], ca))
+
+    def close(self):
+        for desk, listening in zip(self.desks, self.listening, strict=True):
+            desk.close()
+            listening.close()
+
+
+@pytest.fixture
+def two(database, leases, pem, tmp_path):
+    made = TwoWorkers(database, leases(seats.COORDINATOR), pem, tmp_path)
+    made.engine.invite(7, b"a model", SIGNED)
+    yield made
+    made.close()
+
+
+def test_pieces_of_one_answer_come_through_either_worker_and_make_one_answer(two, monkeypatch, tmp_path):
+    monkeypatch.setattr(signing, "PIECE", 1000)
+    monkeypatch.setattr(dialer, "PIECE", 1000)
+    answers, payload = [], bytes(range(256)) * 10
+    step = threading.Thread(target=lambda: answers.extend(two.engine.exchange("mask", {0: b"asked"}, 30)))
+    step.start()
+    with closing(two.dialer(0)) as one, closing(two.dialer(1)) as other:
+        question = one.next()
+        answer = questions.write_answer(Answered(payload))
+        for start in range(0, len(answer), 1000):
+            line = (one, other)[start // 1000 % 2]
+            assert line._kept(question.id, start, len(answer), answer[start : start + 1000]) > start
+            if start == 1000:  # it comes again, through the other one: nothing changes
+                kept = one._kept(question.id, start, len(answer), answer[start : start + 1000])
+                assert kept == start + 1000
+        step.join()
+        assert answers == [(0, payload)]
+        with pytest.raises(Gone):
+            other.put(question.id, answer)
+        other.fetch(two.engine.invited.adapter, tmp_path / "model", 100)
+        assert (tmp_path / "model").read_bytes() == b"a model"
+
+
+def test_a_newer_roster_is_in_force_at_every_worker_at_once_and_strangers_are_heard_nowhere(two):
+    for worker in (0, 1):
+        with (
+            closing(two.dialer(worker, who=AUTHORITY)) as line,
+            pytest.raises(dialer.Dismissed, match="not signed by a"),
+        ):
+            line.next()
+    two.engine._desk.enrol({entry.id: entry.public for entry in ROSTER.members if entry.id})
+    for worker in (0, 1):
+        with closing(two.dialer(worker)) as line, pytest.raises(dialer.Dismissed, match="not signed by a client"):
+            line.next()
+
+
+# ------------------------------------------------------------------------------------- what users meet, in one sentence
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "",
+        "127.0.0.1",
+        f"host=/nowhere password={postgres.PASSWORD} =",
+        f"postgresql://a:{postgres.PASSWORD}@[",
+        "x" * 20,
+    ],
+)
+def test_a_connection_string_that_is_none_is_refused_and_not_repeated(tmp_path, wrong):
+    path = postgres.address_file(tmp_path, wrong)
+    with pytest.raises(NoDatabase, match="holds no connection string of PostgreSQL") as refused:
+        Address.read(path)
+    assert postgres.PASSWORD not in str(refused.value)
+    assert refused.value.__context__ is None, "libpq's own sentence quotes the string"
+
+
+def test_the_password_is_in_no_form_of_the_address_and_in_no_sentence(tmp_path, monkeypatch):
+    path = postgres.address_file(tmp_path, f"host=/nowhere user=me dbname=mine password={postgres.PASSWORD}")
+    address = Address.read(path)
+    monkeypatch.setattr(databases, "PATIENCE", 0.0)
+    with pytest.raises(NoDatabase, match=r"the database \(/nowhere, database mine\) does not answer") as refused:
+        Database(address).transact(lambda cursor: None, 0.0)
+    assert all(postgres.PASSWORD not in text for text in (repr(address), str(address), str(refused.value)))
+    path.chmod(0o640)
+    with pytest.raises(NoDatabase, match="can be read by others"):
+        Address.read(path)
+
+
+def test_tables_of_another_version_are_refused_and_left_as_they_are(database):
+    database.transact(lambda cursor: cursor.execute("UPDATE fgrpo_schema SET version = 2"))
+    for use in (schema.make, schema.is_made):
+        with pytest.raises(NoDatabase, match="has tables of version 2, this program needs 1"):
+            use(database)
+
+
+def test_a_database_that_may_forget_commits_is_refused(database):
+    class Forgetful:
+        def transact(self, act):
+            return database.transact(lambda cursor: act(SaysOff(cursor)))
+
+    class SaysOff:
+        def __init__(self, cursor):
+            self.execute, self._fetchone = cursor.execute, cursor.fetchone
+
+        def fetchone(self):
+            self._fetchone()
+            return ("off",)
+
+    with pytest.raises(NoDatabase, match="fsync off"):
+        schema.make(Forgetful())
+
+
+def test_a_worker_of_another_number_than_the_coordinator_counts_is_refused(database, leases):
+    leases(seats.COORDINATOR)
+    with pytest.raises(UnusableInput, match="counts 2 workers, this one was started as one of 3"):
+        working._wait_for_coordinator(database, RUN, 3, [].append)
+
+
+def test_a_worker_without_a_coordinator_says_what_it_waits_for(database, leases):
+    said = []
+    thread = threading.Thread(target=working._wait_for_coordinator, args=[database, RUN, 2, said.append])
+    thread.start()
+    until(lambda: said)
+    leases(seats.COORDINATOR)
+    thread.join(10)
+    assert not thread.is_alive()
+    assert said[0].startswith("no coordinator of this run is there yet; this worker waits: start `fgrpo server start")
+
+
+@pytest.mark.parametrize("wrong", ["0/2", "3/2", "1", "1/", "a/b", "1/2/3", "-1/2", "01/2", "1/0"])
+def test_a_number_that_is_no_worker_is_refused(wrong):
+    with pytest.raises(ConfigError, match="write I/N with I from 1 to N"):
+        several_servers.seat_of(wrong)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--workers", "2"), "--workers needs --database FILE"),
+        (("--worker", "1/2", "--pipe", "unix:/x"), "--worker needs --database FILE"),
+        (("--workers", "2", "--worker", "1/2"), "not both"),
+        (("--workers", "2", "--pipe", "unix:/x"), "listens nowhere"),
+        (("--pipe", "unix:/x", "--database", "f"), "--database is for several workers"),
+        (("--workers", "2", "--database", "/nowhere"), "/nowhere cannot be read"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused_in_one_sentence(tmp_path, options, sentence):
+    place, private = tmp_path / "run", tmp_path / "run.server"
+    place.mkdir()
+    private.mkdir(mode=0o700)
+    (place / "config.toml").write_text("")
+    (private / "authority.pub").write_text("")
+    outcome = CliRunner().invoke(app, ["server", "start", str(place), *options])
+    assert outcome.exit_code == 2
+    assert sentence in " ".join(outcome.stderr.split())
+    assert len(outcome.stderr.strip().splitlines()) == 1
