@@ -28,6 +28,8 @@ from fgrpo_secure.engines.workers.listening import ListeningDesk  # noqa: E402
 from fgrpo_secure.engines.workers.seats import Fenced, Lease, SeatTaken, SessionHeld  # noqa: E402
 from fgrpo_secure.errors import UnusableInput  # noqa: E402
 from fgrpo_secure.server.session import HandedSession, SessionEnd  # noqa: E402
+from protocols import labels, wire  # noqa: E402
+from protocols.params import Adversary  # noqa: E402
 from tests.fgrpo_secure.engines import postgres  # noqa: E402
 from tests.fgrpo_secure.engines.conftest import AUTHORITY, CLIENTS, ROSTER, RUN, SERVER, SIGNED  # noqa: E402
 
@@ -193,6 +195,21 @@ def test_a_coordinator_that_was_replaced_hands_out_nothing(database, leases):
     leases(seats.COORDINATOR)
     with pytest.raises(Fenced, match="the coordinator"):
         handing.hand_out(database, first.seat, {SESSION: HANDED}, {SESSION: 1})
+
+
+@pytest.mark.parametrize("forged", ["another's signature", "another name", "another run"])
+def test_a_worker_conducts_no_session_that_its_server_did_not_sign_for_this_run(forged):
+    run = bytes(16) if forged == "another run" else RUN
+    plan = wire.RoundPlan(
+        1, run, 7, bytes(32), 1, (0, 1, 2, 3, 4), (), b"", (("update", 4),), 32, Adversary.LYING_SERVER, 1, 4, 4, 4, 0
+    )
+    signer = AUTHORITY if forged == "another's signature" else SERVER
+    signed = wire.encode(wire.SignedPlan(plan, signer.sign(labels.SIGN_PLAN, wire.encode(plan))))
+    name = bytes(32) if forged == "another name" else wire.session_of(plan)
+    worker = working.Worker.__new__(working.Worker)
+    worker.identity, worker.run = SERVER, RUN
+    with pytest.raises(Fenced, match="did not sign" if signer is AUTHORITY else "another one's name"):
+        worker._plan(Handed(HANDED.invited, HandedSession(name, signed, False)))
 
 
 def look(database, coordinator):
