@@ -47,6 +47,7 @@ class Owner:
     id: int
     name: str
     repeats: int = 0
+    moments: bytes = b""  # its update is drawn: no optimiser remembers anything
     reward_functions: tuple[()] = ()  # its update is drawn: nothing is rewarded
 
     def opened(self) -> "Owner":

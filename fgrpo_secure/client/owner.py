@@ -28,6 +28,7 @@ from fgrpo_secure.learning.grpo import local_update, rewards, rollouts, unit_gra
 from fgrpo_secure.learning.grpo.draws import Streams
 from fgrpo_secure.learning.grpo.isolated_reward import IsolatedReward, Limits
 from fgrpo_secure.learning.grpo.local_update import PromptGroups, Tally
+from fgrpo_secure.learning.grpo.moments import Moments
 from fgrpo_secure.learning.grpo.rewards import RewardError, RewardFunction
 from fgrpo_secure.learning.tasks import Row, Source, UnitTable, UnusableData, open_source, open_units, reward_of
 from fgrpo_secure.plan.round_settings import RoundSettings
@@ -44,6 +45,7 @@ class Trained:
     update: NDArray[np.float64] = field(repr=False)
     observation: gain.Observation = field(repr=False)
     seconds_rollouts: float = field(default=0.0, repr=False)
+    moments: bytes = field(default=b"", repr=False)  # what the optimiser remembers, where the owner keeps it
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Owner:
     reward_weights: tuple[float, ...] | None = None  # one for each function; None: each counts once
     units: UnitTable | None = field(default=None, repr=False)
     own_trainer: Client | None = None  # its table, where a trainer of its own takes the built-in loop's place
+    keeps_optimizer: bool = False
+    moments: bytes = field(default=b"", repr=False)  # what its optimiser remembers of the rounds before
     repeats: int = 0  # how often a vector without noise left for the adapter that is trained from: see `rollout_seed`
     opening: Callable[[], "Owner"] | None = field(default=None, repr=False)  # see `opened`
 
@@ -68,7 +72,7 @@ class Owner:
         **Why** Within training, which ends for everybody else at its deadline: how long a file takes to be read, or a
         reward's module to be loaded, would show in whatever the process answered next.
         """
-        return self if self.opening is None else self.opening()
+        return self if self.opening is None else replace(self.opening(), repeats=self.repeats, moments=self.moments)
 
     def train(self, adapted: AdaptedModel, settings: RoundSettings) -> Trained:
         """From the model as received, by the built-in loop or the owner's own trainer. Raises UnusableRound."""
@@ -89,6 +93,7 @@ class Owner:
         first: list[NDArray[np.float64]] = []
         seconds: list[float] = []
         steps, tally = list[PromptGroups](), Tally()
+        moments = Moments(self.moments) if self.keeps_optimizer else None
 
         def next_groups(step: int) -> PromptGroups:
             started = entropy.processor_time()
@@ -105,12 +110,12 @@ class Owner:
 
         number, steps_asked = settings.training_round, settings.local_steps
         update = contained(
-            lambda: local_update.run(adapted, next_groups, settings.grpo, number, steps_asked, tally, masks)
+            lambda: local_update.run(adapted, next_groups, settings.grpo, number, steps_asked, tally, masks, moments)
         )
         observation = contained(lambda: gain.observe(rewards.marked(first[0])))
         tally.lengths.append(float(np.linalg.norm(update)))
         self.keep_view(adapted, steps, tally, settings)
-        return Trained(update, observation, sum(seconds))
+        return Trained(update, observation, sum(seconds), b"" if moments is None else moments.kept)
 
     def keep_view(
         self, adapted: AdaptedModel, groups: Sequence[PromptGroups], tally: Tally, settings: RoundSettings
@@ -359,6 +364,7 @@ def _without_data(client: Client, functions: tuple[RewardFunction, ...], index: 
         reward_weights=client.reward_weights,
         log=log,
         own_trainer=None if client.trainer is None else client,
+        keeps_optimizer=client.keep_optimizer,
     )
 
 

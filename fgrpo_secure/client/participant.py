@@ -25,7 +25,6 @@ from fgrpo_secure.client.owner import Owner
 from fgrpo_secure.client.policy import ClientPolicy, Known
 from fgrpo_secure.client.round import Contribution, Learned
 from fgrpo_secure.client.session_records import SessionRecord, SessionRecords
-from fgrpo_secure.client.store import write_baseline
 from fgrpo_secure.client.witnessing import Signer
 from fgrpo_secure.entropy import Entropy
 from fgrpo_secure.gain import Baseline
@@ -178,12 +177,13 @@ class Participant:
         admitted = self._admitted(plan)
         if self._key(plan, admitted) in self._trained:
             return None
-        owner = self._owner
-        if admitted.settings.units is None:
-            again = self._repeats(plan, admitted)
-            return lambda: client_round.learn(adapted, replace(owner.opened(), repeats=again), admitted.settings)
+        owner, settings = self._owner, admitted.settings
+        if settings.units is None:
+            kept = self._book.store.moments_before(owner.id, plan.run, settings.training_round)
+            ready = replace(owner, repeats=self._repeats(plan, admitted), moments=kept)
+            return lambda: client_round.learn(adapted, ready.opened(), settings)
         past, source = self._past(plan, admitted), self._source.child("session", plan.session_number)
-        most, settings, lattice = self._own.rounds.max_weight, admitted.settings, admitted.lattice
+        most, lattice = self._own.rounds.max_weight, admitted.lattice
         return lambda: unit_round.contribute(adapted, owner.opened(), settings, lattice, past, most, source)
 
     def prepare(self, plan: RoundPlan) -> None:
@@ -213,7 +213,7 @@ class Participant:
         """The vector of an accepted plain plan, without noise or mask."""
         session, contribution = wire.session_of(plan), self._contribution(plan)
         self._records.settle_in_the_clear(self._identity.public, session)
-        self._keep_history(plan, terms.training_round(plan), write_baseline(contribution.baseline))
+        self._keep_history(plan, terms.training_round(plan), contribution.history())
         return plain.upload(contribution.vector.values, plan)
 
     def witness(self, run: bytes, session: bytes, exhibit: bytes, roster: Roster) -> Witnessed:
@@ -332,7 +332,7 @@ class Participant:
         self._refuse_mixed_budgets(plan.run, admitted)
         contribution = self._contribution(plan)
         self._ready.clear()
-        self._records.put_history(self._identity.public, session, write_baseline(contribution.baseline))
+        self._records.put_history(self._identity.public, session, contribution.history())
         return terms.vectors(contribution.vector, admitted.lattice.dimension)
 
     def _contribution(self, plan: RoundPlan) -> Contribution:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from fgrpo_secure import gain
 from fgrpo_secure.client.boundary import UnusableRound
 from fgrpo_secure.client.owner import Owner
+from fgrpo_secure.client.store import write_baseline
 from fgrpo_secure.entropy import Entropy
 from fgrpo_secure.gain import Baseline, Observation, Weighed
 from fgrpo_secure.learning.adapters import AdaptedModel
@@ -33,15 +34,22 @@ class Learned:
     update: Update = field(repr=False)
     observation: Observation | None = field(repr=False)
     seconds_rollouts: float = field(default=0.0, repr=False)
+    moments: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """What a session leaves at the client: the vector to mask, and its reward history if the session settles."""
+    """What a session leaves at the client: the vector to mask, and what is remembered if the session settles: the
+    reward history, and the optimiser's moments where those are kept and the round trained."""
 
     vector: NoisedVector = field(repr=False)
     baseline: Baseline = field(repr=False)
     weight: float = field(repr=False)
+    moments: bytes = field(default=b"", repr=False)
+
+    def history(self) -> str:
+        """What is remembered, as a client's store takes it."""
+        return write_baseline(self.baseline, self.moments)
 
 
 def learn(adapted: AdaptedModel, owner: Owner, settings: RoundSettings) -> Learned:
@@ -54,7 +62,7 @@ def learn(adapted: AdaptedModel, owner: Owner, settings: RoundSettings) -> Learn
     except UnusableRound as reason:
         owner.note(settings, reason)
         return missing(adapted.dimension(settings.training_round))
-    return Learned(Update(trained.update), trained.observation, trained.seconds_rollouts)
+    return Learned(Update(trained.update), trained.observation, trained.seconds_rollouts, trained.moments)
 
 
 def missing(dimension: int) -> Learned:
@@ -80,7 +88,8 @@ def privatise(
         lattice,
         entropy.child("rounding"),
     )
-    return Contribution(_noised(encoded, settings, entropy.child("noise")), weighed.baseline, weighed.weight)
+    vector = _noised(encoded, settings, entropy.child("noise"))
+    return Contribution(vector, weighed.baseline, weighed.weight, learned.moments)
 
 
 def _weigh(

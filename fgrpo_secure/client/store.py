@@ -8,6 +8,7 @@ What is deleted or replaced is overwritten with zeros, and the journal is cut to
 is stolen later holds no secret of a step that is over. No erasure of the medium below is claimed.
 """
 
+import base64
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -34,6 +35,9 @@ CREATE TABLE IF NOT EXISTS baseline (
     PRIMARY KEY (owner, run, training_round)
 ) STRICT;
 """
+
+
+MOMENTS = "moments"  # in a history's text, beside the sums
 
 
 class AnswerConflict(ValueError):
@@ -141,15 +145,28 @@ class ClientStore:
 
     def baseline_before(self, owner: int, run: bytes, training_round: int) -> Baseline:
         """The reward history of a run from the rounds before `training_round`."""
+        written = self._history_before(owner, run, training_round)
+        return Baseline() if written is None else read_baseline(written)
+
+    def moments_before(self, owner: int, run: bytes, training_round: int) -> bytes:
+        """What the owner's optimiser remembered after those rounds; empty if nothing was kept."""
+        written = self._history_before(owner, run, training_round)
+        return b"" if written is None else base64.b64decode(json.loads(written).get(MOMENTS, ""))
+
+    def _history_before(self, owner: int, run: bytes, training_round: int) -> str | None:
         row = self._db.execute(
             "SELECT sums FROM baseline WHERE owner = ? AND run = ? AND training_round < ? "
             "ORDER BY training_round DESC LIMIT 1",
             (owner, run, training_round),
         ).fetchone()
-        return Baseline() if row is None else _baseline(json.loads(row[0]))
+        return None if row is None else str(row[0])
 
     def put_baseline(self, owner: int, run: bytes, training_round: int, written: str) -> None:
-        """The history after `training_round`, which moves it once: a repeated round changes nothing any more."""
+        """The history after `training_round`, with any moments, which moves both once: a repeated round changes nothing
+        any more. A round that could not train leaves the moments as they were."""
+        kept = self.moments_before(owner, run, training_round)
+        if kept and MOMENTS not in json.loads(written):
+            written = write_baseline(read_baseline(written), kept)
         # The first history of a round stands: a repeated one saw the same data again.
         self._db.execute("INSERT OR IGNORE INTO baseline VALUES (?, ?, ?, ?)", (owner, run, training_round, written))
         # Of a run's history only the newest state is needed, and the one before it for a round that is repeated.
@@ -162,15 +179,14 @@ class ClientStore:
         self._db.execute("DELETE FROM baseline WHERE run = ?", (run,))
 
 
-def write_baseline(baseline: Baseline) -> str:
-    """A reward history as text: JSON keeps every digit of a float."""
-    return json.dumps(asdict(baseline))
+def write_baseline(baseline: Baseline, moments: bytes = b"") -> str:
+    """A reward history as text: JSON keeps every digit of a float. Beside it an optimiser's moments, if it has any:
+    what settles moves both on, and what does not settle neither."""
+    kept = {MOMENTS: base64.b64encode(moments).decode()} if moments else {}
+    return json.dumps({**asdict(baseline), **kept})
 
 
 def read_baseline(written: str) -> Baseline:
     """A reward history from its text."""
-    return _baseline(json.loads(written))
-
-
-def _baseline(sums: dict[str, Any]) -> Baseline:
+    sums: dict[str, Any] = {name: value for name, value in json.loads(written).items() if name != MOMENTS}
     return Baseline(**{**sums, "trend": Trend(**sums["trend"])})

@@ -16,6 +16,7 @@ class _Learned(msgspec.Struct, tag="learned", array_like=True, frozen=True):
     update: bytes
     observation: tuple[float, float] | None
     seconds_rollouts: float
+    moments: bytes
 
     def __repr__(self) -> str:
         return "_Learned(...)"  # secret
@@ -42,7 +43,7 @@ def write(trained: Trained) -> bytes:
         seen = trained.observation
         observed = None if seen is None else (float(seen.mean), float(seen.standard_error))
         return msgspec.msgpack.encode(
-            _Learned(trained.update.values.tobytes(), observed, float(trained.seconds_rollouts))
+            _Learned(trained.update.values.tobytes(), observed, float(trained.seconds_rollouts), trained.moments)
         )
     vector = trained.vector
     written = _Contribution(
@@ -61,7 +62,7 @@ def read(data: bytes) -> Trained:
     if isinstance(found, _Learned):
         observation = None if found.observation is None else Observation(*found.observation)
         # Copied: a view of the pipe's bytes is read-only, and would keep all of them.
-        return Learned(Update(np.frombuffer(found.update).copy()), observation, found.seconds_rollouts)
+        return Learned(Update(np.frombuffer(found.update).copy()), observation, found.seconds_rollouts, found.moments)
     values = np.frombuffer(found.vector, np.int64).copy()
     vector = NoisedVector(values, int(found.bound), int(found.share_variance))
     return Contribution(vector, read_baseline(found.baseline), found.weight)

@@ -49,7 +49,9 @@ class Grpo(Section):
     )
     num_iterations: Count = Field(1, description="updates on the same completions")
     learning_rate: Positive = Field(4e-3, description="of the client's optimiser")
-    optimizer: Literal["adam", "sgd"] = Field("adam", description="of the client; it forgets between rounds")
+    optimizer: Literal["adam", "sgd"] = Field(
+        "adam", description="of the client; it forgets between rounds, but for a client's keep_optimizer"
+    )
     max_grad_norm: Positive | None = Field(1.0, description="limit of each step's gradient; it protects nobody")
     max_completion_length: Count = Field(8, description="tokens")
     temperature: Positive = Field(1.0, description="of sampling")

@@ -47,6 +47,9 @@ class Data(Section):
         default_factory=dict,
         description="the trainer's own: with 'trl' fields of its GRPOConfig, over the run's [grpo]",
     )
+    keep_optimizer: bool = Field(
+        False, description="the built-in trainer's Adam goes on from what it remembered after the round before"
+    )
     difficulty: Annotated[int, Field(ge=1, le=3)] = Field(1, description="level of a procedural task")
 
 
@@ -121,7 +124,7 @@ def check(own: OwnFile, origin: str) -> None:
 
 def check_unit(own: OwnFile, unit: str, origin: str) -> None:
     """Returns if the owner can protect `unit` with what it trains by; else ConfigError, naming `origin`."""
-    reason = unit_rules.foreign_trainer(unit, own.client())
+    reason = unit_rules.whole_update(unit, own.client())
     if reason:
         raise ConfigError(f"{origin}: {reason}")
 

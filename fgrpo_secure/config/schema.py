@@ -138,6 +138,9 @@ class Client(Section):
     trainer_settings: dict[str, bool | int | float | str] = Field(
         default_factory=dict, description="the trainer's own: with 'trl' fields of its GRPOConfig, over those of [grpo]"
     )
+    keep_optimizer: bool = Field(
+        False, description="the built-in trainer's Adam goes on from what it remembered after the round before"
+    )
     count: Count = Field(1, description="how many such clients the embedded engine makes")
 
     @property
@@ -168,6 +171,10 @@ class Client(Section):
             raise ValueError(f"client {self.name!r} has trainer {self.trainer!r}; write 'module:function' or 'trl'")
         if self.trainer_settings and self.trainer is None:
             raise ValueError(f"client {self.name!r} has trainer_settings without a 'trainer'; name one or leave them")
+        if self.keep_optimizer and self.trainer is not None:
+            raise ValueError(
+                f"client {self.name!r} has a trainer of its own, whose optimiser is its own: leave keep_optimizer"
+            )
         if self.reward_scale == 0:
             raise ValueError(f"client {self.name!r} has reward_scale 0; any other number is allowed")
         return self

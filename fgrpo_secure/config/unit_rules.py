@@ -41,8 +41,13 @@ def procedural_units(config: "Config", client: "Client") -> int:
     return -(-(client.rows or 0) // each)
 
 
-def foreign_trainer(unit: str, client: "Client") -> str:
-    """Why a client's own trainer cannot be where the unit lies inside it; empty where it can."""
+def whole_update(unit: str, client: "Client") -> str:
+    """Why what a client trains by cannot be where the unit lies inside it; empty where it can."""
+    if unit in SMALL_UNITS and client.keep_optimizer:
+        return (
+            f"client {client.name!r} has keep_optimizer: what it remembers holds every unit of earlier rounds, which "
+            f"privacy.unit {unit!r} would not clip again: leave it out, or protect whole clients"
+        )
     if client.trainer is None or unit not in SMALL_UNITS:
         return ""
     return (
@@ -197,8 +202,8 @@ def _data(config: "Config") -> list[str]:
 
 def _client(config: "Config", client: "Client") -> str:
     unit, name = config.privacy.unit, client.name
-    if client.trainer is not None:
-        return foreign_trainer(unit, client)
+    if reason := whole_update(unit, client):
+        return reason
     if unit == "subject" and client.subject is None:
         return f"client {name!r} needs 'subject', the column that says whom a row is about: the unit is 'subject'"
     if client.task is not None and client.rows is None:

@@ -17,6 +17,7 @@ from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.grpo import memory
 from fgrpo_secure.learning.grpo.advantages import group_advantages
 from fgrpo_secure.learning.grpo.forward import PlainRows, opened, recomputed
+from fgrpo_secure.learning.grpo.moments import Moments
 from fgrpo_secure.learning.grpo.objective import objective
 from fgrpo_secure.learning.grpo.rollouts import Rollouts
 
@@ -67,20 +68,25 @@ def run(
     local_steps: int,
     tally: Tally | None = None,
     masks: Callable[[int], int] = lambda step: step,
+    moments: Moments | None = None,
 ) -> NDArray[np.float64]:
     """The change of the round's factors, shape (dimension,), after `local_steps` steps from the model as received.
 
-    `next_groups(step)` samples with the policy as it is then. The optimiser starts afresh in every round. `tally`
-    counts along. `masks(step)` is what a step's dropout is drawn from.
+    `next_groups(step)` samples with the policy as it is then. The optimiser starts afresh in every round, or from
+    `moments`, which are moved on. `tally` counts along. `masks(step)` is what a step's dropout is drawn from.
     """
     received = adapted.get_vector(round_number)
     parameters = adapted.trainable(round_number)
-    optimizer = local_optimizer(parameters, settings)
+    optimizer, factors = local_optimizer(parameters, settings), adapted.factors(round_number)
+    if moments is not None:
+        moments.restore(factors, optimizer)
     try:
         for step in range(local_steps):
             groups = next_groups(step)
             with adapted.thinned(masks(step)):
                 _learn(adapted, parameters, optimizer, groups, settings, tally)
+        if moments is not None:
+            moments.keep(factors, optimizer)
         return adapted.get_vector(round_number) - received
     finally:
         adapted.set_vector(round_number, received)
