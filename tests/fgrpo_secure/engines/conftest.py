@@ -13,6 +13,7 @@ from fgrpo_secure.engines.https.dialer import Dialer, Place
 from fgrpo_secure.engines.https.engine import HttpsEngine
 from protocols.identity import Identity
 from protocols.roster import Entry, Roster, sign_roster
+from tests.fgrpo_secure.engines import postgres
 from tests.fgrpo_secure.engines.federations import certificate as made_certificate
 
 RUN = bytes(range(16))
@@ -101,3 +102,48 @@ def wire(tmp_path, pem):
 def quick(monkeypatch):
     """A client that does not wait long for a server that says nothing."""
     monkeypatch.setattr(dialer, "SILENCE", 3.0)
+
+
+# ------------------------------------------------------------------------------------------- several workers' database
+
+TABLES = ("schema", "run", "seat", "client", "blob", "session", "question", "answer", "piece")
+
+
+@pytest.fixture(scope="module")
+def postgres_text():
+    with postgres.cluster() as made:
+        yield made
+
+
+@pytest.fixture
+def database(postgres_text, tmp_path):
+    """An empty database, with the tables in it."""
+    from fgrpo_secure.engines.workers import schema  # here and below: they need the extra
+    from fgrpo_secure.engines.workers.database import Address, Database
+
+    def drop(cursor):
+        for table in TABLES:
+            cursor.execute(f"DROP TABLE IF EXISTS fgrpo_{table} CASCADE".encode())
+
+    with closing(Database(Address.read(postgres.address_file(tmp_path, postgres_text)))) as made:
+        made.transact(drop)
+        schema.make(made)
+        made.transact(lambda cursor: cursor.execute("INSERT INTO fgrpo_run VALUES (%s, 2, false, 0)", [RUN]))
+        yield made
+
+
+@pytest.fixture
+def leases(database, monkeypatch):
+    """Takes seats with a lease of a second; what is not closed is as dead as a killed process."""
+    from fgrpo_secure.engines.workers import seats
+
+    monkeypatch.setattr(seats, "LEASE", 1.0)
+    made = []
+
+    def take(number):
+        made.append(seats.Lease(database, RUN, number))
+        return made[-1]
+
+    yield take
+    for lease in made:
+        lease.close()

@@ -7,10 +7,7 @@ import pytest
 
 psycopg = pytest.importorskip("psycopg")
 
-from typer.testing import CliRunner  # noqa: E402 - after what this file cannot do without
 
-from fgrpo_secure.cli import app, several_servers  # noqa: E402
-from fgrpo_secure.config.files import ConfigError  # noqa: E402
 from fgrpo_secure.engines.https import dialer, signing  # noqa: E402
 from fgrpo_secure.engines.https import question as questions  # noqa: E402
 from fgrpo_secure.engines.https.application import application  # noqa: E402
@@ -19,61 +16,19 @@ from fgrpo_secure.engines.https.dialer import Dialer, Gone, Place  # noqa: E402
 from fgrpo_secure.engines.https.engine import HttpsEngine, Invited  # noqa: E402
 from fgrpo_secure.engines.https.listening import Listening, server_context  # noqa: E402
 from fgrpo_secure.engines.https.question import Answered  # noqa: E402
-from fgrpo_secure.engines.workers import database as databases  # noqa: E402
-from fgrpo_secure.engines.workers import handing, schema, seats, working  # noqa: E402
+from fgrpo_secure.engines.workers import handing, seats, working  # noqa: E402
 from fgrpo_secure.engines.workers.asking import AskingDesk  # noqa: E402
-from fgrpo_secure.engines.workers.database import Address, Database, NoDatabase  # noqa: E402
 from fgrpo_secure.engines.workers.handing import Handed  # noqa: E402
 from fgrpo_secure.engines.workers.listening import ListeningDesk  # noqa: E402
-from fgrpo_secure.engines.workers.seats import Fenced, Lease, SeatTaken, SessionHeld  # noqa: E402
-from fgrpo_secure.errors import UnusableInput  # noqa: E402
+from fgrpo_secure.engines.workers.seats import Fenced, SeatTaken, SessionHeld  # noqa: E402
 from fgrpo_secure.server.session import HandedSession, SessionEnd  # noqa: E402
 from protocols import labels, wire  # noqa: E402
 from protocols.params import Adversary  # noqa: E402
-from tests.fgrpo_secure.engines import postgres  # noqa: E402
 from tests.fgrpo_secure.engines.conftest import AUTHORITY, CLIENTS, ROSTER, RUN, SERVER, SIGNED  # noqa: E402
 
 pytestmark = pytest.mark.slow  # a database of its own: seconds
 SESSION = bytes(31) + b"s"
 HANDED = Handed(Invited(7, 4, bytes(32), bytes(32)), HandedSession(SESSION, b"a signed plan", False))
-
-
-@pytest.fixture(scope="module")
-def text():
-    with postgres.cluster() as made:
-        yield made
-
-
-@pytest.fixture
-def database(text, tmp_path):
-    """An empty database, with the tables in it."""
-    with closing(Database(Address.read(postgres.address_file(tmp_path, text)))) as made:
-        made.transact(
-            lambda cursor: [cursor.execute(f"DROP TABLE IF EXISTS {each} CASCADE".encode()) for each in NAMES]
-        )
-        schema.make(made)
-        made.transact(lambda cursor: cursor.execute("INSERT INTO fgrpo_run VALUES (%s, 2, false, 0)", [RUN]))
-        yield made
-
-
-NAMES = [
-    f"fgrpo_{name}" for name in ["schema", "run", "seat", "client", "blob", "session", "question", "answer", "piece"]
-]
-
-
-@pytest.fixture
-def leases(database, monkeypatch):
-    """Takes seats with a lease of a second; what is not closed is as dead as a killed process."""
-    monkeypatch.setattr(seats, "LEASE", 1.0)
-    made = []
-
-    def take(number):
-        made.append(Lease(database, RUN, number))
-        return made[-1]
-
-    yield take
-    for lease in made:
-        lease.close()
 
 
 def dies(lease):
@@ -299,106 +254,3 @@ def test_a_newer_roster_is_in_force_at_every_worker_at_once_and_strangers_are_he
     for worker in (0, 1):
         with closing(two.dialer(worker)) as line, pytest.raises(dialer.Dismissed, match="not signed by a client"):
             line.next()
-
-
-# ------------------------------------------------------------------------------------- what users meet, in one sentence
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        "",
-        "127.0.0.1",
-        f"host=/nowhere password={postgres.PASSWORD} =",
-        f"postgresql://a:{postgres.PASSWORD}@[",
-        "x" * 20,
-    ],
-)
-def test_a_connection_string_that_is_none_is_refused_and_not_repeated(tmp_path, wrong):
-    path = postgres.address_file(tmp_path, wrong)
-    with pytest.raises(NoDatabase, match="holds no connection string of PostgreSQL") as refused:
-        Address.read(path)
-    assert postgres.PASSWORD not in str(refused.value)
-    assert refused.value.__context__ is None, "libpq's own sentence quotes the string"
-
-
-def test_the_password_is_in_no_form_of_the_address_and_in_no_sentence(tmp_path, monkeypatch):
-    path = postgres.address_file(tmp_path, f"host=/nowhere user=me dbname=mine password={postgres.PASSWORD}")
-    address = Address.read(path)
-    monkeypatch.setattr(databases, "PATIENCE", 0.0)
-    with pytest.raises(NoDatabase, match=r"the database \(/nowhere, database mine\) does not answer") as refused:
-        Database(address).transact(lambda cursor: None, 0.0)
-    assert all(postgres.PASSWORD not in text for text in (repr(address), str(address), str(refused.value)))
-    path.chmod(0o640)
-    with pytest.raises(NoDatabase, match="can be read by others"):
-        Address.read(path)
-
-
-def test_tables_of_another_version_are_refused_and_left_as_they_are(database):
-    database.transact(lambda cursor: cursor.execute("UPDATE fgrpo_schema SET version = 2"))
-    for use in (schema.make, schema.is_made):
-        with pytest.raises(NoDatabase, match="has tables of version 2, this program needs 1"):
-            use(database)
-
-
-def test_a_database_that_may_forget_commits_is_refused(database):
-    class Forgetful:
-        def transact(self, act):
-            return database.transact(lambda cursor: act(SaysOff(cursor)))
-
-    class SaysOff:
-        def __init__(self, cursor):
-            self.execute, self._fetchone = cursor.execute, cursor.fetchone
-
-        def fetchone(self):
-            self._fetchone()
-            return ("off",)
-
-    with pytest.raises(NoDatabase, match="fsync off"):
-        schema.make(Forgetful())
-
-
-def test_a_worker_of_another_number_than_the_coordinator_counts_is_refused(database, leases):
-    leases(seats.COORDINATOR)
-    with pytest.raises(UnusableInput, match="counts 2 workers, this one was started as one of 3"):
-        working._wait_for_coordinator(database, RUN, 3, [].append)
-
-
-def test_a_worker_without_a_coordinator_says_what_it_waits_for(database, leases):
-    said = []
-    thread = threading.Thread(target=working._wait_for_coordinator, args=[database, RUN, 2, said.append])
-    thread.start()
-    until(lambda: said)
-    leases(seats.COORDINATOR)
-    thread.join(10)
-    assert not thread.is_alive()
-    assert said[0].startswith("no coordinator of this run is there yet; this worker waits: start `fgrpo server start")
-
-
-@pytest.mark.parametrize("wrong", ["0/2", "3/2", "1", "1/", "a/b", "1/2/3", "-1/2", "01/2", "1/0"])
-def test_a_number_that_is_no_worker_is_refused(wrong):
-    with pytest.raises(ConfigError, match="write I/N with I from 1 to N"):
-        several_servers.seat_of(wrong)
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        (("--workers", "2"), "--workers needs --database FILE"),
-        (("--worker", "1/2", "--pipe", "unix:/x"), "--worker needs --database FILE"),
-        (("--workers", "2", "--worker", "1/2"), "not both"),
-        (("--workers", "2", "--pipe", "unix:/x"), "listens nowhere"),
-        (("--pipe", "unix:/x", "--database", "f"), "--database is for several workers"),
-        (("--workers", "2", "--database", "/nowhere"), "/nowhere cannot be read"),
-    ],
-)
-def test_options_that_do_not_go_together_are_refused_in_one_sentence(tmp_path, options, sentence):
-    place, private = tmp_path / "run", tmp_path / "run.server"
-    place.mkdir()
-    private.mkdir(mode=0o700)
-    (place / "config.toml").write_text("")
-    (private / "authority.pub").write_text("")
-    outcome = CliRunner().invoke(app, ["server", "start", str(place), *options])
-    assert outcome.exit_code == 2
-    assert sentence in " ".join(outcome.stderr.split())
-    assert len(outcome.stderr.strip().splitlines()) == 1
