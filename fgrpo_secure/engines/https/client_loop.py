@@ -87,6 +87,8 @@ class Serving:
             if question is None:
                 self._rest()
                 return SENT_AWAY if entropy.stopwatch() - began < SHORTEST_POLL else None
+            if question.kind is Kind.OVER:
+                self._leave(question)
             self._answer(question)
         except NotReached as problem:
             return f"the server is not reached: {problem}"
@@ -97,9 +99,13 @@ class Serving:
             self.held = None, None
             return str(problem)
         self.made = None
-        if question.kind is Kind.OVER:
-            raise RunOver
         return None
+
+    def _leave(self, question: Question) -> None:
+        """Raises RunOver. The server signed that, and may be gone before it hears that this client knows."""
+        with suppress(NotReached, Gone):
+            self._answer(question)
+        raise RunOver
 
     def _answer(self, question: Question) -> None:
         again = self.made is not None and self.made[0] == question.id

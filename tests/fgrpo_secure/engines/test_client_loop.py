@@ -1,13 +1,15 @@
 """The daemon between its server and the process that answers."""
 
 import json
+import threading
 import time
 
 import pytest
 
 from fgrpo_secure import entropy
 from fgrpo_secure.engines import messages as frames
-from fgrpo_secure.engines.https.client_loop import Serving, Stopped
+from fgrpo_secure.engines.https import engine
+from fgrpo_secure.engines.https.client_loop import RunOver, Serving, Stopped
 from fgrpo_secure.engines.https.session_process import SessionEnded
 
 
@@ -129,3 +131,24 @@ def test_what_a_server_calls_its_step_reaches_no_terminal_as_it_is(wire, daemon)
     serving.say = told.append
     serving._turn()
     assert told == ["session 7: \\x1b[2J\\nstopped"]
+
+
+def test_who_has_the_servers_word_that_the_run_is_over_goes_though_the_server_hears_no_more_of_it(
+    wire, daemon, monkeypatch
+):
+    monkeypatch.setattr(engine, "FAREWELL_SECONDS", 2.0)
+    wire.engine.witness(b"", {}, 0, lambda _: True)  # the last signatures of the run
+    closing = threading.Thread(target=wire.restart)
+
+    class Slow:
+        """Whose answer comes when another server is in the place of the one that asked."""
+
+        running = False
+
+        def ask(self, request):
+            assert isinstance(request, frames.Over)
+            closing.join()
+
+    closing.start()
+    with pytest.raises(RunOver):
+        daemon(Slow())._turn()
