@@ -49,6 +49,7 @@ class Owner:
     repeats: int = 0
     moments: bytes = b""  # its update is drawn: no optimiser remembers anything
     reward_functions: tuple[()] = ()  # its update is drawn: nothing is rewarded
+    dealt_by: str = ""  # it has no units
 
     def opened(self) -> "Owner":
         """There is nothing to open."""

@@ -105,7 +105,8 @@ def examine(folder: ClientFolder, invitation: Invitation) -> Offer:
     plan, objection = _planned(config, shape, roster, invitation, policy, rewards)
     spent, sessions = _spent(folder, client)
     budget = None if plan.claim is None else policy.budget_for(plan.claim)
-    objection = objection or _affordable(plan, budget, spent, sessions, policy)
+    elsewhere = sessions if invitation.run not in folder.pinned() else 0
+    objection = objection or _alone(config, elsewhere) or _affordable(plan, budget, spent, sessions, policy)
     # What the server may send as an adapter later: without a bound it could fill the owner's disk.
     most = shape.file_bytes + HEADER_ROOM
     return Offer(invitation, config, roster, client, own.name, plan, policy, agreed, spent, budget, objection, most)
@@ -232,14 +233,25 @@ def _goes_back(roster: Roster, made: Invitation, policy: ClientPolicy) -> bool:
 
 
 def _spent(folder: ClientFolder, client: int) -> tuple[Fraction, int]:
-    """What the owner's ledger shows over all runs, and in how many sessions."""
+    """What the owner's ledgers show over all runs, of the units that paid most, and in how many sessions."""
     if not folder.ledgers.is_file():
         return Fraction(0), 0
     with closing(Ledgers.read(folder.ledgers)) as store:
-        if str(client) not in store.owners():
-            return Fraction(0), 0
-        ledger = store.existing(str(client))
-        return ledger.spent(), ledger.sessions()
+        names = [name for name in store.owners() if name == str(client) or name.startswith(f"{client}/")]
+        ledgers = [store.existing(name) for name in names]
+        spent = max((ledger.spent() for ledger in ledgers), default=Fraction(0))
+        return spent, sum(ledger.sessions() for ledger in ledgers)
+
+
+def _alone(config: Config, elsewhere: int) -> str | None:
+    """Why the run cannot follow so many sessions of others; see `own_limits.refuse_mixed_budgets`."""
+    for key in ("sampling_rate", "max_rounds_per_unit"):
+        if elsewhere and getattr(config.privacy, key) is not None:
+            return (
+                f"privacy.{key}: rounds of a part of your units are accounted alone, and your ledger has {elsewhere} "
+                "session(s) of other runs; only rounds of all units add up"
+            )
+    return None
 
 
 def _affordable(

@@ -7,6 +7,7 @@ own log and contributes nothing but noise, so that nobody can tell.
 
 import contextlib
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -60,11 +61,17 @@ class Owner:
     log: Path
     reward_weights: tuple[float, ...] | None = None  # one for each function; None: each counts once
     units: UnitTable | None = field(default=None, repr=False)
+    subject: str | None = None  # the column that names whose a row is, where its own file has one
     own_trainer: Client | None = None  # its table, where a trainer of its own takes the built-in loop's place
     keeps_optimizer: bool = False
     moments: bytes = field(default=b"", repr=False)  # what its optimiser remembers of the rounds before
     repeats: int = 0  # how often a vector without noise left for the adapter that is trained from: see `rollout_seed`
     opening: Callable[[], "Owner"] | None = field(default=None, repr=False)  # see `opened`
+
+    @property
+    def dealt_by(self) -> str:
+        """What deals its units into blocks besides the run's seed and their own lines: see `tasks.units`."""
+        return json.dumps([self.name, self.subject])
 
     def opened(self) -> "Owner":
         """The owner with its data and rewards. One on its own machine opens them here, in each round anew.
@@ -363,6 +370,7 @@ def _without_data(client: Client, functions: tuple[RewardFunction, ...], index: 
         reward_scale=client.reward_scale,
         reward_weights=client.reward_weights,
         log=log,
+        subject=client.subject,
         own_trainer=None if client.trainer is None else client,
         keeps_optimizer=client.keep_optimizer,
     )

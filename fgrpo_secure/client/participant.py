@@ -318,8 +318,8 @@ class Participant:
         self._records.accept(self._identity.public, self._server_key, plan, training_round, admitted.fixed_charge)
 
     def _refuse_mixed_budgets(self, run: bytes, admitted: Admitted) -> None:
-        sampled = admitted.fixed_charge is not None
-        own_limits.refuse_mixed_budgets(self._records, self._identity.public, run, sampled, self._ledgers)
+        own_limits.refuse_mixed_budgets(self._records, self._identity.public, run, admitted, self._ledgers)
+        own_limits.refuse_other_deal(self._book.store, self._owner.id, run, self._owner.dealt_by, len(self._ledgers))
 
     def _vectors(self, plan: RoundPlan) -> Mapping[str, IntArray]:
         """Called by the protocol on an accepted plan, when all that the server sent was checked."""

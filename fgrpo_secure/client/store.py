@@ -34,6 +34,9 @@ CREATE TABLE IF NOT EXISTS baseline (
     owner INTEGER NOT NULL, run BLOB NOT NULL, training_round INTEGER NOT NULL, sums TEXT NOT NULL,
     PRIMARY KEY (owner, run, training_round)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS deal (
+    owner INTEGER NOT NULL, run BLOB NOT NULL, dealt_by TEXT NOT NULL, PRIMARY KEY (owner, run)
+) STRICT;
 """
 
 
@@ -173,6 +176,12 @@ class ClientStore:
         self._db.execute(
             "DELETE FROM baseline WHERE owner = ? AND run = ? AND training_round < ?", (owner, run, training_round - 1)
         )
+
+    def fix_deal(self, owner: int, run: bytes, dealt_by: str) -> str:
+        """By what an owner's units are dealt into the blocks of a run: what was said first, and is kept."""
+        self._db.execute("INSERT OR IGNORE INTO deal VALUES (?, ?, ?)", (owner, run, dealt_by))
+        row = self._db.execute("SELECT dealt_by FROM deal WHERE owner = ? AND run = ?", (owner, run)).fetchone()
+        return str(row[0])
 
     def forget_baselines(self, run: bytes) -> None:
         """The run is over: what its rewards were says nothing about another one."""

@@ -86,14 +86,13 @@ def read_rows(path: str, needs: Iterable[str] = ()) -> list[Row]:
     rows = [line.row(required) for line in lines(path)]
     if not rows:
         raise UnusableData(f"{path} has no rows; each {NEEDED}")
-    return with_same_columns(rows)
+    return with_columns(rows, dict.fromkeys(column for row in rows for column in row))
 
 
-def with_same_columns(rows: Iterable[Row]) -> list[Row]:
-    """The same rows, null where one lacks a column of another. Rows of two units must not meet here."""
-    listed = list(rows)
-    columns = dict.fromkeys(column for row in listed for column in row)
-    return [{column: row.get(column) for column in columns} for row in listed]
+def with_columns(rows: Iterable[Row], columns: Iterable[str]) -> list[Row]:
+    """The same rows with these columns, null where one lacks them. Columns of two units must not meet here."""
+    named = tuple(columns)
+    return [{column: row.get(column) for column in named} for row in rows]
 
 
 def lines(path: str) -> list[Line]:

@@ -4,7 +4,7 @@ This file is the whole way from a data file to units, and it cuts first:
 
     file -> lines -> (each line alone) row, or a reason why not -> (each row alone) name of its unit -> units
 
-Until a row has joined its unit, no code holds it against another line; afterwards each unit is completed by itself.
+Until a row has joined its unit, no code holds it against another line; afterwards each batch of a unit is completed.
 So columns, names, blocks, seeds, batches and failures of a unit follow from its own lines and public numbers, and
 taking one unit away changes nothing about any other. What belongs to no unit (a line that cannot be read) is left
 out, with a reason for the owner alone. Names of units never leave the client.
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from fgrpo_secure.config.schema import Client
 from fgrpo_secure.learning.tasks.draws import Draws
-from fgrpo_secure.learning.tasks.files import Line, Row, UnusableData, lines, with_same_columns
+from fgrpo_secure.learning.tasks.files import Line, Row, UnusableData, lines, with_columns
 from fgrpo_secure.learning.tasks.sources import fixed_rows, needs
 
 NAME_BYTES = 16
@@ -26,8 +26,8 @@ NAME_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class UnitTable:
-    """One owner's data. `rows` maps a unit's name to its rows, in the data's order; `left_out` says, for the owner
-    alone, why lines belong to no unit."""
+    """One owner's data. `rows` maps a unit's name to its rows as they are, in the data's order; `left_out` says, for
+    the owner alone, why lines belong to no unit."""
 
     rows: Mapping[str, tuple[Row, ...]] = field(repr=False)
     label: tuple[str | int, ...] = field(repr=False)
@@ -38,11 +38,17 @@ class UnitTable:
         return [unit for unit in self.rows if Draws(*self.label, "turn", unit).below(blocks) == block]
 
     def batch(self, unit: str, round: int, step: int, count: int) -> list[Row]:
-        """At most `count` rows of a unit; none repeats before all were used in the round."""
+        """At most `count` rows of a unit, each with every column of the unit; none repeats before all were used in the
+        round.
+
+        **Why** Only here: completed all at once, rows with columns of their own take the square of their data, and a
+        unit whose rows do not fit into memory would take all others with it.
+        """
         rows = self.rows[unit]
         order = list(range(len(rows)))
         Draws(*self.label, "batch", unit, round).shuffle(order)
-        return [rows[order[(step * count + place) % len(rows)]] for place in range(min(count, len(rows)))]
+        chosen = [rows[order[(step * count + place) % len(rows)]] for place in range(min(count, len(rows)))]
+        return with_columns(chosen, dict.fromkeys(column for row in rows for column in row))
 
 
 def open_units(client: Client, seed: int, index: int, unit: str, most: int) -> UnitTable:
@@ -65,8 +71,7 @@ def open_units(client: Client, seed: int, index: int, unit: str, most: int) -> U
         raise UnusableData(
             f"client {client.name!r} holds more units than privacy.units_per_client = {most}; raise that public bound"
         )
-    whole = {name: tuple(with_same_columns(own)) for name, own in table.items()}
-    return UnitTable(whole, label, tuple(left_out))
+    return UnitTable({name: tuple(own) for name, own in table.items()}, label, tuple(left_out))
 
 
 def _named(

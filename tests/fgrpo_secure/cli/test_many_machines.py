@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 from contextlib import closing
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from fgrpo_secure.cli import app
 from fgrpo_secure.client import joining, own_view
 from fgrpo_secure.client import policy as client_policy
 from fgrpo_secure.config import own_file
-from fgrpo_secure.ledger.store import Ledger
+from fgrpo_secure.ledger.store import Ledger, Ledgers
 from fgrpo_secure.privacy.accounting import epsilon_of
 from fgrpo_secure.storage import identity_file, invitation, opening, signed_file
 from fgrpo_secure.storage.client_folder import ClientFolder, ClientFolderError
@@ -141,6 +142,30 @@ def test_a_run_that_the_owners_policy_forbids_is_not_joined(place, change, words
     assert words in outcome.stderr
     assert len(outcome.stderr.strip().splitlines()) == 1
     assert state(place) == before
+
+
+def test_a_run_that_divides_units_is_not_joined_by_an_owner_whose_ledgers_show_another(original, place):
+    """Each run deals units into blocks anew: what a unit paid elsewhere may be in another block's ledger."""
+    blocks = '[privacy]\nunit = "prompt_group"\nepsilon = 8.0\nmax_rounds_per_unit = 1\nunits_per_client = 8\n'
+    (place / "turns.toml").write_text(RUN.replace("rounds = 1", "rounds = 2") + blocks)
+    said("server", "new", place / "turns.toml", "--authority", original[1], "--out", place / "turns")
+    said("server", "invite", place / "turns", *URL, "--roster", place / "authority" / "roster.bin")
+    west = place / "west"
+    (west / "rows.jsonl").write_text('{"prompt": "1+1=", "answer": "2"}\n')
+    (west / "client.toml").write_text('name = "west"\n[data]\ndata = "rows.jsonl"\nreward = "exact"\n')
+    policy = (west / "client-policy.toml").read_text().replace('unit = "client"', 'unit = "prompt_group"')
+    (west / "client-policy.toml").write_text(re.sub(r"(?m)^seconds = .*$", "seconds = 1.0", policy))
+    joins = ("client", "join", west, place / "turns.invitation.json")
+    shown = call(*joins, input="n\n").output
+    assert "allows it: your ledger would stand at epsilon" in shown, shown
+    with closing(Ledgers(ClientFolder.open(west).ledgers)) as ledgers:
+        for block in range(2):
+            ledgers.open(f"3/block-{block}", Fraction(4)).intent(bytes(32), block, Fraction(block + 1, 8))
+    refused = unchanged(place, 1, *joins, "--yes")
+    assert (
+        "privacy.max_rounds_per_unit: rounds of a part of your units are accounted alone, and your ledger has"
+        in refused
+    )
 
 
 def test_a_client_certificate_is_named_in_the_owners_file_by_two_paths_from_its_folder(place):

@@ -18,7 +18,7 @@ from protocols.wire import Step
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("trains_once")]
 
 EVERYBODY = frozenset(range(8))
-MIXED = "privacy.epsilon: this client paid in another run, and sampled rounds are accounted alone"
+MIXED = "privacy.epsilon: this client paid in another run, and rounds of a part of its units are accounted alone"
 
 
 def test_a_client_joins_only_so_many_sessions_of_a_round_that_never_ask_for_its_vector(trial, small):
@@ -43,26 +43,46 @@ def test_a_client_joins_only_so_many_sessions_of_a_round_that_never_ask_for_its_
 
 @pytest.fixture
 def grouped(small):
-    """Owners whose unit is a prompt group, of which each has eight; and the same with secret sampling."""
+    """Owners whose unit is a prompt group, of which each has eight; what samples in secret, and what takes turns."""
     text = small[0].replace("[[client]]", "[[client]]\nrows = 8")
     text = text.replace("[privacy]", '[privacy]\nunit = "prompt_group"\nunits_per_client = 8')
-    return text.replace("prompts_per_step = 2", "prompts_per_step = 1"), ("privacy.sampling_rate=0.5",)
+    return text.replace("prompts_per_step = 2", "prompts_per_step = 1"), {
+        "whole": (),
+        "sampled": ("privacy.sampling_rate=0.5",),
+        "turns": ("privacy.max_rounds_per_unit=1",),
+    }
 
 
-@pytest.mark.parametrize("sampled_first", [True, False])
-def test_charges_of_sampled_rounds_and_of_another_runs_are_never_added_up(trial, grouped, sampled_first, monkeypatch):
-    text, sampled = grouped
-    first, second = ((*sampled,), ()) if sampled_first else ((), (*sampled,))
+@pytest.mark.parametrize("kinds", [("sampled", "whole"), ("whole", "sampled"), ("turns", "turns")], ids="-".join)
+def test_charges_of_a_part_of_the_units_and_of_another_run_are_never_added_up(trial, grouped, kinds, monkeypatch):
+    """Runs deal units into blocks by seeds of their own: what one charged to block 0, another has in block 1."""
+    text, settings = grouped
+    first, second = (settings[kind] for kind in kinds)
     paid = trial.federation(*first, text=text, name="first")
     trial.conduct(paid)
     trial.engines.pop().close()
     # A trial's configuration refuses to sample with shared owners; nothing stops an organisation's folder from it.
     owners = paid.directory.owners
     monkeypatch.setattr(RunDirectory, "with_owners", lambda directory, _: replace(directory, shared_owners=owners))
-    other = trial.federation(*second, text=text, name="second")
+    other = trial.federation(*second, "run.seed=1", text=text, name="second")
+    for training_round in range(2):
+        with pytest.raises(SessionFailed, match="8 clients refused"):
+            trial.conduct(other, training_round)
+        assert set(trial.sessions[-1].refusals.values()) == {MIXED}
+
+
+@pytest.mark.parametrize("change", [{"name": "another"}, {"subject": "another"}], ids="".join)
+def test_an_owners_units_are_dealt_into_the_blocks_of_a_run_once(trial, grouped, change):
+    """Its own file may be edited in mid-run: dealt anew, a unit that paid in block 0 would be one of block 1."""
+    text, settings = grouped
+    federation = trial.federation(*settings["turns"], text=text)
+    assert trial.conduct(federation, 0).result is not None
+    trial.restart(federation)
+    for participant in federation.engine.hosts[0]._participants.values():
+        participant._owner = replace(participant._owner, **change)
     with pytest.raises(SessionFailed, match="8 clients refused"):
-        trial.conduct(other)
-    assert set(trial.sessions[-1].refusals.values()) == {MIXED}
+        trial.conduct(federation, 1)
+    assert {each.split(":")[0] for each in trial.sessions[-1].refusals.values()} == {"privacy.max_rounds_per_unit"}
 
 
 class Server:
@@ -95,14 +115,16 @@ ORDERS = [
 ]
 
 
+@pytest.mark.parametrize("kinds", [("sampled", "whole"), ("turns", "turns")], ids="-".join)
 @pytest.mark.parametrize("order", ORDERS, ids="".join)
-def test_of_two_servers_only_one_gets_vectors_where_charges_do_not_add_up(trial, grouped, order, monkeypatch):
-    """`a` and `b` open their sessions, `A` and `B` ask for vectors: the first is of a run with secret sampling."""
-    text, sampled = grouped
-    first = trial.federation(*sampled, text=text, name="a")
+def test_of_two_servers_only_one_gets_vectors_where_charges_do_not_add_up(trial, grouped, kinds, order, monkeypatch):
+    """`a` and `b` open their sessions, `A` and `B` ask for vectors, of rounds that take a part of the units."""
+    text, settings = grouped
+    one, other = (settings[kind] for kind in kinds)
+    first = trial.federation(*one, text=text, name="a")
     owners = first.directory.owners
     monkeypatch.setattr(RunDirectory, "with_owners", lambda directory, _: replace(directory, shared_owners=owners))
-    second = trial.federation(text=text, name="b")
+    second = trial.federation(*other, text=text, name="b")
     trial.sessions.append(SimpleNamespace(learned={}, encoded={}, noised={}))
     servers = {"a": Server(first), "b": Server(second)}
     for act in order:

@@ -1,6 +1,7 @@
 """Rounds of clients whose units are people or prompts: neighbours, budgets by block, and data that fails quietly."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -221,6 +222,25 @@ def test_more_units_than_the_public_bound_are_refused(tmp_path):
     config = configuration(write(tmp_path / "p.jsonl"), privacy={"units_per_client": 3})
     with pytest.raises(UnusableData, match=r"more units than privacy\.units_per_client = 3"):
         open_units(config.client[0], 0, 0, "subject", 3)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(400, 1), (1, 400), (60, 60), (200, 100)])
+def test_a_unit_takes_no_more_memory_than_its_data_however_its_columns_lie(tmp_path, rows, columns):
+    """What one unit's rows take beyond their data would be missing for all others."""
+    own = [
+        {"prompt": "1", "answer": "1", "person": "x", **{f"{row}.{each}": 1 for each in range(columns)}}
+        for row in range(rows)
+    ]
+    path = tmp_path / "wide.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in own))
+    client = configuration(path).client[0]
+    tracemalloc.start()
+    table = open_units(client, 0, 0, "subject", 6)
+    batch = table.batch('"x"', 0, 0, 2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40 * path.stat().st_size + 100_000
+    assert [len(row) for row in batch] == [3 + rows * columns] * min(2, rows), "every column of the unit"
 
 
 def test_equal_rows_are_units_of_their_own(tmp_path):
