@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SHOWN = 12  # newest rounds in the table
 COLUMNS = ("round", "reward", "low", "high", "differ", "tokens", "cut off", "entropy", "KL", "clipped", "norm / clip")
+OF_TRAINERS = ("spread", "seconds")  # beside them where a trainer of the owner's own taught a round
 
 
 def view(folder: ClientFolder) -> RenderableType:
@@ -77,19 +78,25 @@ def _epsilons(folder: ClientFolder, spent: Callable[["Ledger"], Sequence[Fractio
 
 
 def _table(rounds: Sequence["RoundView"]) -> Table:
-    table = Table(*COLUMNS)
+    own = any(each.trainer for each in rounds)
+    table = Table(*COLUMNS, *(OF_TRAINERS if own else ()))
     for each in rounds:
-        table.add_row(
+        row = (
             str(each.round),
-            f"{each.reward:.3g}",
-            f"{each.reward_low:.3g}",
-            f"{each.reward_high:.3g}",
-            f"{each.differing} of {each.prompts}",
-            f"{each.length:.1f}",
-            f"{each.cut_off:.0%}",
-            f"{each.entropy:.2f}",
-            "-" if each.kl is None else f"{each.kl:.3g}",
-            "-" if each.clip_ratio is None else f"{each.clip_ratio:.1%}",
+            _known(each.reward, ".3g"),
+            _known(each.reward_low, ".3g"),
+            _known(each.reward_high, ".3g"),
+            f"{_known(each.differing, 'd')} of {each.prompts}",
+            _known(each.length, ".1f"),
+            _known(each.cut_off, ".0%"),
+            _known(each.entropy, ".2f"),
+            _known(each.kl, ".3g"),
+            _known(each.clip_ratio, ".1%"),
             f"{each.norm:.3g} / {each.clip_norm:g}",
         )
+        table.add_row(*row, *((_known(each.reward_spread, ".3g"), _known(each.seconds, ".1f")) if own else ()))
     return table
+
+
+def _known(figure: float | None, form: str) -> str:
+    return "-" if figure is None else format(figure, form)

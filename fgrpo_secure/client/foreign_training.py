@@ -6,7 +6,7 @@ The trainer may be anything, and its update is taken for nothing but numbers of 
 
 import base64
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,22 +19,35 @@ from fgrpo_secure.learning.adapters import AdaptedModel
 from fgrpo_secure.learning.grpo.isolated_reward import Limits
 from fgrpo_secure.learning.tasks import Row, Source
 from fgrpo_secure.learning.trainers import trainer_process
+from fgrpo_secure.learning.trainers.lesson import LOGGED
 from fgrpo_secure.learning.trainers.trainer_process import TrainerError
 from fgrpo_secure.plan.round_settings import RoundSettings
 
 FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What a trainer's process answered: the change of the round's factors, shape (dimension,), the rewards that it saw
+    first, in this owner's scale, zero where it names none, and figures for the owner's own view. Secret."""
+
+    update: FloatArray = field(repr=False)
+    rewards: FloatArray = field(repr=False)
+    log: Mapping[str, float] = field(repr=False)
+
+
 LARGEST = 1e9  # of a reward that a trainer reports; larger ones have no finite variance
 
 
 def train(
     client: Client, source: Source, adapted: AdaptedModel, settings: RoundSettings, seed: int, limits: Limits
-) -> tuple[FloatArray, FloatArray]:
-    """(update, rewards): the change of the round's factors, shape (dimension,), and the rewards that the trainer saw
-    first, in this owner's scale; zero where it names none. `limits` are those of a call of its rewards. Raises
-    TrainerError, also where training takes longer than the round leaves."""
+) -> Taught:
+    """A round's training. `limits` are those of a call of its rewards. Raises TrainerError, also where training takes
+    longer than the round leaves."""
     request = _request(client, _rows(source, settings), adapted, settings, seed)
     answer = trainer_process.call({**request, "limits": asdict(limits)}, settings.training_seconds)
-    return _update(answer, adapted.dimension(settings.training_round)), client.reward_scale * _rewards(answer)
+    update, seen = _update(answer, adapted.dimension(settings.training_round)), client.reward_scale * _rewards(answer)
+    return Taught(update, seen, _log(answer, seen, client.reward_scale))
 
 
 def _rows(source: Source, settings: RoundSettings) -> list[Row]:
@@ -68,6 +81,19 @@ def _update(answer: Mapping[str, Any], dimension: int) -> FloatArray:
     if update.shape != (dimension,):
         raise TrainerError(f"the trainer left {update.size} numbers where the round's factors have {dimension}")
     return update
+
+
+def _log(answer: Mapping[str, Any], seen: FloatArray, scale: float) -> dict[str, float]:
+    """In this owner's scale; of a trainer that logs nothing the rewards that it returned, if it did."""
+    given = answer.get("log")
+    found = {
+        name: float(given[name]) for name in LOGGED if isinstance(given, dict) and isinstance(given.get(name), float)
+    }
+    if "reward" in found:
+        return found | {name: scale * found[name] for name in ("reward", "reward_spread") if name in found}
+    if answer["rewards"]:
+        found |= {"reward": float(seen.mean()), "reward_low": float(seen.min()), "reward_high": float(seen.max())}
+    return found
 
 
 def _rewards(answer: Mapping[str, Any]) -> FloatArray:

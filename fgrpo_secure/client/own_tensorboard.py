@@ -13,7 +13,7 @@ from fgrpo_secure.storage.client_folder import PRIVATE_MODE, ClientFolderError
 EVENTS = "events.out.tfevents.*"  # what TensorBoard's own writer calls its files
 NUMBERS = (
     "reward", "reward_low", "reward_high", "prompts", "differing", "length", "cut_off", "entropy", "kl", "clip_ratio",
-    "norm", "clip_norm",
+    "norm", "clip_norm", "reward_spread", "seconds",
 )  # fmt: skip
 
 

@@ -11,6 +11,8 @@ import msgspec
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from fgrpo_secure.client.foreign_training import Taught
+from fgrpo_secure.config.schema import Client
 from fgrpo_secure.errors import printable
 from fgrpo_secure.learning.grpo.local_update import PromptGroups, Tally
 from fgrpo_secure.plan.round_settings import RoundSettings
@@ -38,22 +40,29 @@ class RoundView(msgspec.Struct, frozen=True):
     `entropy` and `kl` are means over tokens, in nats; `kl` is None without a KL term, `clip_ratio` without a second
     iteration, where no ratio can leave its range. `norm` is the length of what the clip norm cuts, on average: of the
     update, or of one unit's gradient. `completions` are those with the most and the least reward of one prompt.
+
+    `trainer` is the name of one of the owner's own. What that does not say is None: TRL's says most, as means over the
+    round's steps, a function what it returned. `reward_spread` is the deviation of a batch's rewards, `seconds` are the
+    trainer's.
     """
 
     round: int
-    reward: float
-    reward_low: float
-    reward_high: float
+    reward: float | None
+    reward_low: float | None
+    reward_high: float | None
     prompts: int
-    differing: int
-    length: float
-    cut_off: float
-    entropy: float
+    differing: int | None
+    length: float | None
+    cut_off: float | None
+    entropy: float | None
     kl: float | None
     clip_ratio: float | None
     norm: float
     clip_norm: float
     completions: tuple[Completion, ...] = ()
+    reward_spread: float | None = None
+    seconds: float | None = None
+    trainer: str = ""
 
     def __repr__(self) -> str:
         return f"RoundView(round={self.round}, ...)"  # secret but for its number
@@ -94,6 +103,29 @@ def of(
         norm=float(np.mean(tally.lengths or [0.0])),
         clip_norm=settings.clip_norm,
         completions=_most_apart(groups, tokenizer),
+    )
+
+
+def of_trainer(client: Client, taught: Taught, settings: RoundSettings, seconds: float) -> RoundView:
+    """The view of a round that the owner's own trainer taught."""
+    log, prompts = taught.log, settings.local_steps * settings.grpo.prompts_per_step
+    return RoundView(
+        round=settings.training_round + 1,
+        reward=log.get("reward"),
+        reward_low=log.get("reward_low"),
+        reward_high=log.get("reward_high"),
+        prompts=prompts,
+        differing=round(prompts * (1 - log["alike"])) if "alike" in log else None,
+        length=log.get("length"),
+        cut_off=log.get("cut_off"),
+        entropy=log.get("entropy"),
+        kl=log.get("kl"),
+        clip_ratio=log.get("clip_ratio"),
+        norm=float(np.linalg.norm(taught.update)),
+        clip_norm=settings.clip_norm,
+        reward_spread=log.get("reward_spread"),
+        seconds=seconds,
+        trainer=printable((client.trainer or "").rpartition("/")[2]),
     )
 
 

@@ -127,9 +127,13 @@ class Owner:
     def keep_view(
         self, adapted: AdaptedModel, groups: Sequence[PromptGroups], tally: Tally, settings: RoundSettings
     ) -> None:
-        """What the owner sees of the round. It is for nobody else, and costs nobody the round if it cannot be made."""
+        """What the owner sees of the round that the built-in loop trained."""
+        self._keep(lambda: own_view.of(groups, tally, adapted.base.tokenizer, settings), settings)
+
+    def _keep(self, view: Callable[[], own_view.RoundView], settings: RoundSettings) -> None:
+        """It is for nobody else, and costs nobody the round if it cannot be made."""
         try:
-            contained(lambda: own_view.append(self.log, own_view.of(groups, tally, adapted.base.tokenizer, settings)))
+            contained(lambda: own_view.append(self.log, view()))
         except UnusableRound as reason:
             self.write_log(f"round {settings.training_round}: no view of it was kept: {reason}")
 
@@ -141,8 +145,10 @@ class Owner:
         seed = self.rollout_seed(settings, "trainer")
 
         def train() -> Trained:
-            update, seen = foreign_training.train(client, self.source, adapted, settings, seed, self._limits())
-            return Trained(update, gain.observe(seen))
+            started = entropy.stopwatch()
+            taught = foreign_training.train(client, self.source, adapted, settings, seed, self._limits())
+            self._keep(lambda: own_view.of_trainer(client, taught, settings, entropy.stopwatch() - started), settings)
+            return Trained(taught.update, gain.observe(taught.rewards))
 
         return contained(train)
 

@@ -25,7 +25,7 @@ from typing import Any
 from fgrpo_secure.learning.grpo import reward_call, reward_worker
 from fgrpo_secure.learning.grpo.isolated_reward import IsolatedReward, Limits
 from fgrpo_secure.learning.grpo.reward_call import RewardError, RewardFunction
-from fgrpo_secure.learning.trainers.lesson import Lesson, Trainer
+from fgrpo_secure.learning.trainers.lesson import LOGGED, Lesson, Trainer
 from fgrpo_secure.learning.trainers.trainer_process import TRL
 
 DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, prctl(2): a trainer that ends this process ends itself
@@ -98,22 +98,21 @@ def _trained(trainer: Trainer, asked: Mapping[str, Any]) -> dict[str, Any]:
     adapted.trainable(number)
     limits = Limits(**asked["limits"])
     rewards = {str(spec or client.task): _limited(reward_of(client, spec), limits) for spec in client.rewards}
-    seen = trainer(
-        Lesson(
-            adapted.model,
-            adapted.base.tokenizer,
-            asked["rows"],
-            rewards,
-            client.reward_weights,
-            Grpo.model_validate(asked["grpo"]),
-            int(asked["steps"]),
-            asked["options"],
-            int(asked["seed"]),
-            start,
-        )
+    lesson = Lesson(
+        adapted.model,
+        adapted.base.tokenizer,
+        asked["rows"],
+        rewards,
+        client.reward_weights,
+        Grpo.model_validate(asked["grpo"]),
+        int(asked["steps"]),
+        asked["options"],
+        int(asked["seed"]),
+        start,
     )
+    seen = trainer(lesson)
     update = adapted.get_vector(number) - received
-    return {"update": base64.b64encode(update.tobytes()).decode(), "rewards": _numbers(seen)}
+    return {"update": base64.b64encode(update.tobytes()).decode(), "rewards": _numbers(seen), "log": _logged(lesson)}
 
 
 def _limited(function: RewardFunction, limits: Limits) -> RewardFunction:
@@ -123,6 +122,12 @@ def _limited(function: RewardFunction, limits: Limits) -> RewardFunction:
 def _numbers(seen: Any) -> list[float]:
     """Rewards that a trainer returns, those that are finite."""
     return [number for each in (() if seen is None else seen) if math.isfinite(number := float(each))]
+
+
+def _logged(lesson: Lesson) -> dict[str, float]:
+    """Of figures that only its owner looks at, those that are some: a wrong one costs no round."""
+    found = {name: lesson.log.get(name) for name in LOGGED}
+    return {name: each for name, each in found.items() if isinstance(each, float) and math.isfinite(each)}
 
 
 def _named(spec: str) -> str:

@@ -25,6 +25,12 @@ SAME = (  # of the run's table, under the same name
     "mask_truncated_completions", "use_bias_correction_kl",
 )  # fmt: skip
 
+NAMES = {  # of `LOGGED`, as TRL calls them
+    "reward": "reward", "reward_spread": "reward_std", "alike": "frac_reward_zero_std",
+    "length": "completions/mean_length", "cut_off": "completions/clipped_ratio", "entropy": "entropy", "kl": "kl",
+    "clip_ratio": "clip_ratio/region_mean",
+}  # fmt: skip
+
 
 def check(options: Mapping[str, Any]) -> None:
     """Returns if GRPOConfig has fields of these names that an owner may set. Raises RewardError."""
@@ -48,7 +54,18 @@ def train(lesson: Lesson) -> Sequence[float]:
         )
         _compare_with(lesson.adapter, lesson.start)
         trainer.train()
+    lesson.log.update(_means(trainer.state.log_history))
     return [float(line["reward"]) for line in trainer.state.log_history if "reward" in line][:1]
+
+
+def _means(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What TRL logged at the steps of this round, as means, by the names of `LOGGED`."""
+    found = {}
+    for ours, theirs in NAMES.items():
+        values = [float(line[theirs]) for line in history if theirs in line]
+        if values:
+            found[ours] = sum(values) / len(values)
+    return found
 
 
 def _compare_with(adapter: Any, start: Mapping[str, torch.Tensor]) -> None:

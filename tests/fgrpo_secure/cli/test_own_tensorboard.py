@@ -92,3 +92,33 @@ def test_without_tensorboard_one_sentence_says_what_to_install(folder, monkeypat
     assert done.exit_code == 2
     assert done.stderr == "fgrpo: TensorBoard is not installed; install the extra 'tensorboard'\n"
     assert not folder.tensorboard.exists()
+
+
+def test_a_round_of_an_owners_own_trainer_has_what_that_told(folder):
+    told = own_view.RoundView(
+        2,
+        0.5,
+        None,
+        None,
+        8,
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+        3.0,
+        1.0,
+        seconds=12.0,
+        trainer="trl",
+        reward_spread=0.25,
+    )
+    own_view.append(folder.log, told)
+    assert call("client", "watch", folder.root, "--once", "--tensorboard").exit_code == 0
+    numbers, _ = values(folder.tensorboard)
+    second = {name: points[1:] for name, points in numbers.items() if name not in ("own/kl", "own/epsilon")}
+    of_trainer = {"own/seconds": 12.0, "own/reward_spread": 0.25}
+    assert {name: numbers[name] for name in of_trainer} == {name: [(2, value)] for name, value in of_trainer.items()}
+    assert {name for name, points in second.items() if points} == {
+        f"own/{n}" for n in ("reward", "prompts", "norm", "clip_norm")
+    }
