@@ -1,9 +1,12 @@
 """The command line, called in this process, and small configurations for it."""
 
+import shutil
+
 import pytest
 from typer.testing import CliRunner
 
 from fgrpo_secure.cli import app
+from tests.fgrpo_secure.cli.organisations import NAMES, RUN, URL, said
 
 
 @pytest.fixture
@@ -55,3 +58,24 @@ def config(tmp_path, small):
         return path
 
     return write
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """Authority, server and five clients, up to the invitation: what each of their commands printed."""
+    root = tmp_path_factory.mktemp("organisations")
+    (root / "run.toml").write_text(RUN)
+    key = said("authority", "new", root / "authority")
+    lines = [said("client", "new", root / name, "--task", "add") for name in NAMES]
+    said("authority", "sign", root / "authority", *lines)
+    server = said("server", "new", root / "run.toml", "--authority", key, "--out", root / "five")
+    said("server", "invite", root / "five", *URL, "--roster", root / "authority" / "roster.bin")
+    return root, key, server, lines
+
+
+@pytest.fixture
+def place(original, tmp_path, monkeypatch):
+    """A copy of it, which a test may change."""
+    monkeypatch.setenv("COLUMNS", "200")
+    shutil.copytree(original[0], tmp_path / "o")
+    return tmp_path / "o"
