@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import tomlkit
 from pydantic import ValidationError
 
-from fgrpo_secure.config import reference
+from fgrpo_secure.config import anchors, reference
 from fgrpo_secure.config.problems import Origin, sentence, shown
 from fgrpo_secure.config.schema import Config, Section
 from fgrpo_secure.errors import UnusableInput
@@ -126,7 +126,7 @@ def _read(source: str) -> tuple[str, str, Path]:
         packaged = resources.files("fgrpo_secure.config") / "presets" / f"{source}.toml"
         return f"preset {source}", packaged.read_text(), Path.cwd()  # what --set names is meant from here
     path = Path(source)
-    if not _exists(path) or not path.is_file():
+    if not anchors.exists(path) or not path.is_file():
         raise ConfigError(
             f"there is no configuration {shown(source)}; give a path to a TOML file or one of the presets "
             + ", ".join(presets())
@@ -137,14 +137,6 @@ def _read(source: str) -> tuple[str, str, Path]:
         raise ConfigError(f"{source} is not a UTF-8 text file") from None
     except OSError as problem:
         raise ConfigError(f"{source} cannot be read: {problem.strerror}") from None
-
-
-def _exists(path: Path) -> bool:
-    """Also of names that no file can have: too long, or with a zero byte."""
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
 
 
 def _apply(table: dict[str, Any], override: str) -> str:
@@ -193,37 +185,10 @@ def _anchor_paths(table: dict[str, Any], folder: Path) -> None:
     named = [("model", ("path",)), ("adapter", ("init_from",)), ("evaluation", ("data", "reward"))]
     holders += [(table[name], keys) for name, keys in named if isinstance(table.get(name), dict)]
     for entry, keys in holders:
-        anchor(entry, folder, *keys)
+        anchors.anchor(entry, folder, *keys)
     engine = table.get("engine")
     if isinstance(engine, dict) and isinstance(engine.get("owners"), str):  # made by the first run that names it
         engine["owners"] = str(folder / engine["owners"])
-
-
-def anchor(entry: dict[str, Any], folder: Path, path: str, *functions: str) -> None:
-    """Make what `entry` says under the key `path`, and under those of functions, absolute, where it is a file in
-    `folder`."""
-    value = entry.get(path)
-    if isinstance(value, str) and _exists(folder / value):
-        entry[path] = str(folder / value)
-    for key in functions:
-        specs = entry.get(key)
-        if isinstance(specs, str):
-            entry[key] = _anchored_function(specs, folder)
-        elif isinstance(specs, list):
-            entry[key] = [_anchored_function(each, folder) if isinstance(each, str) else each for each in specs]
-
-
-def _anchored_function(spec: str, folder: Path) -> str:
-    """A "module:function" as "/folder/module.py:function" where that file exists; else the module is installed.
-
-    A file is named, and no folder put on the import path: there, protocols.py of an owner would hide ours.
-    """
-    module, separator, name = spec.rpartition(":")
-    inside = folder / (module if module.endswith(".py") else module.replace(".", "/"))
-    for file in (inside, inside.with_name(f"{inside.name}.py"), inside / "__init__.py"):
-        if separator and module and file.suffix == ".py" and _exists(file) and file.is_file():
-            return f"{file}:{name}"
-    return spec
 
 
 def _table(section: Section) -> tomlkit.items.Table:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from fgrpo_secure.config import files, unit_rules
+from fgrpo_secure.config import anchors, files, unit_rules
 from fgrpo_secure.config.files import ConfigError
 from fgrpo_secure.config.schema import Client, Count, Model, Setting
 from fgrpo_secure.config.section import Section
@@ -105,9 +105,9 @@ def load(path: Path) -> OwnFile:
     except ValueError as problem:
         raise ConfigError(f"{path} is not valid TOML: {problem}") from None
     if isinstance(data := table.get("data"), dict):
-        files.anchor(data, path.resolve().parent, "data", "reward", "trainer")
+        anchors.anchor_own(data, path)
     if isinstance(machine := table.get("machine"), dict):
-        files.anchor(machine, path.resolve().parent, "model")
+        anchors.anchor(machine, path.resolve().parent, "model")
     found = files.parse_as(OwnFile, table, str(path))
     check(found, str(path))
     return found

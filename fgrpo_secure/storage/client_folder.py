@@ -18,18 +18,17 @@ import fcntl
 import os
 import re
 import sqlite3
-import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-import fgrpo_secure
+from fgrpo_secure.config import anchors
 from fgrpo_secure.errors import UnusableInput, printable
 from fgrpo_secure.storage import identity_file, invitation
 from fgrpo_secure.storage.invitation import RUN, Invitation
+from fgrpo_secure.storage.kept import Kept, below, code_of, imported
 from fgrpo_secure.storage.owners_folder import LEDGERS, STATE
 
 IDENTITY = "client.identity"
@@ -40,14 +39,6 @@ LARGEST_ADAPTER = 1 << 31  # bytes, where nothing says how large it is
 
 class ClientFolderError(UnusableInput):
     """The folder cannot be used for what was asked; the sentence says why."""
-
-
-class Kept(NamedTuple):
-    """What another user of the machine must not reach: `secrets` neither to read nor to change, `code`, which this
-    client runs, not to change."""
-
-    secrets: tuple[Path, ...]
-    code: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -107,6 +98,11 @@ class ClientFolder:
         return self.root / "client.log"
 
     @property
+    def rounds(self) -> Path:
+        """What the owner sees of its own rounds; `client.own_view` writes it."""
+        return self.root / "client.rounds.jsonl"
+
+    @property
     def tensorboard(self) -> Path:
         return self.root / "tensorboard"
 
@@ -159,16 +155,21 @@ class ClientFolder:
         return certificate, key
 
     def kept(self) -> Kept:
-        """The folder with its books, keys and data, wherever links lead, and the files of rewards and of a trainer."""
-        own = (self.root, self.identity, self.next_identity, self.policy, self.own_file, self.log)
+        """The folder with its books, keys and data, wherever links lead, and the code that the client runs.
+
+        Raises UnusableInput if client.toml cannot be read, or names more than can be looked at.
+        """
         table = self._own().get("data", {})
         data = table if isinstance(table, dict) else {}
+        anchors.anchor_own(data, self.own_file)  # as `config.own_file.load` does
         named = (data.get("reward"), data.get("trainer"))
         functions = [spec for each in named for spec in (each if isinstance(each, list) else [each])]
-        rows = (self.root / str(data["data"]),) if "data" in data else ()  # an absolute path stays as it is
-        ours = (Path(fgrpo_secure.__file__).parent, Path(sys.executable))
-        code = tuple(file for spec in functions if isinstance(spec, str) for file in self._files_of(spec))
-        return Kept((*own, self.state, self.ledgers, self.runs, self.root / "spool", *rows), (*code, *ours))
+        files = (self.identity, self.next_identity, self.policy, self.own_file, self.log, self.rounds, self.pid)
+        folders = [self.tensorboard, self.state.parent, self.runs, self.root / "spool"]
+        folders += [Path(str(data["data"]))] if "data" in data else []
+        secrets = (*files, self.status, self.state, self.ledgers, *(file for each in folders for file in below(each)))
+        code = (file for spec in functions if isinstance(spec, str) for file in code_of(spec))
+        return Kept((self.root, *secrets), (*code, *imported()))
 
     def pinned(self) -> tuple[str, ...]:
         """The identities (hex) of the runs that were joined."""
@@ -267,13 +268,6 @@ class ClientFolder:
         """Add one line to the log that only the owner reads; what cannot be printed stands there escaped."""
         with suppress(OSError), open(os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:
             file.write(printable(line[:LONGEST_LINE]) + "\n")
-
-    def _files_of(self, spec: str) -> tuple[Path, ...]:
-        """Where a "module:function" of client.toml may lie beside it (`config.files` chooses); none if it has none."""
-        module, separator, _ = spec.rpartition(":")
-        inside = self.root / (module if module.endswith(".py") else module.replace(".", "/"))
-        files = (inside, inside.with_name(f"{inside.name}.py"), inside / "__init__.py")
-        return tuple(file for file in files if separator and module and file.suffix == ".py" and file.is_file())
 
     def _network(self) -> dict[str, str]:
         network = self._own().get("network", {})

@@ -17,7 +17,8 @@ from fgrpo_secure.engines.https.engine import HttpsEngine
 from fgrpo_secure.engines.https.signing import Asked, Receiver
 from fgrpo_secure.engines.https.unix_pipe import Pipe
 from fgrpo_secure.storage import identity_file
-from fgrpo_secure.storage.client_folder import ClientFolder, Kept
+from fgrpo_secure.storage.client_folder import ClientFolder
+from fgrpo_secure.storage.kept import Kept
 from protocols.identity import Identity
 from protocols.roster import Entry, Roster
 from threat_model import world

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fgrpo_secure.errors import UnusableInput
-from fgrpo_secure.storage.access import READ, WRITE, User, way_in
-from fgrpo_secure.storage.client_folder import Kept
+from fgrpo_secure.storage.access import READ, WRITE, Reach, User
+from fgrpo_secure.storage.kept import Kept
 
 SCHEME = "unix:"
 LONGEST_PATH = 107  # bytes that the kernel takes
@@ -127,9 +127,10 @@ def _why_not(user: User, kept: Kept) -> str | None:
         return "reads all of this machine; run the engine's client as a user of its own, in a container, too"
     if _is_hidden(user.uid):
         return "is of another user namespace, and might be anybody; run both where each has a user id of its own"
+    reach = Reach(user)
     for paths, wanted in ((kept.secrets, READ | WRITE), (kept.code, WRITE)):
         for path in paths:
-            if (how := way_in(user, path, wanted)) is not None:
+            if (how := reach.way_in(path, wanted)) is not None:
                 return f"{how}; take that right away with chmod or chgrp, or run the engine's client as another user"
     return None
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from fgrpo_secure.config.anchors import import_root
 from fgrpo_secure.errors import UnusableInput
 
 RewardFunction = Callable[..., Sequence[float | None]]
@@ -67,10 +68,7 @@ def _imported(module: str) -> ModuleType:
     """
     if not module.endswith(".py"):
         return importlib.import_module(module)
-    file = Path(module).resolve()
-    root, names = file.parent, [] if file.stem == "__init__" else [file.stem]
-    while (root / "__init__.py").is_file():
-        root, names = root.parent, [root.name, *names]
+    root, names = import_root(Path(module))
     if str(root) not in sys.path:
         sys.path.append(str(root))
     package = ModuleType(f"owners_{hashlib.sha256(os.fsencode(root)).hexdigest()}")

@@ -36,7 +36,7 @@ import sys
 from pathlib import Path
 from fgrpo_secure.engines.https.unix_pipe import Pipe
 from fgrpo_secure.errors import UnusableInput
-from fgrpo_secure.storage.client_folder import Kept
+from fgrpo_secure.storage.kept import Kept
 import os, pwd
 os.setgroups([]); os.setgid({uid}); os.setuid({uid})
 try:

@@ -3,19 +3,23 @@
 import gc
 import os
 import socket
+import sys
 import threading
 import warnings
 from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 
 import httpx
 import pytest
 
+from fgrpo_secure.client import own_view
 from fgrpo_secure.engines.https import client_loop, dialer, unix_pipe
 from fgrpo_secure.engines.https.dialer import Dialer, NotReached, Place
 from fgrpo_secure.engines.https.engine import HttpsEngine
 from fgrpo_secure.engines.https.unix_pipe import Pipe, path_of
 from fgrpo_secure.errors import UnusableInput
-from fgrpo_secure.storage.client_folder import ClientFolder, Kept
+from fgrpo_secure.storage.client_folder import ClientFolder
+from fgrpo_secure.storage.kept import Kept
 from tests.fgrpo_secure.engines.conftest import AUTHORITY, CLIENTS, ROSTER, RUN, SERVER, SIGNED
 from tests.fgrpo_secure.engines.pipes import STRANGER, meeting_place, needs_root, piped, said_by
 
@@ -208,8 +212,9 @@ def test_an_owners_folder_names_all_that_is_kept(tmp_path):
     kept = folder.kept()
     assert {folder.root, folder.state, folder.ledgers, folder.identity, folder.own_file} < set(kept.secrets)
     assert str(kept.secrets[-1]) == "/srv/rows.jsonl"
-    assert folder.root / "reward.py" in kept.code
-    assert len(kept.code) == 3, "the reward, this package, and what runs it"
+    assert {folder.tensorboard, folder.rounds, folder.status, folder.pid, folder.root / "spool"} < set(kept.secrets)
+    assert folder.rounds == own_view.path_beside(folder.log)
+    assert {folder.root / "reward.py", folder.root, Path(sys.executable), *map(Path, sys.path)} <= set(kept.code)
 
 
 def test_a_daemon_whose_pipe_is_refused_at_its_start_ends_with_that_sentence(tmp_path, place, monkeypatch):

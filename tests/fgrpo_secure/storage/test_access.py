@@ -104,13 +104,45 @@ def test_a_link_is_followed_to_what_it_leads_to_and_its_own_folder_counts(tmp_pa
         rows.chmod(0o604)
         assert way_in(stranger, rows) == f"could read {rows}"
         assert way_in(stranger, rows, WRITE) is None
-        assert way_in(stranger, place / "not there") is None
+        assert way_in(stranger, place / "not there", READ) is None
+        assert "could put something of its own at" in (way_in(stranger, place / "not there") or "")
+        assert way_in(stranger, rows.parent / "rows.jsonl" / "not a folder") is None
 
 
 def test_a_path_that_goes_in_a_circle_is_no_promise(tmp_path):
     (tmp_path / "a").symlink_to(tmp_path / "b")
     (tmp_path / "b").symlink_to(tmp_path / "a")
     assert "cannot be looked at" in (way_in(User(ME, frozenset()), tmp_path / "a") or "")
+
+
+def test_a_file_with_a_second_name_is_open_wherever_its_first_name_lies(tmp_path):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    rows = closed / "rows.jsonl"
+    rows.write_text("x")
+    rows.chmod(0o644)
+    stranger = User(ME, frozenset({ME}))
+    assert way_in(stranger, rows) is None
+    os.link(rows, tmp_path / "other")
+    assert way_in(stranger, rows) == f"could read {rows}, a file of several names"
+    assert way_in(stranger, rows, WRITE) is None
+    rows.chmod(0o600)
+    assert way_in(stranger, rows) is None
+
+
+def test_a_way_up_from_a_link_is_the_way_up_from_what_it_leads_to():
+    with meeting_place() as place:
+        place.chmod(0o755)
+        for name, mode in (("open", 0o777), ("open/inner", 0o755), ("closed", 0o755)):
+            (place / name).mkdir()
+            (place / name).chmod(mode)
+        (place / "closed" / "link").symlink_to(place / "open" / "inner")
+        (place / "closed" / "rows").write_text("x")
+        (place / "closed" / "rows").chmod(0o600)
+        stranger = User(ME, frozenset({ME}))
+        assert way_in(stranger, place / "closed" / "rows") is None
+        up = place / "closed" / "link" / ".." / ".." / "closed" / "rows"
+        assert f"could replace what is in {place}/open" == way_in(stranger, up)
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o750, 0o711])
