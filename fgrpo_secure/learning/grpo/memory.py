@@ -11,7 +11,7 @@ from fgrpo_secure.learning.grpo.rollouts import Rollouts
 STEP_BYTES = 1 << 30  # what one backward pass may keep, about: small steps go in one
 LAYER_COPIES = 2  # of every linear layer's output: its own and what the next function makes of it
 LOGIT_COPIES = 4  # the model's, those in float32 over the temperature, their log-softmax and their gradient
-KEPT_LOGITS = 2  # the model's and their gradient, where the rest is computed piece by piece
+KEPT_LOGITS = 4  # each row's, all in one, their gradient and its pieces: the rest is computed piece by piece
 FLOAT = 4
 
 
