@@ -97,7 +97,8 @@ class IsolatedReward:
     spec: str
     folder: str
     limits: Limits = Limits()
-    options: Mapping[str, float] = field(default_factory=dict)  # arguments that are the same in every call
+    options: Mapping[str, float | str] = field(default_factory=dict)  # arguments that are the same in every call
+    divides_its_time: bool = False  # among completions: it is told `call_seconds`
     worker: list[Worker] = field(default_factory=list, repr=False, compare=False)  # one, replaced when it is lost
 
     @staticmethod
@@ -109,8 +110,8 @@ class IsolatedReward:
 
     @property
     def asks(self) -> frozenset[str]:
-        """The arguments that the function cannot be called without, by name."""
-        return self.worker[0].asks
+        """The arguments that the function needs of every row, by name."""
+        return self.worker[0].asks - set(self._same_in_every_call())
 
     def within(self, limits: Limits) -> "IsolatedReward":
         """The same function, in the same process, with other limits."""
@@ -119,11 +120,14 @@ class IsolatedReward:
     def __call__(self, /, **arguments: Any) -> list[float | None]:
         if not self.worker[0].alive:
             self.worker[0] = _worker(self.spec, self.folder)
-        given = {**arguments, **self.options}
+        given = {**arguments, **self._same_in_every_call()}
         sent = {name: value for name, value in given.items() if name not in LOGS}  # the call's process has its own
         if STATE in sent:
             sent[STATE] = vars(sent[STATE])
         return self.worker[0].call(sent, self.limits)
+
+    def _same_in_every_call(self) -> dict[str, float | str]:
+        return {**self.options, **({"call_seconds": self.limits.seconds} if self.divides_its_time else {})}
 
 
 def _worker(spec: str, folder: str) -> Worker:

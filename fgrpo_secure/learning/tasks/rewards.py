@@ -3,8 +3,9 @@
 `exact`, `contains`, `partial`, `signed` and `percent` compare a completion with the row's `answer`; leading and
 trailing white space does not count. They differ in scale on purpose: owners that pay 0 or 1, -1 to 1 and 0 to 100 can
 train together. `numeric`, `format` and `length` are for models that write sentences; an argument stands in parentheses.
-`math` and `reasoning-gym` are other libraries' (extras), which read what a model wrote: they run where an owner's own
-`module:function` does, in a process of its own. Those are resolved by `fgrpo_secure.learning.grpo.rewards`.
+`math` and `reasoning-gym` are other libraries' (extras), which read what a model wrote: they, and `format`, whose
+pattern may never end, run where an owner's own `module:function` does, in a process of its own. Those are resolved by
+`fgrpo_secure.learning.grpo.rewards`.
 """
 
 import importlib.util
@@ -25,7 +26,7 @@ RewardFunction = Callable[..., Sequence[float | None]]
 Said = str | Sequence[Mapping[str, Any]]  # a completion: a text, or the assistant's messages
 PREFIX_CREDIT = 0.3
 TOLERANCE = 1e-6
-PATTERN_SECONDS = 1.0  # for one completion: some patterns never come to an end on some texts
+WORD = regex.compile(r"\w")
 NUMBER = r"(?<![\w.)])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))(?:[eE][-+]?\d+)?"
 LAST_NUMBER = regex.compile(rf"(?P<above>{NUMBER})(?:\s?/\s?(?P<below>\d+(?:\.\d+)?))?")
 SPEC = regex.compile(r"(?P<name>[a-z]+)\((?P<argument>.+)\)", regex.DOTALL)
@@ -65,7 +66,15 @@ def contains(completions: Sequence[Said], answer: Sequence[str], **_: Any) -> li
 
 
 def _stands_in(answer: str, said: str) -> bool:
-    return regex.search(rf"(?<!\w){regex.escape(answer)}(?!\w)", said) is not None
+    """No pattern: of an answer and a text that are long and alike, the search for one takes the product of both."""
+    return answer in said and any(
+        said.startswith(answer, at) and not _is_word(said, at - 1) and not _is_word(said, at + len(answer))
+        for at in range(len(said) - len(answer) + 1)
+    )
+
+
+def _is_word(said: str, at: int) -> bool:
+    return 0 <= at < len(said) and WORD.match(said, at) is not None
 
 
 def partial(completions: Sequence[Said], answer: Sequence[str], **_: Any) -> list[float | None]:
@@ -104,21 +113,9 @@ def numeric(
     ]
 
 
-def formatted(completions: Sequence[Said], pattern: "regex.Pattern[str]", **_: Any) -> list[float | None]:
-    """1 where the pattern is found in the completion, else 0; also where looking for it takes too long."""
-    return [float(_found(pattern, text_of(said))) for said in completions]
-
-
 def short(completions: Sequence[Said], completion_ids: Sequence[Sequence[int]], tokens: float, **_: Any) -> list[float]:
     """1 up to so many tokens, from there down to 0 at twice as many."""
     return [min(1.0, max(0.0, 2 - len(ids) / tokens)) for ids, _said in zip(completion_ids, completions, strict=True)]
-
-
-def _found(pattern: "regex.Pattern[str]", text: str) -> bool:
-    try:
-        return pattern.search(text, timeout=PATTERN_SECONDS) is not None
-    except TimeoutError:
-        return False
 
 
 BUILT_IN: Mapping[str, RewardFunction] = MappingProxyType(
@@ -131,6 +128,7 @@ LIBRARIES: Mapping[str, tuple[str, str, str]] = MappingProxyType(  # reward -> f
         GYM_REWARD: ("fgrpo_secure.learning.tasks.gym_scores:gym_score", "reasoning_gym", "tasks"),
     }
 )
+PATTERNS = "fgrpo_secure.learning.tasks.patterns:formatted"
 WITH_ARGUMENT = ("numeric(tolerance)", "math(tolerance)", "format(pattern)", "length(tokens)")
 
 
@@ -175,23 +173,28 @@ def columns_of(specs: Iterable[str]) -> tuple[str, ...]:
 
 
 def _of_a_library(name: str, owner: str, **options: float) -> RewardFunction:
-    from fgrpo_secure.learning.grpo.isolated_reward import IsolatedReward
-
     function, module, extra = LIBRARIES[name]
     if importlib.util.find_spec(module) is None:
         raise UnusableData(
             f"{owner} asks for reward {name!r}, which needs {module.replace('_', '-')}: "
             f"pip install 'fgrpo-secure[{extra}]'"
         )
-    return replace(IsolatedReward.open(function), options=options)
+    return _within_its_time(function, options)
+
+
+def _within_its_time(function: str, options: Mapping[str, float | str]) -> RewardFunction:
+    from fgrpo_secure.learning.grpo.isolated_reward import IsolatedReward
+
+    return replace(IsolatedReward.open(function), options=options, divides_its_time=True)
 
 
 def _with_argument(spec: str, name: str, argument: str, owner: str) -> RewardFunction:
     if name == "format":
         try:
-            return with_argument(formatted, pattern=regex.compile(argument, regex.DOTALL))
+            regex.compile(argument, regex.DOTALL)
         except regex.error as problem:
             raise UnusableData(f"{owner} asks for reward {spec!r}, whose pattern is none: {problem.msg}") from None
+        return _within_its_time(PATTERNS, {"pattern": argument})
     numbers: Mapping[str, tuple[RewardFunction, str]] = {"numeric": (numeric, "tolerance"), "length": (short, "tokens")}
     if name not in (*numbers, "math"):
         raise UnusableData(f"{owner} asks for reward {spec!r}; with an argument there are {', '.join(WITH_ARGUMENT)}")

@@ -11,6 +11,7 @@ and nothing that was made from a text runs there but arithmetic.
 
 import math
 import os
+import resource
 import signal
 import struct
 import sys
@@ -18,6 +19,8 @@ from collections.abc import Callable
 from types import CodeType
 
 SECONDS = 1.0  # of the processor for one completion, so that a mark does not depend on what else a machine does
+OF_A_CALL = 0.8  # of its time is divided among the completions; the rest is for what they have in common
+MEMORY = 1 << 30  # bytes for one completion
 MARK = struct.Struct("<d")
 CALLED = frozenset(  # by what sympy makes of an expression; none of them does anything to anything
     {
@@ -32,16 +35,31 @@ class CodeInText(Exception):
     """A library was about to run what a completion says."""
 
 
-def mark(of_one: Callable[[], float]) -> float | None:
+def share(call_seconds: float, completions: int) -> float:
+    """The seconds on the clock that each of a call's completions may take.
+
+    **Why** equal parts: with what others left over, one slow completion would change the marks of those that follow it,
+    or end the whole call.
+    """
+    return OF_A_CALL * call_seconds / max(1, completions)
+
+
+def mark(of_one: Callable[[], float], seconds: float = math.inf) -> float | None:
     """What the function returns, in a process that ends with it; None for what is not finite. 0 where it raises, takes
-    longer than SECONDS of the processor or more memory than the call may have, or would run a completion as code."""
+    longer than SECONDS of the processor or `seconds` on the clock, needs more memory than MEMORY or than the call may
+    have, or would run a completion as code."""
     result, sink = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             # The kernel's own action: a handler in Python would wait for a power in C to come to its end.
-            signal.signal(signal.SIGPROF, signal.SIG_DFL)
+            for number in (signal.SIGPROF, signal.SIGALRM):
+                signal.signal(number, signal.SIG_DFL)
             signal.setitimer(signal.ITIMER_PROF, SECONDS)
+            if math.isfinite(seconds):
+                signal.setitimer(signal.ITIMER_REAL, seconds)
+            most, hard = resource.getrlimit(resource.RLIMIT_DATA)
+            resource.setrlimit(resource.RLIMIT_DATA, (MEMORY if most < 0 else min(MEMORY, most), hard))
             sys.addaudithook(_refuse_code)  # cannot be taken away again, and is gone with the process
             os.write(sink, MARK.pack(of_one()))
         finally:

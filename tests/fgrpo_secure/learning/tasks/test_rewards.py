@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fgrpo_secure import entropy
 from fgrpo_secure.config.schema import Client, Evaluation
+from fgrpo_secure.learning.grpo.isolated_reward import IsolatedReward, Limits
 from fgrpo_secure.learning.tasks import ALL_TASKS, BUILT_IN, UnusableData, evaluation_reward, is_correct, reward_of
 from fgrpo_secure.learning.tasks.rewards import PREFIX_CREDIT, credit, number_in
 
@@ -34,6 +37,32 @@ def test_contains_pays_for_the_answer_as_words_of_its_own() -> None:
     right = ["12", "12", "12", "12", "Rome", "Rome"]
     assert BUILT_IN["contains"](completions=said, answer=right) == [1, 0, 1, 0, 1, 0]
     assert BUILT_IN["contains"](completions=["aab", "a.b"], answer=["a.b", "a.b"]) == [0, 1], "no pattern"
+
+
+@given(st.text("a!é_ \n\u0301", max_size=9), st.text("a!é_ \n\u0301", max_size=3))
+def test_contains_is_the_search_for_the_answer_with_no_letter_at_either_side(said: str, answer: str) -> None:
+    slow = regex.search(rf"(?<!\w){regex.escape(answer)}(?!\w)", said) is not None
+    assert BUILT_IN["contains"](completions=[said], answer=[answer]) == [float(slow)]
+
+
+def test_contains_reads_a_long_answer_in_a_long_text_in_no_time() -> None:
+    said, answer = "!" * 100_000, "!" * 50_000 + "a"
+    started = entropy.processor_time()
+    assert BUILT_IN["contains"](completions=[said, f"{said}a"], answer=[answer, answer]) == [0, 1]
+    long = ["b" * 200_000 + str(number) for number in range(8)]
+    assert BUILT_IN["contains"](completions=["a"] * 8, answer=long) == [0] * 8
+    assert entropy.processor_time() - started < 1
+
+
+def test_a_pattern_without_end_takes_the_time_of_one_call_and_no_other_completions_mark() -> None:
+    reward = reward_of(Client(name="a", data="x", reward="format((a|a|a|aa)+$)"), "format((a|a|a|aa)+$)")
+    assert isinstance(reward, IsolatedReward)
+    assert reward.asks == {"completions"}
+    said = ["a" * 60 + "b"] * 12 + ["aaa"]
+    started = entropy.stopwatch()
+    paid = reward.within(Limits(seconds=6.5))(prompts=["p"] * 13, completions=said, completion_ids=[[0]] * 13)
+    assert paid == [0.0] * 12 + [1.0]
+    assert entropy.stopwatch() - started < 6.5
 
 
 @given(st.text(max_size=8), st.text("0123456789", min_size=1, max_size=7))

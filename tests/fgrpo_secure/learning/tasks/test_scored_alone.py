@@ -72,3 +72,11 @@ def test_what_fails_is_worth_nothing(failing) -> None:
 
 def test_what_is_no_number_marks_nothing() -> None:
     assert scored_alone.mark(lambda: float("nan")) is None
+
+
+def test_a_mark_takes_no_more_than_its_part_of_the_time_and_of_the_memory() -> None:
+    started = entropy.stopwatch()
+    assert scored_alone.mark(lambda: float(entropy.sleep(60) or 1), scored_alone.share(1.0, 4)) == 0.0
+    assert entropy.stopwatch() - started < 30
+    assert scored_alone.mark(lambda: float(len(bytearray(scored_alone.MEMORY)))) == 0.0
+    assert scored_alone.share(60.0, 0) == scored_alone.share(60.0, 1) < 60.0
