@@ -17,12 +17,15 @@ from fgrpo_secure.learning.tasks import scored_alone
 from fgrpo_secure.learning.tasks.rewards import Said, text_of
 
 
-def gym_score(completions: Sequence[Said], reasoning_gym: Sequence[str], **_: Any) -> list[float | None]:
+def gym_score(
+    completions: Sequence[Said], reasoning_gym: Sequence[str], call_seconds: float, **_: Any
+) -> list[float | None]:
     """The score of what stands between <answer> and </answer>, or else of the whole completion. A row of no data set
     marks nothing."""
     made: dict[str, Any] = {}  # some data sets take a third of a second to make
+    seconds = scored_alone.share(call_seconds, len(completions))
     return [
-        scored_alone.mark(partial(_of_one, text_of(said), *_problem(own, made)))
+        scored_alone.mark(partial(_of_one, text_of(said), *_problem(own, made)), seconds)
         for said, own in zip(completions, reasoning_gym, strict=True)
     ]
 

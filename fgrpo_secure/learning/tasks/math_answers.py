@@ -20,12 +20,13 @@ WARM = r"$\frac{1}{2}$ or 2+3"  # what is set up for a first reading would be se
 
 
 def math_answer(
-    completions: Sequence[Said], answer: Sequence[str], tolerance: float = TOLERANCE, **_: Any
+    completions: Sequence[Said], answer: Sequence[str], call_seconds: float, tolerance: float = TOLERANCE, **_: Any
 ) -> list[float | None]:
     """1 for the answer, in whatever form, or a number within `tolerance` of it; else 0. Answers that cannot be read
     mark nothing."""
+    seconds = scored_alone.share(call_seconds, len(completions))
     return [
-        scored_alone.mark(partial(_of_one, text_of(said), right, tolerance))
+        scored_alone.mark(partial(_of_one, text_of(said), right, tolerance), seconds)
         for said, right in zip(completions, answer, strict=True)
     ]
 

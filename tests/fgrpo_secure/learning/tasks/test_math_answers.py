@@ -53,5 +53,10 @@ def test_it_works_in_a_thread_and_keeps_to_its_owners_limits(math: IsolatedRewar
     thread.start()
     thread.join()
     assert found == [[1.0]], "no signal of math-verify's, which only a main thread may set"
-    with pytest.raises(RewardError, match=r"took longer than 0\.05 seconds"):
-        paid(math.within(Limits(seconds=0.05)), [(ENDLESS, "42")] * 4)
+    with pytest.raises(RewardError, match=r"took longer than 0\.0001 seconds"):
+        paid(math.within(Limits(seconds=0.0001)), [("42", "42")] * 4)
+
+
+def test_completions_without_end_leave_the_others_their_part_of_the_calls_time(math: IsolatedReward) -> None:
+    pairs = [(ENDLESS, "42")] * 9 + [("42", "42")]
+    assert paid(math.within(Limits(seconds=7.0)), pairs) == [0.0] * 9 + [1.0]
