@@ -1,6 +1,7 @@
 """Check a claim of this repository: `python -m benchmarks NAME [--quick]`; without a name, what there is to check.
 
-What learns is measured here (`epsilon`, `weights`, `hospitals`, `second_family`, `baselines`, `direction`, `levers`):
+What learns is measured here (`epsilon`, `weights`, `hospitals`, `silos`, `second_family`, `baselines`,
+`direction`, `levers`):
 finished runs are lines of `results/NAME.jsonl`, what is missing is run, and a claim is said to hold or not. `--quick`
 repeats the smallest part that can fail, beside the files. `page` writes figures and plots into their pages.
 All other names are scripts of this folder, with options of their own: `python -m benchmarks aggregation --help`.
@@ -12,7 +13,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-LEARNING = ("epsilon", "weights", "hospitals", "second_family", "baselines", "direction", "levers", "page")
+LEARNING = ("epsilon", "weights", "hospitals", "silos", "second_family", "baselines", "direction", "levers", "page")
 SCRIPTS = (
     "aggregation",
     "big_adapters",

@@ -4,7 +4,7 @@ Settings were chosen on public problems with other seeds (100 to 199); seeds 100
 """
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ KINDS = direction.KINDS
 FEWER = tuple(f"client.{kind}.count=8" for kind in KINDS)  # without noise it does not matter how many share it
 ONE_FACTOR = ("adapter.factors=ffa", "server.learning_rate=400")
 LONG = (MORE_PROMPTS, "federation.rounds=24")  # a history needs prompts and rounds before it says anything
-OF_TRIALS = ("epsilon", "weights", "hospitals", "second_family", "baselines")
+OF_TRIALS = ("epsilon", "weights", "hospitals", "silos", "second_family", "baselines")
 FILES = {name: record.RESULTS / f"{name}.jsonl" for name in (*OF_TRIALS, "direction")}
 QUICK = ("federation.rounds=2", *(f"client.{kind}.count=1" for kind in KINDS), "privacy.epsilon=100")
 
@@ -94,6 +94,9 @@ HOSPITALS = tuple(
 HOSPITALS_BEFORE = tuple(
     Row(row.name, (f"privacy.epsilon={row.name}", *ONE_FACTOR), preset="hospitals") for row in HOSPITALS
 )
+# eight organisations without noise, as the preset has them and as it had them: one factor, fewer prompts in a step
+SILOS = Row("none", (), preset="silos")
+SILOS_BEFORE = Row("none", ("adapter.factors=ffa", "grpo.prompts_per_step=4", "grpo.num_generations=8"), preset="silos")
 
 # what a federation of this kind is held against; steps chosen on public problems with seed 100
 AVERAGED = (
@@ -125,6 +128,8 @@ def wanted(name: str) -> list[Trial]:
         rows.remove(EPSILONS[0].trials(server="plain"))  # without noise it is the same integers
     elif name == "hospitals":
         rows = [row.trials() for row in (*HOSPITALS, *HOSPITALS_BEFORE)]
+    elif name == "silos":
+        rows = [row.trials() for row in (SILOS, SILOS_BEFORE)]
     elif name == "second_family":
         rows = [row.trials(rule) for row in (*SECOND_FAMILY, SECOND_STRESS) for rule in ("history", "uniform")]
     elif name == "baselines":
@@ -163,7 +168,8 @@ def judged(name: str, lines: Lines) -> list[Claim]:
     say = {
         "epsilon": _epsilon_claims,
         "weights": _weights_claims,
-        "hospitals": _hospitals_claims,
+        "hospitals": lambda found: _more_than_before("hospitals", zip(HOSPITALS, HOSPITALS_BEFORE, strict=True), found),
+        "silos": lambda found: _more_than_before("silos", [(SILOS, SILOS_BEFORE)], found),
         "second_family": _second_claims,
         "baselines": _baselines_claims,
     }
@@ -191,16 +197,16 @@ def _epsilon_claims(lines: Lines) -> list[Claim]:
     return said
 
 
-def _hospitals_claims(lines: Lines) -> list[Claim]:
+def _more_than_before(preset: str, pairs: Iterable[tuple[Row, Row]], lines: Lines) -> list[Claim]:
     said = []
-    for row, before in zip(HOSPITALS, HOSPITALS_BEFORE, strict=True):
+    for row, before in pairs:
         ours, others = (found(lines, each.trials(), "sampled_gain") for each in (row, before))
         if len(set(ours) & set(others)) < 2:
-            said.append(Claim(f"hospitals, epsilon {row.name}: not measured yet", None))
+            said.append(Claim(f"{preset}, epsilon {row.name}: not measured yet", None))
             continue
         gain, less = record.interval(list(ours.values())), record.paired(ours, others)
         text = f"{record.text(gain)} sampled, {record.text(less)} more than before, {less['seeds']} seeds"
-        said.append(Claim(f"hospitals, epsilon {row.name}: {text}", gain["low"] > 0 and less["mean"] >= -1))
+        said.append(Claim(f"{preset}, epsilon {row.name}: {text}", gain["low"] > 0 and less["mean"] >= -1))
     return said
 
 

@@ -17,6 +17,8 @@ from claims import (
     SECOND_FAMILY,
     SECOND_STRESS,
     SEEDS,
+    SILOS,
+    SILOS_BEFORE,
     STRESS,
     Lines,
     Row,
@@ -174,6 +176,15 @@ def hospitals(lines: Lines) -> str:
         rows.append([row.name, step, *map(_text, ours), *map(_text, others)])
     head = ("epsilon for each patient", "server step", "sampled", "greedy", "before: sampled", "greedy")
     return record.table(head, rows)
+
+
+def silos(lines: Lines) -> str:
+    """Eight organisations without noise, beside what the preset had once."""
+    rows = []
+    for row, name in ((SILOS, "now"), (SILOS_BEFORE, "before")):
+        worst = {trial.seed: tried.worst(dict(lines[trial])) for trial in row.trials() if trial in lines}
+        rows.append([name, *_reached(lines, row), _text(worst).lstrip("+")])
+    return record.table(("settings", "sampled", "greedy", "worst task ends at, sampled"), rows)
 
 
 def _kept(lines: Lines, row: Row) -> str:

@@ -48,6 +48,7 @@ BLOCKS: dict[str, Callable[[Lines], str]] = {
     "levers": learned.levers,
     "lever_facts": learned.lever_facts,
     "hospitals": learned.hospitals,
+    "silos": learned.silos,
     "second_family": learned.second_family,
     "second_tasks": learned.second_tasks,
     "second_weights": learned.second_weights,

@@ -18,6 +18,7 @@ from fgrpo_secure.engines import ray_cluster, ray_stores
 from fgrpo_secure.engines.messages import Reply, Request
 from fgrpo_secure.engines.worker_process import EngineError, WorkerProcess, imported_from
 from fgrpo_secure.storage import owners_folder
+from fgrpo_secure.storage.owners_folder import Away
 from fgrpo_secure.storage.run_directory import RunDirectory, RunDirectoryError
 
 READY = 600  # seconds until a cluster has room for a host
@@ -37,10 +38,10 @@ class HostActor:
         address."""
         return None if ray_stores.has_mark(self._directory, mark) else ray_cluster.own_address()
 
-    def keep(self, shared: dict[str, bytes], own: dict[str, bytes] | None) -> str | None:
-        """Lay out what the driver sent; with `own`, the stores come new from it. Gives what keeps it from that."""
+    def keep(self, shared: dict[str, bytes], own: dict[str, bytes] | None, move: str) -> str | None:
+        """See `ray_stores.lay_out`. Gives what keeps it from that."""
         try:
-            ray_stores.lay_out(self._directory, self._index, shared, own)
+            ray_stores.lay_out(self._directory, self._index, shared, own, move)
         except (RunDirectoryError, OSError) as problem:
             return str(problem)
         return None
@@ -83,7 +84,7 @@ class RayHost:
         self._directory = RunDirectory(directory.root.absolute(), directory.owners.absolute())
         self._index, self._given_up = index, False
         self._there = owners_folder.away(directory.owners, index)
-        where = "SPREAD" if self._there is None else ray_cluster.only_on(self._there, self._name)
+        where = "SPREAD" if self._there is None else ray_cluster.only_on(self._there.machine, self._name)
         options = {"num_cpus": 1, "num_gpus": config.engine.gpus, "scheduling_strategy": where, "max_restarts": 0}
         self._actor = (
             self._ray.remote(HostActor).options(**options).remote(self._directory, index, count, imported_from())
@@ -96,7 +97,9 @@ class RayHost:
         if machine is not None:
             self._move(machine)
         elif self._there is not None:
-            raise EngineError(f"{self._name}: its owners' files went to {self._there}, which has this folder as well")
+            raise EngineError(
+                f"{self._name}: its owners' files went to {self._there.machine}, which has this folder as well"
+            )
         self._said(self._ask(self._actor.open.remote(), None))
 
     def handle(self, request: Request) -> Iterator[Reply]:
@@ -128,10 +131,11 @@ class RayHost:
     def _move(self, machine: str) -> None:
         """What the host reads goes to its machine; its owners' stores do if they are still here."""
         own = ray_stores.own_files(self._directory, self._index) if self._there is None else None
-        self._said(self._ask(self._actor.keep.remote(ray_stores.shared_files(self._directory), own), None))
+        where = self._there or Away(machine, ray_stores.new_name())
+        self._said(self._ask(self._actor.keep.remote(ray_stores.shared_files(self._directory), own, where.move), None))
         if self._there is None:
-            self._there = machine
-            ray_stores.leave(self._directory, self._index, machine)
+            self._there = where
+            ray_stores.leave(self._directory, self._index, where)
 
     def _ask(self, reference: Any, seconds: float | None = READY) -> Any:
         try:

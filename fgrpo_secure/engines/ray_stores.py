@@ -3,7 +3,8 @@
     driver                                    the machine of the actor, at the same paths
     run's public files, pins, policies   ->   copies
     host-N/: identities, ledgers, state  ->   moved there, and home again when the run has ended in order
-    host-N/away.json: which machine has them
+    host-N/away.json: which machine has them,
+    by which move                             =    host-N/moved
 
 **Why** Moved, never copied: owners whose ledger exists twice have their budget twice. While a run is interrupted its
 owners stay where they are; it goes on with them or not at all.
@@ -17,11 +18,12 @@ from pathlib import Path
 
 from fgrpo_secure import entropy
 from fgrpo_secure.storage import owners_folder
-from fgrpo_secure.storage.owners_folder import Enrolled
+from fgrpo_secure.storage.owners_folder import Away, Enrolled
 from fgrpo_secure.storage.run_directory import RunDirectory, RunDirectoryError, check_database, settle, write_durably
 
 PRIVATE = 0o600
 MARK_BYTES = 16
+MARKS = (owners_folder.AWAY, owners_folder.MOVED)
 
 
 @contextmanager
@@ -31,12 +33,17 @@ def marked(directory: RunDirectory) -> Iterator[str]:
     **Why** Whoever sees it has that folder, and not a copy of it that somebody made: charged there, an owner's ledger
     here would stay as it is.
     """
-    place = directory.owners / f"seen-{entropy.from_kind('os', 0).bytes(MARK_BYTES, 'folder').hex()}"
+    place = directory.owners / f"seen-{new_name()}"
     place.touch(mode=PRIVATE)
     try:
         yield place.name
     finally:
         place.unlink()
+
+
+def new_name() -> str:
+    """A name that nobody had before: of a mark, of a move."""
+    return entropy.from_kind("os", 0).bytes(MARK_BYTES, "folder").hex()
 
 
 def has_mark(directory: RunDirectory, mark: str) -> bool:
@@ -55,13 +62,17 @@ def shared_files(directory: RunDirectory) -> dict[str, bytes]:
 def own_files(directory: RunDirectory, host: int) -> dict[str, bytes]:
     """The stores of a host's owners, and what lies beside them, by path. Secret."""
     folder = owners_folder.store(directory.owners, host).parent
-    return _read(sorted(path for path in folder.rglob("*") if path.is_file() and path.name != owners_folder.AWAY))
+    return _read(sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in MARKS))
 
 
-def lay_out(directory: RunDirectory, host: int, shared: dict[str, bytes], own: dict[str, bytes] | None) -> None:
-    """At the machine of a host: keep what the driver sent; `own` are the stores where they come new from it.
+def lay_out(
+    directory: RunDirectory, host: int, shared: dict[str, bytes], own: dict[str, bytes] | None, move: str
+) -> None:
+    """At the machine of a host: keep what the driver sent; `own` are the stores where they come new from it, by the
+    move of this name.
 
-    RunDirectoryError where another run, or other owners, have that place here, or where stores should be and are not.
+    RunDirectoryError where another run, or other owners, have that place here, or where stores should be and are not,
+    or are those of another move: a copy whose owners have been charged elsewhere.
     """
     pins = directory.owners / owners_folder.PINS
     known = Enrolled.read(directory.owners).authority if pins.exists() else None
@@ -72,14 +83,22 @@ def lay_out(directory: RunDirectory, host: int, shared: dict[str, bytes], own: d
     if own is None:
         for path, table in _databases(directory, host).items():
             check_database(path, table)  # what is missing would be made anew, and empty
+        if owners_folder.moved(directory.owners, host) != move:
+            raise RunDirectoryError(
+                f"{owners_folder.store(directory.owners, host).parent} on this machine is a copy that an earlier move "
+                "left; put the machine that has the owners' files back into the cluster, under its address"
+            )
     else:
         drop(directory, host)
     _write(shared | (own or {}))
+    if own is not None:
+        owners_folder.mark_moved(directory.owners, host, move)
+        settle(owners_folder.store(directory.owners, host).parent)
 
 
-def leave(directory: RunDirectory, host: int, machine: str) -> None:
-    """At the driver, once `machine` keeps the host's files: say so, then drop what is here."""
-    owners_folder.mark_away(directory.owners, host, machine)
+def leave(directory: RunDirectory, host: int, where: Away) -> None:
+    """At the driver, once the host's files are kept there: say so, then drop what is here."""
+    owners_folder.mark_away(directory.owners, host, where)
     settle(owners_folder.store(directory.owners, host).parent)  # the other copy goes next
     _clear(directory, host)
 

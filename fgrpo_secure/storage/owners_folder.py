@@ -14,6 +14,7 @@ STATE = "state.sqlite"  # of the owners of one host
 LEDGERS = "ledgers.sqlite"  # beside their state
 POLICIES = "policies"
 AWAY = "away.json"  # in a host's folder: its owners' files are on another machine of a cluster
+MOVED = "moved"  # in a host's folder on such a machine: the name of the move that brought them
 
 
 @dataclass(frozen=True)
@@ -59,18 +60,42 @@ def store(folder: Path, host: int) -> Path:
     return folder / f"host-{host}" / STATE
 
 
-def away(folder: Path, host: int) -> str | None:
-    """The machine that has the files of this host's owners, where that is another one."""
+@dataclass(frozen=True)
+class Away:
+    """Where the files of a host's owners are: on `machine`, those that the move of this name brought there.
+
+    **Why** A name: addresses change hands, and a move that was cut short leaves a copy that is of no use any more.
+    """
+
+    machine: str
+    move: str
+
+
+def away(folder: Path, host: int) -> Away | None:
+    """Where the files of this host's owners are, where that is another machine."""
     try:
-        found = (store(folder, host).with_name(AWAY)).read_bytes()
+        found = json.loads((store(folder, host).with_name(AWAY)).read_bytes())
     except OSError:
         return None
-    return str(json.loads(found)["machine"])
+    return Away(str(found["machine"]), str(found["move"]))
 
 
-def mark_away(folder: Path, host: int, machine: str) -> None:
-    """From now on the files of this host's owners are those on `machine`."""
-    write_durably(store(folder, host).with_name(AWAY), json.dumps({"machine": machine}).encode())
+def mark_away(folder: Path, host: int, where: Away) -> None:
+    """From now on the files of this host's owners are those."""
+    write_durably(store(folder, host).with_name(AWAY), json.dumps(asdict(where)).encode())
+
+
+def moved(folder: Path, host: int) -> str | None:
+    """The name of the move that brought this host's files here; None if none did, or was cut short."""
+    try:
+        return store(folder, host).with_name(MOVED).read_text()
+    except OSError:
+        return None
+
+
+def mark_moved(folder: Path, host: int, move: str) -> None:
+    """All that the move of this name brought is here."""
+    write_durably(store(folder, host).with_name(MOVED), move.encode())
 
 
 def mark_home(folder: Path, host: int) -> None:
@@ -80,10 +105,10 @@ def mark_home(folder: Path, host: int) -> None:
 
 def require_home(folder: Path, host: int) -> None:
     """RunDirectoryError if the files of this host's owners are on another machine."""
-    machine = away(folder, host)
-    if machine is not None:
+    where = away(folder, host)
+    if where is not None:
         raise RunDirectoryError(
-            f"the data owners of host {host} in {folder} are on {machine}, where an interrupted run left them: "
+            f"the data owners of host {host} in {folder} are on {where.machine}, where an interrupted run left them: "
             "end that run first with --resume, with engine.kind = 'ray' and that machine in its cluster"
         )
 

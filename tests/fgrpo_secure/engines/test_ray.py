@@ -18,12 +18,14 @@ from fgrpo_secure.engines.embedded import Embedded
 from fgrpo_secure.engines.messages import Costs
 from fgrpo_secure.engines.worker_process import EngineError
 from fgrpo_secure.storage import owners_folder
+from fgrpo_secure.storage.owners_folder import Away
 from fgrpo_secure.storage.run_directory import RunDirectory, RunDirectoryError
 from tests.fgrpo_secure.engines.federations import FIVE, enrolled
 from tests.fgrpo_secure.engines.pipes import needs_root
 from tests.fgrpo_secure.engines.ray_cluster import cluster
 
 ON_RAY = ("--set", "engine.kind=ray", "--set", "engine.processes=2")
+THERE = Away("10.0.0.7", "m")
 ROUNDS = 40  # so many that a run is not over before it is struck
 
 
@@ -67,12 +69,12 @@ def test_owners_stay_on_their_machine_until_the_run_has_ended(elsewhere):
 
     said = fgrpo("ledger", "show", owners, "--owner", json.loads((owners / "pins.json").read_text())["names"][host])
     assert said.returncode != 0
-    assert f"are on {machines[host]}" in said.stderr
+    assert f"are on {machines[host].machine}" in said.stderr
     text = (run / "config.toml").read_text()
     (run / "config.toml").write_text(text.replace('kind = "ray"', 'kind = "embedded"'))
     said = fgrpo("run", "--resume", run)
     assert said.returncode != 0  # their budgets would begin anew
-    assert f"are on {machines[host]}" in said.stderr
+    assert f"are on {machines[host].machine}" in said.stderr
     (run / "config.toml").write_text(text)
 
     said = fgrpo("run", "--resume", run)
@@ -114,11 +116,11 @@ def test_another_run_in_that_place_is_left_alone(directory):
     shared, own = ray_stores.shared_files(directory), ray_stores.own_files(directory, 0)
     other = shared | {str(directory.opening): b"{}"}
     with pytest.raises(RunDirectoryError, match="holds another run"):
-        ray_stores.lay_out(directory, 0, other, own)
+        ray_stores.lay_out(directory, 0, other, own, "m")
     pins = directory.owners / owners_folder.PINS
     stranger = json.loads(pins.read_text()) | {"authority": "00" * 32}
     with pytest.raises(RunDirectoryError, match="of other data owners"):
-        ray_stores.lay_out(directory, 0, shared | {str(pins): json.dumps(stranger).encode()}, own)
+        ray_stores.lay_out(directory, 0, shared | {str(pins): json.dumps(stranger).encode()}, own, "m")
     assert ray_stores.own_files(directory, 0) == own
 
 
@@ -129,18 +131,18 @@ def test_stores_that_a_machine_lost_are_not_made_anew(directory, lost):
     for name in lost:
         owners_folder.store(directory.owners, 0).with_name(name).unlink()
     with pytest.raises(RunDirectoryError, match="is missing; put it back"):
-        ray_stores.lay_out(directory, 0, ray_stores.shared_files(directory), None)
+        ray_stores.lay_out(directory, 0, ray_stores.shared_files(directory), None, "m")
     assert not owners_folder.store(directory.owners, 0).with_name(lost[0]).exists()
 
 
 @pytest.mark.parametrize("name", [owners_folder.STATE, owners_folder.LEDGERS])
 def test_a_store_that_does_not_come_home_stays_where_it_is(directory, name):
     own = ray_stores.own_files(directory, 0)
-    ray_stores.leave(directory, 0, "10.0.0.7")
+    ray_stores.leave(directory, 0, THERE)
     part = {path: data for path, data in own.items() if not path.endswith(name)}
     with pytest.raises(RunDirectoryError, match="did not come home"):
         ray_stores.take_home(directory, 0, part)
-    assert owners_folder.away(directory.owners, 0) == "10.0.0.7"
+    assert owners_folder.away(directory.owners, 0) == THERE
 
 
 def test_a_copy_of_the_folder_is_not_taken_for_it(directory, tmp_path):
@@ -174,13 +176,26 @@ def test_whatever_a_host_raises_is_never_taken_for_silent_owners(broken, problem
 def test_a_move_and_the_way_home_change_no_byte(directory):
     own = ray_stores.own_files(directory, 0)
     assert {path.rsplit("/", 1)[1] for path in own} >= {"state.sqlite", "ledgers.sqlite"}
-    ray_stores.leave(directory, 0, "10.0.0.7")
+    ray_stores.leave(directory, 0, THERE)
     assert ray_stores.own_files(directory, 0) == {}
     with pytest.raises(RunDirectoryError, match=r"are on 10\.0\.0\.7"):
         owners_folder.require_home(directory.owners, 0)
     ray_stores.take_home(directory, 0, own)
     assert ray_stores.own_files(directory, 0) == own
     owners_folder.require_home(directory.owners, 0)
+
+
+@pytest.mark.parametrize("left", ["by another move", "by one that was cut short"])
+def test_a_copy_that_another_move_left_is_not_taken_for_the_stores(directory, left):
+    """Its machine may have come by the address of the one where the owners were charged since."""
+    shared, own = ray_stores.shared_files(directory), ray_stores.own_files(directory, 0)
+    ray_stores.lay_out(directory, 0, shared, own, "first")
+    ray_stores.lay_out(directory, 0, shared, None, "first")
+    if left == "by one that was cut short":
+        owners_folder.store(directory.owners, 0).with_name(owners_folder.MOVED).unlink()
+    with pytest.raises(RunDirectoryError, match="is a copy that an earlier move left"):
+        ray_stores.lay_out(directory, 0, shared, None, "second")
+    assert ray_stores.own_files(directory, 0) == own
 
 
 class PowerCut(BaseException):
@@ -206,13 +221,13 @@ def test_wherever_a_move_is_cut_short_one_place_alone_has_the_stores(directory, 
 
     def here_or_there():
         whole = ray_stores.own_files(directory, 0) == own
-        assert whole or owners_folder.away(directory.owners, 0) == "10.0.0.7"
+        assert whole or owners_folder.away(directory.owners, 0) == THERE
 
     monkeypatch.setattr(owners_folder, "write_durably", cutting(owners_folder.write_durably))
     monkeypatch.setattr(ray_stores, "write_durably", cutting(ray_stores.write_durably))
     monkeypatch.setattr(pathlib.Path, "unlink", cutting(pathlib.Path.unlink))
     with suppress(PowerCut):
-        ray_stores.leave(directory, 0, "10.0.0.7")
+        ray_stores.leave(directory, 0, THERE)
         here_or_there()
         ray_stores.take_home(directory, 0, own)
         assert owners_folder.away(directory.owners, 0) is None
