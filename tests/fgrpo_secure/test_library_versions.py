@@ -60,6 +60,7 @@ OF_AN_EXTRA = {  # imported where that is installed
             "blobs",
             "coordination",
             "database",
+            "going_back",
             "handing",
             "listening",
             "schema",

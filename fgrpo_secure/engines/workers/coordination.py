@@ -16,6 +16,7 @@ from fgrpo_secure.engines.https.engine import HttpsEngine
 from fgrpo_secure.engines.workers import asking, handing, schema
 from fgrpo_secure.engines.workers.asking import AskingDesk
 from fgrpo_secure.engines.workers.database import Cursor, Database
+from fgrpo_secure.engines.workers.going_back import GoingBack, WentBack
 from fgrpo_secure.engines.workers.handing import Handed
 from fgrpo_secure.engines.workers.seats import COORDINATOR, Lease
 from fgrpo_secure.errors import UnusableInput
@@ -38,6 +39,10 @@ class Coordination:
         self._run = bytes.fromhex(opening.read(directory).run)
         self._lease = Lease(database, self._run, COORDINATOR)
         database.transact(self._begin)
+        self._going_back = GoingBack(self._run)
+        # Under another start of the database's server, it may not know any more what it knew of an open round.
+        started = database.transact(self._going_back.look)
+        self._restarted = directory.workers.exists() and directory.workers.read_text() != started
         self._engine: HttpsEngine | None = None
         self._waits_until = entropy.stopwatch() + PATIENCE
 
@@ -45,7 +50,8 @@ class Coordination:
         """The engine through which the coordinator shows its ledger and asks after a crash, at any worker."""
         if config.aggregation.mode == "plain":
             raise UnusableInput("aggregation.mode is 'plain': nothing is aggregated securely, and no worker takes part")
-        write_durably(directory.workers, b"", mode=0o600)
+        if not directory.workers.exists():
+            write_durably(directory.workers, b"", mode=0o600)
         status = {"since": entropy.utc_now(), "listens": f"at {self._workers} workers"}
         write_durably(directory.status, json.dumps(status).encode(), mode=0o600)
         pins, roster = rosters.pins(directory), rosters.roster(directory)
@@ -64,17 +70,24 @@ class Coordination:
         handed = {each.name: Handed(engine.invited, each) for each in sessions}
         alive, left = self._present(), set(handed)
         chosen = {name: alive[place % len(alive)] for place, name in enumerate(handed)}
+        began = self._database.transact(self._going_back.look)
+        write_durably(self._directory.workers, began.encode(), mode=0o600)
         handing.hand_out(self._database, self._lease.seat, handed, chosen)
         while left:
-            self._lease.check()
-            for name, worker, state, asked, outcome in self._database.transact(
-                lambda cursor: handing.look(cursor, self._lease.seat, sorted(left))
-            ):
+            try:
+                rows, start = self._look(sorted(left))
+            except WentBack as problem:
+                for name in sorted(left):
+                    yield name, SessionEnd(None, Traffic(), str(problem), asked=True)
+                raise
+            for name, worker, state, noted, outcome in rows:
+                # A database that was started in between may have forgotten that somebody was asked.
+                asked = noted or start != began
                 if state == "ended" and outcome is not None:
                     end, refused = handing.read(self._database, self._run, outcome, asked)
                     engine.refusals.update(dict.fromkeys(refused, "said to its worker"))
                 elif state == "lost":
-                    end = SessionEnd(None, Traffic(), f"worker {worker} of {self._workers} was lost", asked)
+                    end = SessionEnd(None, Traffic(), self._lost(worker), asked)
                 else:
                     continue
                 left.discard(name)
@@ -97,7 +110,25 @@ class Coordination:
         self._database.close()
 
     def _remembered(self) -> dict[bytes, tuple[bool, Handed]]:
-        return handing.remembered(self._database, self._run)
+        found = handing.remembered(self._database, self._run)
+        return {name: (asked or self._restarted, handed) for name, (asked, handed) in found.items()}
+
+    def _look(self, names: list[bytes]) -> tuple[list[handing.Row], str]:
+        """How these sessions stand, and under which start of the database. WentBack if it is not what it was."""
+        self._lease.check()
+
+        def act(cursor: Cursor) -> tuple[list[handing.Row], str]:
+            start = self._going_back.look(cursor)
+            return handing.look(cursor, self._lease.seat, names), start
+
+        found = self._database.transact(act)
+        self._going_back.check()
+        return found
+
+    def _lost(self, worker: int) -> str:
+        if worker == handing.UNKNOWN:
+            return "the database does not know the session any more"
+        return f"worker {worker} of {self._workers} was lost"
 
     def _present(self) -> list[int]:
         """The workers that live: all of them, or whoever is there when a start's patience is over; at least one."""

@@ -6,7 +6,7 @@
 
 Each step is one transaction that changes a session only where it stands as it should. `asked` is set before anybody
 is asked for a masked vector, while the session is taken: so of a session that is lost it is known for good whether its
-clients may have paid.
+clients may have paid. Unless the database itself goes back (`going_back`): so a worker says it again at the end.
 """
 
 from collections.abc import Mapping
@@ -52,6 +52,8 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     refused: tuple[int, ...]
 
 
+Row = tuple[bytes, int, str, bool, bytes | None]  # session, worker, state, asked, outcome
+UNKNOWN = -1  # the worker of a session that the database does not know any more
 COUNTS = ("down", "up", "asked", "answered")
 
 
@@ -108,19 +110,23 @@ def note_asked(database: Database, held: SessionHeld) -> None:
         cursor.execute(
             "UPDATE fgrpo_session SET asked = true WHERE run = %s AND session = %s", [held.run, held.session]
         )
+        cursor.execute("UPDATE fgrpo_run SET asked = asked + 1 WHERE run = %s", [held.run])
 
     database.transact(act)
 
 
 def end(database: Database, held: SessionHeld, found: SessionEnd, refused: tuple[int, ...]) -> None:
-    """Hand a session's end back, with the clients that said no. Fenced if it was counted as lost."""
+    """Hand a session's end back, with the clients that said no. Fenced if it was counted as lost.
+
+    Whether clients may have paid, its worker knows itself; the row may have forgotten it, if the database went back.
+    """
     outcome = msgspec.msgpack.encode(_outcome(database, held, found, refused))
 
     def act(cursor: Cursor) -> None:
         cursor.execute(
-            "UPDATE fgrpo_session SET state = 'ended', outcome = %s WHERE run = %s AND session = %s AND holder = %s "
-            "AND state IN ('taken', 'ended') RETURNING 1",
-            [outcome, held.run, held.session, held.holder],
+            "UPDATE fgrpo_session SET state = 'ended', outcome = %s, asked = asked OR %s WHERE run = %s "
+            "AND session = %s AND holder = %s AND state IN ('taken', 'ended') RETURNING 1",
+            [outcome, found.asked, held.run, held.session, held.holder],
         )
         if cursor.fetchone() is None:
             raise Fenced("the session was counted as lost meanwhile; its sum is given up")
@@ -128,9 +134,10 @@ def end(database: Database, held: SessionHeld, found: SessionEnd, refused: tuple
     database.transact(act)
 
 
-def look(cursor: Cursor, coordinator: Seat, names: list[bytes]) -> list[tuple[bytes, int, str, bool, bytes | None]]:
+def look(cursor: Cursor, coordinator: Seat, names: list[bytes]) -> list[Row]:
     """(session, worker, state, asked, outcome) of these, after those of workers that are gone were counted as lost, and
-    those that a lost worker had not begun were given to one that lives."""
+    those that a lost worker had not begun were given to one that lives. What is not there is lost, and counts as asked:
+    it was there, and nobody may delete it but this coordinator."""
     run, alive = coordinator.run, workers(cursor, coordinator.run)
     coordinator.hold(cursor)
     cursor.execute(
@@ -150,7 +157,8 @@ def look(cursor: Cursor, coordinator: Seat, names: list[bytes]) -> list[tuple[by
         "SELECT session, worker, state, asked, outcome FROM fgrpo_session WHERE run = %s AND session = ANY(%s)",
         [run, names],
     )
-    return [(bytes(name), worker, state, asked, outcome) for name, worker, state, asked, outcome in cursor.fetchall()]
+    found = {bytes(name): (worker, state, asked, outcome) for name, worker, state, asked, outcome in cursor.fetchall()}
+    return [(name, *found.get(name, (UNKNOWN, "lost", True, None))) for name in names]
 
 
 def remembered(database: Database, run: bytes) -> dict[bytes, tuple[bool, Handed]]:

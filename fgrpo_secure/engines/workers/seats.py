@@ -14,6 +14,7 @@ from typing import Protocol
 
 from fgrpo_secure import entropy
 from fgrpo_secure.engines.workers.database import Cursor, Database, NoDatabase
+from fgrpo_secure.engines.workers.going_back import GoingBack, WentBack
 from fgrpo_secure.errors import CheckFailed, UnusableInput
 
 LEASE = 12.0  # seconds after which a process that says nothing counts as lost
@@ -86,7 +87,7 @@ class Lease:
         """Takes the seat when its holder's lease has run out, or SeatTaken. Sessions that the holder before conducted
         are lost, in the same transaction."""
         self.seat = Seat(run, number, entropy.OsEntropy().bytes(HOLDER_BYTES))
-        self._database = database
+        self._database, self._going_back = database, GoingBack(run)
         self._ended, self._problem = threading.Event(), ""
         # A process that was killed a moment ago still has its lease: whoever starts it again waits for its end.
         ends = entropy.stopwatch() + 1.5 * LEASE
@@ -101,7 +102,8 @@ class Lease:
         self._thread.start()
 
     def check(self) -> None:
-        """Returns while the seat is held; else Fenced or NoDatabase."""
+        """Returns while the seat is held; else Fenced, or WentBack if the database is not what it was."""
+        self._going_back.check()
         if self._problem:
             raise Fenced(self._problem)
 
@@ -143,13 +145,19 @@ class Lease:
                 "WHERE run = %s AND seat = %s AND holder = %s RETURNING 1",
                 [LEASE, seat.run, seat.number, seat.holder],
             )
-            return cursor.fetchone() is not None
+            held = cursor.fetchone() is not None
+            self._going_back.look(cursor)
+            return held
 
         while not self._ended.wait(LEASE / BEATS):
             try:
                 if not self._database.transact(beat):
                     self._problem = f"another process has taken the place of {name(seat.number)}; this one ends"
             except NoDatabase as problem:
+                self._problem = str(problem)
+            try:
+                self._going_back.check()
+            except WentBack as problem:
                 self._problem = str(problem)
             if self._problem:
                 return

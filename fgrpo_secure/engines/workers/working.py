@@ -22,6 +22,7 @@ from fgrpo_secure.engines.https.listening import EACH, Listening, server_context
 from fgrpo_secure.engines.workers import blobs, handing, schema
 from fgrpo_secure.engines.workers.asking import AskingDesk
 from fgrpo_secure.engines.workers.database import Cursor, Database
+from fgrpo_secure.engines.workers.going_back import WentBack, count_as_asked
 from fgrpo_secure.engines.workers.handing import Handed
 from fgrpo_secure.engines.workers.listening import ListeningDesk
 from fgrpo_secure.engines.workers.seats import COORDINATOR, Fenced, Lease, SessionHeld
@@ -80,6 +81,7 @@ class Worker:
         self._directory, self._config = directory, config
         self._authority = rosters.pins(directory).authority
         self._verify = SharedVerifier()
+        self._begun: set[bytes] = set()
 
     def conduct_all(self, count: int) -> None:
         """One session after the other, until the run is over."""
@@ -88,6 +90,7 @@ class Worker:
             self.lease.check()
             handed = handing.take(self.database, self.lease.seat)
             if handed is not None:
+                self._begin(handed.session.name)
                 self._conduct(handed)
                 continue
             missing = not self.database.transact(partial(_coordinated, self.run, count))
@@ -95,6 +98,13 @@ class Worker:
                 self.say("the coordinator of this run does not answer; this worker waits for it")
             alone = missing
             entropy.sleep(LOOK)
+
+    def _begin(self, session: bytes) -> None:
+        """WentBack for a session that this process began before: the database forgot it, and who was asked in it."""
+        if session in self._begun:
+            self.database.transact(lambda cursor: count_as_asked(cursor, self.run))
+            raise WentBack
+        self._begun.add(session)
 
     def _conduct(self, handed: Handed) -> None:
         name, plan = handed.session.name, self._plan(handed)
