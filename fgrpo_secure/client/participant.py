@@ -186,12 +186,16 @@ class Participant:
         most, lattice = self._own.rounds.max_weight, admitted.lattice
         return lambda: unit_round.contribute(adapted, owner.opened(), settings, lattice, past, most, source)
 
-    def prepare(self, plan: RoundPlan) -> None:
+    def prepare(self, plan: RoundPlan) -> Contribution:
         """Have ready what an accepted plan's session leaves, before anybody asks for it.
 
-        **Why** The time that this takes would tell: what was clipped or weighed, or that training had died.
+        **Why** The time that this takes would tell: what was clipped or weighed, or that training had died and left an
+        optimiser no moments to be written.
         """
-        self._ready = {wire.session_of(plan): self._contribution(plan)}
+        contribution = self._contribution(plan)
+        self._book.store.put_moments(self._owner.id, plan.run, contribution.moments)
+        self._ready = {wire.session_of(plan): contribution}
+        return contribution
 
     def keep(self, plan: RoundPlan, trained: Learned | Contribution) -> None:
         """What training for a plan came to, in place of what was kept before."""
@@ -211,9 +215,9 @@ class Participant:
 
     def answer_in_the_clear(self, plan: RoundPlan) -> bytes:
         """The vector of an accepted plain plan, without noise or mask."""
-        session, contribution = wire.session_of(plan), self._contribution(plan)
+        session, contribution = wire.session_of(plan), self.prepare(plan)
         self._records.settle_in_the_clear(self._identity.public, session)
-        self._keep_history(plan, terms.training_round(plan), contribution.history())
+        self._book.store.put_baseline(self._owner.id, plan.run, terms.training_round(plan), contribution.history())
         return plain.upload(contribution.vector.values, plan)
 
     def witness(self, run: bytes, session: bytes, exhibit: bytes, roster: Roster) -> Witnessed:
@@ -330,7 +334,7 @@ class Participant:
             raise Refused("this session is not charged any more")
         # Again: sessions of two runs may be open at once, and neither had left when the other was accepted.
         self._refuse_mixed_budgets(plan.run, admitted)
-        contribution = self._contribution(plan)
+        contribution = self._ready.pop(session, None) or self.prepare(plan)
         self._ready.clear()
         self._records.put_history(self._identity.public, session, contribution.history())
         return terms.vectors(contribution.vector, admitted.lattice.dimension)
@@ -338,7 +342,7 @@ class Participant:
     def _contribution(self, plan: RoundPlan) -> Contribution:
         """The vector of this session and the history after it: from what was learned, or zero in its full noise."""
         admitted = self._admitted(plan)
-        found = self._ready.get(wire.session_of(plan)) or self._trained.get(self._key(plan, admitted))
+        found = self._trained.get(self._key(plan, admitted))
         if isinstance(found, Contribution):
             return found
         past, source = self._past(plan, admitted), self._source.child("session", plan.session_number)
@@ -354,8 +358,7 @@ class Participant:
         outcome = drive.outcome(self._records, self._identity.public, session)
         if record.plan is None or outcome is None:
             return
-        # From the list that this client itself signed with a quorum: the server's word could settle at noise that never
-        # was.
+        # From the list that this client signed with a quorum: the server's word could settle at noise that never was.
         survivors, ledger = len(outcome.survivors), self._ledger_of(record.training_round)
         if ledger is not None:
             self._records.keep_survivors(self._identity.public, session, outcome.survivors)
@@ -363,10 +366,7 @@ class Participant:
             ledger.settle(session, survivors, terms.read(record.plan, record.fixed_charge).settled(survivors))
         history = self._records.take_history(self._identity.public, session)
         if history is not None:
-            self._keep_history(record.plan, record.training_round, history)
-
-    def _keep_history(self, plan: RoundPlan, training_round: int, history: str) -> None:
-        self._book.store.put_baseline(self._owner.id, plan.run, training_round, history)
+            self._book.store.put_baseline(self._owner.id, record.plan.run, record.training_round, history)
 
     def _past(self, plan: RoundPlan, admitted: Admitted) -> Baseline:
         return self._book.store.baseline_before(self._owner.id, plan.run, admitted.settings.training_round)
@@ -392,8 +392,7 @@ class Participant:
         """Without noise the same update sent twice is a difference of sums that shows it: a repeat trains afresh."""
         if admitted.settings.unit != "none":
             return 0
-        adapter = dict(plan.context).get("adapter", b"")
-        return self._records.vectors_for(self._identity.public, adapter)
+        return self._records.vectors_for(self._identity.public, dict(plan.context).get("adapter", b""))
 
     def _ledger_of(self, training_round: int) -> Ledger | None:
         """The ledger of the block of units that a round is for: one budget for each of them, whoever they are."""

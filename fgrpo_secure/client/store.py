@@ -8,7 +8,7 @@ What is deleted or replaced is overwritten with zeros, and the journal is cut to
 is stolen later holds no secret of a step that is over. No erasure of the medium below is claimed.
 """
 
-import base64
+import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -33,6 +33,10 @@ CREATE TABLE IF NOT EXISTS roster (
 CREATE TABLE IF NOT EXISTS baseline (
     owner INTEGER NOT NULL, run BLOB NOT NULL, training_round INTEGER NOT NULL, sums TEXT NOT NULL,
     PRIMARY KEY (owner, run, training_round)
+) STRICT;
+CREATE TABLE IF NOT EXISTS moments (
+    owner INTEGER NOT NULL, run BLOB NOT NULL, digest TEXT NOT NULL, kept BLOB NOT NULL,
+    PRIMARY KEY (owner, run, digest)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS deal (
     owner INTEGER NOT NULL, run BLOB NOT NULL, dealt_by TEXT NOT NULL, PRIMARY KEY (owner, run)
@@ -153,8 +157,27 @@ class ClientStore:
 
     def moments_before(self, owner: int, run: bytes, training_round: int) -> bytes:
         """What the owner's optimiser remembered after those rounds; empty if nothing was kept."""
-        written = self._history_before(owner, run, training_round)
-        return b"" if written is None else base64.b64decode(json.loads(written).get(MOMENTS, ""))
+        digest = _moments_of(self._history_before(owner, run, training_round))
+        query = "SELECT kept FROM moments WHERE owner = ? AND run = ? AND digest = ?"
+        row = self._db.execute(query, (owner, run, digest)).fetchone()
+        return b"" if row is None else bytes(row[0])
+
+    def put_moments(self, owner: int, run: bytes, moments: bytes) -> None:
+        """Keep an optimiser's moments until a history names them, or others come that none names; nothing if empty.
+
+        **Why** Beside histories: what a session writes when it is answered and settled is as short for a round that
+        could not train as for one that did.
+        """
+        if not moments:
+            return
+        written = self._db.execute("SELECT sums FROM baseline WHERE owner = ? AND run = ?", (owner, run)).fetchall()
+        named = {_moments_of(str(sums)) for (sums,) in written} | {_digest(moments)}
+        held = self._db.execute("SELECT digest FROM moments WHERE owner = ? AND run = ?", (owner, run)).fetchall()
+        for (digest,) in held:
+            if digest not in named:
+                self._db.execute("DELETE FROM moments WHERE owner = ? AND run = ? AND digest = ?", (owner, run, digest))
+        row = (owner, run, _digest(moments), moments)
+        self._db.execute("INSERT OR IGNORE INTO moments VALUES (?, ?, ?, ?)", row)
 
     def _history_before(self, owner: int, run: bytes, training_round: int) -> str | None:
         row = self._db.execute(
@@ -167,9 +190,8 @@ class ClientStore:
     def put_baseline(self, owner: int, run: bytes, training_round: int, written: str) -> None:
         """The history after `training_round`, with any moments, which moves both once: a repeated round changes nothing
         any more. A round that could not train leaves the moments as they were."""
-        kept = self.moments_before(owner, run, training_round)
-        if kept and MOMENTS not in json.loads(written):
-            written = write_baseline(read_baseline(written), kept)
+        if not _moments_of(written):
+            written = _written(read_baseline(written), _moments_of(self._history_before(owner, run, training_round)))
         # The first history of a round stands: a repeated one saw the same data again.
         self._db.execute("INSERT OR IGNORE INTO baseline VALUES (?, ?, ?, ?)", (owner, run, training_round, written))
         # Of a run's history only the newest state is needed, and the one before it for a round that is repeated.
@@ -186,13 +208,26 @@ class ClientStore:
     def forget_baselines(self, run: bytes) -> None:
         """The run is over: what its rewards were says nothing about another one."""
         self._db.execute("DELETE FROM baseline WHERE run = ?", (run,))
+        self._db.execute("DELETE FROM moments WHERE run = ?", (run,))
 
 
 def write_baseline(baseline: Baseline, moments: bytes = b"") -> str:
-    """A reward history as text: JSON keeps every digit of a float. Beside it an optimiser's moments, if it has any:
-    what settles moves both on, and what does not settle neither."""
-    kept = {MOMENTS: base64.b64encode(moments).decode()} if moments else {}
-    return json.dumps({**asdict(baseline), **kept})
+    """A reward history as text: JSON keeps every digit of a float. With it the name of an optimiser's moments, if it
+    has any: what settles moves both on, and what does not settle neither."""
+    return _written(baseline, _digest(moments) if moments else "")
+
+
+def _written(baseline: Baseline, moments: str) -> str:
+    return json.dumps({**asdict(baseline), MOMENTS: moments})
+
+
+def _moments_of(written: str | None) -> str:
+    """The name of the moments in a history's text; empty if it has none."""
+    return "" if written is None else str(json.loads(written).get(MOMENTS, ""))
+
+
+def _digest(moments: bytes) -> str:
+    return hashlib.sha256(moments).hexdigest()
 
 
 def read_baseline(written: str) -> Baseline:

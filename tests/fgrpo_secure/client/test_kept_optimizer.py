@@ -1,7 +1,7 @@
 """An owner whose optimiser goes on between rounds: what it remembers moves when a session settles, and never leaves."""
 
 import base64
-import json
+import hashlib
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load, load_file
 
 from fgrpo_secure.client import trained
+from fgrpo_secure.client.participant import Participant
 from fgrpo_secure.client.round import Contribution, Learned
 from fgrpo_secure.client.store import ClientStore, read_baseline, write_baseline
 from fgrpo_secure.config import own_file
@@ -79,7 +80,10 @@ def test_moments_that_are_not_finite_or_too_large_are_not_kept(make_adapted, mon
 
 def test_a_store_moves_moments_once_a_round_and_leaves_them_where_a_round_had_none(tmp_path):
     store = ClientStore(tmp_path / "state.sqlite")
+    for each in (b"of a session that failed", b"first"):
+        store.put_moments(0, RUN, each)
     store.put_baseline(0, RUN, 0, Contribution(None, Baseline(1.0, 0.0, 1), 1.0, b"first").history())
+    store.put_moments(0, RUN, b"again")
     store.put_baseline(0, RUN, 0, write_baseline(Baseline(), b"again"))
     store.put_baseline(0, RUN, 1, write_baseline(Baseline(2.0, 0.0, 2)))  # nothing was trained
     store.close()
@@ -89,6 +93,42 @@ def test_a_store_moves_moments_once_a_round_and_leaves_them_where_a_round_had_no
     assert store.moments_before(1, RUN, 3) == b""
     store.close()
     assert read_baseline(write_baseline(Baseline(1.0, 0.0, 1), b"first")) == Baseline(1.0, 0.0, 1)
+
+
+def test_what_a_session_writes_once_it_was_announced_is_as_short_with_moments_as_without(tmp_path):
+    """Megabytes take time, and the server waits for each answer: moments are on disk before the announcement."""
+    store = ClientStore(tmp_path / "state.sqlite")
+    store.put_moments(0, RUN, bytes(1 << 20))
+    written = [Contribution(None, Baseline(), 1.0, moments).history() for moments in (b"", bytes(1 << 20))]
+    assert max(map(len, written)) - min(map(len, written)) == 64  # the name of what lies elsewhere
+    before = store._db.total_changes, (tmp_path / "state.sqlite").stat().st_size
+    store.put_baseline(0, RUN, 0, written[1])
+    store.put_baseline(0, RUN, 1, written[0])
+    assert (tmp_path / "state.sqlite").stat().st_size - before[1] < 1 << 16
+    assert store.moments_before(0, RUN, 2) == bytes(1 << 20)
+    store.forget_baselines(RUN)
+    assert store._db.execute("SELECT count(*) FROM moments").fetchone() == (0,)
+    store.close()
+
+
+def test_moments_are_written_before_the_announcement_and_by_no_step_after_it(trial, monkeypatch):
+    written, asked = [], []
+    put, handle, train = ClientStore.put_moments, Participant.handle, Participant.train
+
+    def prepared(participant, plan, adapted):  # as a client on its own machine does when its training has ended
+        train(participant, plan, adapted)
+        participant.prepare(plan)
+
+    def noted(participant, step, message):
+        asked.append(step)
+        return handle(participant, step, message)
+
+    monkeypatch.setattr(Participant, "train", prepared)
+    monkeypatch.setattr(Participant, "handle", noted)
+    monkeypatch.setattr(ClientStore, "put_moments", lambda *given: (written.append(len(asked)), put(*given))[1])
+    trial.conduct(trial.federation(*KEEPS, text=of_everybody(trial)), 0)
+    assert written == [0] * len(EVERYBODY)
+    assert len(asked) == 4 * len(EVERYBODY)
 
 
 def test_moments_pass_the_pipe_between_a_clients_processes():
@@ -141,12 +181,9 @@ def test_a_resumed_run_ends_with_the_adapter_of_one_that_never_stopped_and_shows
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert not all(torch.equal(one[name], third[name]) for name in one)
     (store,) = map(ClientStore, straight.owners.rglob("state.sqlite"))
-    ((written, *_),) = store._db.execute(
-        "SELECT sums FROM baseline WHERE owner = 0 ORDER BY training_round DESC LIMIT 1"
-    )
+    remembered = store.moments_before(0, store._db.execute("SELECT run FROM baseline").fetchone()[0], 4)
     store.close()
-    remembered = base64.b64decode(json.loads(written)["moments"])
-    secrets = [remembered[-60:], base64.b64encode(remembered[-60:]), b'"moments"']
+    secrets = [remembered[-60:], base64.b64encode(remembered[-60:]), hashlib.sha256(remembered).hexdigest().encode()]
     assert any(secrets[2] in path.read_bytes() for path in straight.owners.rglob("*") if path.is_file())
     shown = [path.read_bytes() for path in straight.root.rglob("*") if path.is_file()]
     assert len(shown) > 10
