@@ -35,10 +35,13 @@ class NoDatabase(UnusableInput):
 
 @dataclass(frozen=True)
 class Address:
-    """Where the database is, as libpq takes it: with a password, if there is one. `shown` has none."""
+    """Where the database is, as libpq takes it: with a password, if there is one. Shown is the file that holds it.
+
+    **Why** nothing else of it: where a password holds `@` or `/`, libpq takes a part of it for the host or the name.
+    """
 
     text: str = field(repr=False)
-    shown: str
+    file: Path
 
     @staticmethod
     def read(path: Path) -> "Address":
@@ -62,8 +65,7 @@ class Address:
             raise NoDatabase(
                 f"{path} holds no connection string of PostgreSQL, like postgresql://USER:PASSWORD@HOST/NAME"
             )
-        place = f"{said.get('host', 'this machine')}, database {said.get('dbname', 'by default')}"
-        return Address(text, place)
+        return Address(text, path)
 
 
 class Database:
@@ -81,7 +83,7 @@ class Database:
 
     def _transact(self, act: Callable[[Cursor], Given], ends: float) -> Given:
         while True:
-            connection = None
+            connection, code = None, None
             try:
                 connection = self._borrowed()
                 with connection.transaction(), connection.cursor(binary=True) as cursor:
@@ -90,20 +92,21 @@ class Database:
                 return given
             except (psycopg.OperationalError, psycopg.InterfaceError):
                 _end(connection)
-                if entropy.stopwatch() >= ends:
-                    raise NoDatabase(
-                        f"the database ({self._address.shown}) does not answer, or does not let this user in; `psql` "
-                        "with the same connection string says why"
-                    ) from None
-                entropy.sleep(PAUSE)
             except psycopg.Error as problem:
                 _end(connection)
-                raise NoDatabase(
-                    f"the database ({self._address.shown}) refuses what is asked of it: SQLSTATE {problem.sqlstate}"
-                ) from None
+                code = problem.sqlstate or "none"
             except BaseException:
                 _end(connection)
                 raise
+            # Here, where libpq's own sentence is gone: it may quote the connection string.
+            if code is not None:
+                raise NoDatabase(f"the database of {self._address.file} refuses what is asked of it: SQLSTATE {code}")
+            if entropy.stopwatch() >= ends:
+                raise NoDatabase(
+                    f"the database of {self._address.file} does not answer, or does not let this user in; `psql` with "
+                    "the connection string in it says why"
+                )
+            entropy.sleep(PAUSE)
 
     def close(self) -> None:
         """End the connections that nobody uses now."""

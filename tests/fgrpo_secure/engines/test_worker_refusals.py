@@ -1,6 +1,9 @@
 """What users of several workers meet, in one sentence each; and a password that no sentence repeats."""
 
+import itertools
 import threading
+import traceback
+from urllib.parse import quote
 
 import pytest
 
@@ -42,12 +45,47 @@ def test_the_password_is_in_no_form_of_the_address_and_in_no_sentence(tmp_path, 
     path = postgres.address_file(tmp_path, f"host=/nowhere user=me dbname=mine password={postgres.PASSWORD}")
     address = Address.read(path)
     monkeypatch.setattr(databases, "PATIENCE", 0.0)
-    with pytest.raises(NoDatabase, match=r"the database \(/nowhere, database mine\) does not answer") as refused:
+    with pytest.raises(NoDatabase, match=r"the database of \S+database.conf does not answer") as refused:
         Database(address).transact(lambda cursor: None, 0.0)
     assert all(postgres.PASSWORD not in text for text in (repr(address), str(address), str(refused.value)))
     path.chmod(0o640)
     with pytest.raises(NoDatabase, match="can be read by others"):
         Address.read(path)
+
+
+MARK = "Marked"
+PARTS = ("", "@", "/", "#", "?", ":", "%", "@h/", "'", " ", "\\", "=", "[", "&", "é", "%40", "/1@")
+
+
+def strings():
+    """Connection strings with a marked password among any characters, percent-encoded or not, in both forms."""
+    for before, after in itertools.product(PARTS, ("", "@", "/", "@h/")):
+        for password in (before + MARK + after, before + after + MARK, quote(before + MARK + after, safe="")):
+            yield f"postgresql://me:{password}@127.0.0.1:1/mine"
+            yield f"postgresql://me:{password}@127.0.0.1:1"
+            yield f"host=127.0.0.1 port=1 user=me password={password} dbname=mine"
+            yield f"host=127.0.0.1 port=1 user=me password='{password}'"
+
+
+def test_no_part_of_a_password_is_shown_however_it_is_written(tmp_path, monkeypatch, capfd):
+    def refused(*_, **options):
+        text = databases.psycopg.conninfo.make_conninfo(_[0]) if _ else ""
+        raise databases.psycopg.OperationalError(f"could not translate {text}")
+
+    monkeypatch.setattr(databases.psycopg, "connect", refused)
+    kinds = set()
+    for text in strings():
+        path, shown = postgres.address_file(tmp_path, text), []
+        try:
+            address = Address.read(path)
+            shown += [repr(address), str(address)]
+            Database(address).transact(lambda cursor: None, 0.0)
+        except NoDatabase as problem:
+            shown += ["".join(traceback.format_exception(problem)), repr(problem), repr(problem.__context__)]
+            kinds.add("holds no" in str(problem))
+        assert MARK not in "".join(shown), text
+    assert kinds == {False, True}, "each is tried: strings that are none, and databases that do not answer"
+    assert MARK not in "".join(capfd.readouterr())
 
 
 def test_tables_of_another_version_are_refused_and_left_as_they_are(database):
