@@ -14,7 +14,8 @@ from queue import Empty, LifoQueue
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.errors import IdleInTransactionSessionTimeout
 
 from fgrpo_secure import entropy
 from fgrpo_secure.errors import UnusableInput
@@ -25,7 +26,27 @@ PATIENCE = 20.0  # seconds in which a database that does not answer may come bac
 PAUSE = 0.5  # seconds between two tries
 MOST = 12  # connections of one process
 CONNECT = 5  # seconds for one
-LONGEST_STATEMENT = "60s"
+# Of the server's side of each connection. **Why** A machine that is lost or stopped in the middle of a transaction
+# would hold its rows' locks for as long as TCP takes to notice, and every other process would wait. All is within a
+# lease.
+SERVERS_SIDE = {
+    "synchronous_commit": "on",  # what is paid must be on disk: a power cut forgets a commit that is in memory alone
+    "statement_timeout": "60s",
+    "idle_in_transaction_session_timeout": "5s",
+    "lock_timeout": "4s",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "10s",
+}
+# The same from this side, where the database's machine is lost: seconds, and milliseconds the last.
+CLIENTS_SIDE = {
+    "keepalives": 1,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
 LARGEST_FILE = 8 << 10
 
 
@@ -90,7 +111,7 @@ class Database:
                     given = act(cursor)
                 self._idle.put(connection)
                 return given
-            except (psycopg.OperationalError, psycopg.InterfaceError):
+            except (psycopg.OperationalError, psycopg.InterfaceError, IdleInTransactionSessionTimeout):
                 _end(connection)
             except psycopg.Error as problem:
                 _end(connection)
@@ -118,13 +139,16 @@ class Database:
         with suppress(Empty):
             return self._idle.get_nowait()
         connection = psycopg.connect(
-            self._address.text, connect_timeout=CONNECT, application_name="fgrpo", client_encoding="utf8"
+            make_conninfo(self._address.text, **CLIENTS_SIDE),
+            connect_timeout=CONNECT,
+            application_name="fgrpo",
+            client_encoding="utf8",
         )
-        # Prepared statements would stay behind at a pooler. What is paid must be on disk: a commit that is only in
-        # memory may be forgotten in a power cut, after the clients were asked.
-        connection.prepare_threshold = None
-        connection.execute("SELECT set_config('synchronous_commit', 'on', false)")
-        connection.execute("SELECT set_config('statement_timeout', %s, false)", [LONGEST_STATEMENT])
+        connection.prepare_threshold = None  # prepared statements would stay behind at a pooler
+        # Fences look at what others committed since their transaction began, whatever the user's own default is.
+        connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+        for name, value in SERVERS_SIDE.items():
+            connection.execute("SELECT set_config(%s, %s, false)", [name, value])
         connection.commit()
         return connection
 
