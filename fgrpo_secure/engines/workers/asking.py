@@ -6,6 +6,7 @@ written goes through a fence: a worker whose session was counted as lost asks no
 
 import shutil
 from collections.abc import Callable, Container, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from fgrpo_secure import entropy
 from fgrpo_secure.engines.https.desk import Asked, Counts
 from fgrpo_secure.engines.workers import blobs
 from fgrpo_secure.engines.workers.database import Cursor, Database
-from fgrpo_secure.engines.workers.seats import Seat, SessionHeld
+from fgrpo_secure.engines.workers.seats import Fenced, Seat, SessionHeld
 from protocols.identity import Identity
 
 LOOK = 0.1  # seconds between two looks for answers
@@ -49,16 +50,11 @@ class AskingDesk:
         self._fenced(lambda cursor: self._ask(cursor, questions))
 
     def withdraw(self, clients: list[int]) -> None:
-        """They are asked nothing any more by this desk."""
+        """They are asked nothing any more by this desk. Once that was replaced, what is asked is another one's."""
         self._awaited = {}
-
-        def act(cursor: Cursor) -> None:
-            cursor.execute(
-                "DELETE FROM fgrpo_question WHERE run = %s AND client = ANY(%s) AND session IS NOT DISTINCT FROM %s",
-                [self.run, clients, self._session],
-            )
-
-        self._database.transact(act)
+        query = "DELETE FROM fgrpo_question WHERE run = %s AND client = ANY(%s) AND session IS NOT DISTINCT FROM %s"
+        with suppress(Fenced):
+            self._fenced(lambda cursor: cursor.execute(query, [self.run, clients, self._session]))
 
     def next_arrival(self, seconds: float) -> tuple[int, bytes] | None:
         """(client, id) of an answer that has become whole; None if none does in that time."""
@@ -83,7 +79,7 @@ class AskingDesk:
         found = cursor.fetchone()
         return None if found is None else (int(found[0]), bytes(found[1]))
 
-    def _fenced(self, act: Callable[[Cursor], None]) -> None:
+    def _fenced(self, act: Callable[[Cursor], object]) -> None:
         def fenced(cursor: Cursor) -> None:
             self._fence.hold(cursor)
             act(cursor)

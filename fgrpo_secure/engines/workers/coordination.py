@@ -33,23 +33,24 @@ class Coordination:
     """See the module. Is `server.session.Elsewhere` for the federation, and opens its engine."""
 
     def __init__(self, directory: RunDirectory, database: Database, workers: int, say: Callable[[str], None]) -> None:
-        """Takes the coordinator's seat: SeatTaken if another process has it, NoDatabase if there is none of use."""
+        """NoDatabase if there is none of use. Nothing is taken yet."""
         schema.make(database)
         self._directory, self._database, self._workers, self._say = directory, database, workers, say
         self._run = bytes.fromhex(opening.read(directory).run)
-        self._lease = Lease(database, self._run, COORDINATOR)
-        database.transact(self._begin)
-        self._going_back = GoingBack(self._run)
-        # Under another start of the database's server, it may not know any more what it knew of an open round.
-        started = database.transact(self._going_back.look)
-        self._restarted = directory.workers.exists() and directory.workers.read_text() != started
+        self._going_back, self._restarted = GoingBack(self._run), False
+        self._seat: Lease | None = None
         self._engine: HttpsEngine | None = None
         self._waits_until = entropy.stopwatch() + PATIENCE
 
     def open_engine(self, directory: RunDirectory, config: Config) -> HttpsEngine:
-        """The engine through which the coordinator shows its ledger and asks after a crash, at any worker."""
+        """The engine through which the coordinator shows its ledger and asks after a crash, at any worker.
+
+        Takes the coordinator's seat: SeatTaken if another process has it. **Why** only here: the run directory is
+        claimed by now, so a process that cannot be this run's server gives up no session of the one that is.
+        """
         if config.aggregation.mode == "plain":
             raise UnusableInput("aggregation.mode is 'plain': nothing is aggregated securely, and no worker takes part")
+        self._take_seat(directory)
         if not directory.workers.exists():
             write_durably(directory.workers, b"", mode=0o600)
         status = {"since": entropy.utc_now(), "listens": f"at {self._workers} workers"}
@@ -61,6 +62,20 @@ class Coordination:
         self._engine = HttpsEngine(desk, None, pins.authority, times)
         self._engine.enrol(roster)
         return self._engine
+
+    def _take_seat(self, directory: RunDirectory) -> None:
+        self._seat = Lease(self._database, self._run, COORDINATOR)
+        self._database.transact(self._begin)
+        # Under another start of the database's server, it may not know any more what it knew of an open round.
+        started = self._database.transact(self._going_back.look)
+        self._restarted = directory.workers.exists() and directory.workers.read_text() != started
+        self._waits_until = entropy.stopwatch() + PATIENCE
+
+    @property
+    def _lease(self) -> Lease:
+        if self._seat is None:
+            raise ValueError("no engine was opened")
+        return self._seat
 
     def conduct(self, sessions: Sequence[HandedSession]) -> Iterator[tuple[bytes, SessionEnd]]:
         """See Elsewhere. A session whose worker is gone is lost; one that it had not begun goes to another."""
@@ -106,7 +121,8 @@ class Coordination:
         """Give the seat back; after the end of the run its workers end, too."""
         if self._engine is not None and self._engine.is_over:
             self._database.transact(self._end)
-        self._lease.close()
+        if self._seat is not None:
+            self._seat.close()
         self._database.close()
 
     def _remembered(self) -> dict[bytes, tuple[bool, Handed]]:

@@ -76,8 +76,10 @@ class Worker:
     def __init__(self, directory: RunDirectory, config: Config, database: Database, lease: Lease, say: Say) -> None:
         self.identity, self.say, self.database, self.lease = rosters.server_identity(directory), say, database, lease
         self.run, self.clients = lease.seat.run, config.clients_total
-        self.folder = directory.private / f"worker-{lease.seat.number}"
-        shutil.rmtree(self.folder, ignore_errors=True)
+        # Of this process alone: one that was stopped and replaced by this one clears up when it comes back.
+        place = directory.private / f"worker-{lease.seat.number}"
+        shutil.rmtree(place, ignore_errors=True)
+        self.folder = place / lease.seat.holder.hex()
         self._directory, self._config = directory, config
         self._authority = rosters.pins(directory).authority
         self._verify = SharedVerifier()

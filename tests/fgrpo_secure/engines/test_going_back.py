@@ -55,7 +55,7 @@ def coordinating(database, leases, tmp_path):
         SimpleNamespace(workers=tmp_path / "workers"),
         SimpleNamespace(invited=HANDED.invited, refusals={}),
     )
-    made._database, made._workers, made._say, made._run, made._lease = database, 1, [].append, RUN, lease
+    made._database, made._workers, made._say, made._run, made._seat = database, 1, [].append, RUN, lease
     made._going_back, made._restarted, made._waits_until = GoingBack(RUN), False, entropy.stopwatch()
     worker = leases(1)
     return made, worker, made.conduct([HandedSession(name, b"a signed plan", False) for name in (SESSION, OTHER)])

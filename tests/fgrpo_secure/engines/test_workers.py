@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,8 +17,9 @@ from fgrpo_secure.engines.https.dialer import Dialer, Gone, Place  # noqa: E402
 from fgrpo_secure.engines.https.engine import HttpsEngine, Invited  # noqa: E402
 from fgrpo_secure.engines.https.listening import Listening, server_context  # noqa: E402
 from fgrpo_secure.engines.https.question import Answered  # noqa: E402
-from fgrpo_secure.engines.workers import handing, seats, working  # noqa: E402
+from fgrpo_secure.engines.workers import coordination, handing, seats, working  # noqa: E402
 from fgrpo_secure.engines.workers.asking import AskingDesk  # noqa: E402
+from fgrpo_secure.engines.workers.coordination import Coordination  # noqa: E402
 from fgrpo_secure.engines.workers.handing import Handed  # noqa: E402
 from fgrpo_secure.engines.workers.listening import ListeningDesk  # noqa: E402
 from fgrpo_secure.engines.workers.seats import Fenced, SeatTaken, SessionHeld  # noqa: E402
@@ -150,6 +152,44 @@ def test_a_coordinator_that_was_replaced_hands_out_nothing(database, leases):
     leases(seats.COORDINATOR)
     with pytest.raises(Fenced, match="the coordinator"):
         handing.hand_out(database, first.seat, {SESSION: HANDED}, {SESSION: 1})
+
+
+def test_what_a_replaced_coordinator_withdraws_is_nothing_of_the_one_in_its_place(database, leases, tmp_path):
+    first = leases(seats.COORDINATOR)
+    old = AskingDesk(database, SERVER, RUN, first.seat, tmp_path / "old")
+    dies(first)
+    new = AskingDesk(database, SERVER, RUN, leases(seats.COORDINATOR).seat, tmp_path / "new")
+    new.ask({0: Asked(b"r" * 32, 10, b"sealed")})
+    old.withdraw([0])
+    assert asked_clients(database) == [0]
+    new.withdraw([0])
+    assert asked_clients(database) == []
+
+
+def test_a_process_that_could_not_claim_the_run_directory_takes_no_seat(database, leases, tmp_path, monkeypatch):
+    alive, worker = leases(seats.COORDINATOR), leases(1)
+    handing.hand_out(database, alive.seat, {SESSION: HANDED}, {SESSION: 1})
+    handing.take(database, worker.seat)
+    dies(alive)  # it says nothing for longer than its lease, and is this run's server all the same
+    threading.Event().wait(1.5)
+    monkeypatch.setattr(coordination.opening, "read", lambda directory: SimpleNamespace(run=RUN.hex()))
+    Coordination(None, database, 1, [].append).close()  # as `server start` does, whose claim was refused
+    assert state(database) == (1, "taken", False)
+
+
+def test_a_worker_that_was_replaced_removes_no_file_of_the_one_in_its_place(database, leases, tmp_path, monkeypatch):
+    monkeypatch.setattr(working.rosters, "server_identity", lambda directory: SERVER)
+    monkeypatch.setattr(working.rosters, "pins", lambda directory: SimpleNamespace(authority=AUTHORITY.public))
+    directory, config, made = SimpleNamespace(private=tmp_path), SimpleNamespace(clients_total=5), []
+    for _ in range(2):
+        lease = leases(1)
+        made.append(working.Worker(directory, config, database, lease, [].append))
+        made[-1].folder.mkdir(parents=True)
+        dies(lease)
+    old, new = made
+    assert old.folder != new.folder
+    assert not old.folder.exists()
+    assert new.folder.exists()
 
 
 @pytest.mark.parametrize("forged", ["another's signature", "another name", "another run"])
