@@ -194,9 +194,12 @@ class ClientStore:
             written = _written(read_baseline(written), _moments_of(self._history_before(owner, run, training_round)))
         # The first history of a round stands: a repeated one saw the same data again.
         self._db.execute("INSERT OR IGNORE INTO baseline VALUES (?, ?, ?, ?)", (owner, run, training_round, written))
-        # Of a run's history only the newest state is needed, and the one before it for a round that is repeated.
+        # Of a run's history only the newest state is needed, and the one before it for a round that is repeated: of
+        # whichever round that was, if the client was away in between.
         self._db.execute(
-            "DELETE FROM baseline WHERE owner = ? AND run = ? AND training_round < ?", (owner, run, training_round - 1)
+            "DELETE FROM baseline WHERE owner = ? AND run = ? AND training_round < (SELECT max(training_round) FROM "
+            "baseline WHERE owner = ? AND run = ? AND training_round < ?)",
+            (owner, run, owner, run, training_round),
         )
 
     def fix_deal(self, owner: int, run: bytes, dealt_by: str) -> str:

@@ -60,6 +60,13 @@ def test_a_reward_history_moves_once_for_each_training_round_of_a_run(store):
     assert store.baseline_before(0, RUN, 2) == Baseline()
 
 
+def test_after_rounds_without_this_client_a_repeated_round_begins_with_the_newest_before_it(store):
+    for number in (0, 1, 5):
+        store.put_baseline(0, RUN, number, write_baseline(Baseline(float(number), 0.0, 1)))
+    assert store.baseline_before(0, RUN, 5) == Baseline(1.0, 0.0, 1)
+    assert store.baseline_before(0, RUN, 1) == Baseline(), "what no round can begin with any more is gone"
+
+
 @given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(0, 1e3)), max_size=6))
 def test_a_reward_history_comes_back_from_disk_to_the_last_digit(rewards):
     with tempfile.TemporaryDirectory() as folder:
