@@ -27,6 +27,7 @@ NOT_RUN = {
     "make quick": "a part of `make test`",
     "make ends": "installs two environments; continuous integration runs it after `make test`",
     "make pythons": "installs an environment for each other Python; needs those",
+    "make device": "the device tests are a part of `make test`; the rest measures for minutes",
     "make docs": "`tests/test_documentation_site.py` builds the site the same way",
     "git clone REPOSITORY fgrpo_secure": "the reader's own address",
     "python3 -m venv .venv": "the folder has a `.venv` with this installation already",

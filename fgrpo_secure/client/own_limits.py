@@ -46,10 +46,10 @@ def refuse_mixed_budgets(
         )
 
 
-def refuse_other_deal(store: ClientStore, owner: int, run: bytes, dealt_by: str, blocks: int) -> None:
+def refuse_other_deal(store: ClientStore, owner: int, run: bytes, dealt_by: str) -> None:
     """What deals an owner's units into a run's blocks stays what it was in the run's first round.
 
     **Why** Dealt anew, a unit that paid in one block would be in another, whose ledger knows nothing of it.
     """
-    if blocks > 1 and store.fix_deal(owner, run, dealt_by) != dealt_by:
+    if store.fix_deal(owner, run, dealt_by) != dealt_by:
         raise Refused("privacy.max_rounds_per_unit: the owner's own name or subject column changed within the run")

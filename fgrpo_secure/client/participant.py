@@ -323,7 +323,8 @@ class Participant:
 
     def _refuse_mixed_budgets(self, run: bytes, admitted: Admitted) -> None:
         own_limits.refuse_mixed_budgets(self._records, self._identity.public, run, admitted, self._ledgers)
-        own_limits.refuse_other_deal(self._book.store, self._owner.id, run, self._owner.dealt_by, len(self._ledgers))
+        if len(self._ledgers) > 1:
+            own_limits.refuse_other_deal(self._book.store, self._owner.id, run, self._owner.dealt_by)
 
     def _vectors(self, plan: RoundPlan) -> Mapping[str, IntArray]:
         """Called by the protocol on an accepted plan, when all that the server sent was checked."""

@@ -190,8 +190,9 @@ class ClientStore:
     def put_baseline(self, owner: int, run: bytes, training_round: int, written: str) -> None:
         """The history after `training_round`, with any moments, which moves both once: a repeated round changes nothing
         any more. A round that could not train leaves the moments as they were."""
-        if not _moments_of(written):
-            written = _written(read_baseline(written), _moments_of(self._history_before(owner, run, training_round)))
+        history, before = json.loads(written), self._history_before(owner, run, training_round)
+        if not history.get(MOMENTS) and before is not None:
+            written = json.dumps({**history, MOMENTS: json.loads(before).get(MOMENTS, "")})
         # The first history of a round stands: a repeated one saw the same data again.
         self._db.execute("INSERT OR IGNORE INTO baseline VALUES (?, ?, ?, ?)", (owner, run, training_round, written))
         # Of a run's history only the newest state is needed, and the one before it for a round that is repeated: of
@@ -217,11 +218,7 @@ class ClientStore:
 def write_baseline(baseline: Baseline, moments: bytes = b"") -> str:
     """A reward history as text: JSON keeps every digit of a float. With it the name of an optimiser's moments, if it
     has any: what settles moves both on, and what does not settle neither."""
-    return _written(baseline, _digest(moments) if moments else "")
-
-
-def _written(baseline: Baseline, moments: str) -> str:
-    return json.dumps({**asdict(baseline), MOMENTS: moments})
+    return json.dumps({**asdict(baseline), MOMENTS: _digest(moments) if moments else ""})
 
 
 def _moments_of(written: str | None) -> str:
