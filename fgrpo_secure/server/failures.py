@@ -23,11 +23,13 @@ Kind = Literal["asked", "spoiled", "left out"]
 
 class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`asked`: these clients are about to be asked for masked vectors. `spoiled`: they paid, and somebody among them
-    lied, whoever. `left out`: a new roster revokes some of them, and the run begins to trust the others again."""
+    lied, whoever, in this `session`. `left out`: a new roster revokes some of them, and the run begins to trust the
+    others again."""
 
     kind: Kind
     clients: str
     training_round: int = -1
+    session: str = ""
 
 
 class Failures:
@@ -36,6 +38,7 @@ class Failures:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lines: list[tuple[Kind, int, tuple[int, ...]]] = []
+        self._spoiled: set[str] = set()
         for text in path.read_text().splitlines(keepends=True) if path.exists() else ():
             if text.endswith("\n"):  # a last line cut short by a crash came before anybody was asked
                 self._lines.append(self._read(text))
@@ -44,9 +47,11 @@ class Failures:
         """Before anybody is asked for a masked vector."""
         self._write("asked", tuple(clients), training_round)
 
-    def spoiled(self, clients: Iterable[int]) -> None:
-        """A session of these clients ended without a sum after they paid, because one of them lied."""
-        self._write("spoiled", tuple(clients))
+    def spoiled(self, clients: Iterable[int], session: bytes) -> None:
+        """A session of these clients ended without a sum after they paid, because one of them lied. It counts once,
+        however often it is told: by whoever conducted it elsewhere, and after a crash again."""
+        if session.hex() not in self._spoiled:
+            self._write("spoiled", tuple(clients), session=session.hex())
 
     def left_out(self, clients: Iterable[int]) -> None:
         """The authority's new roster revokes these clients."""
@@ -81,17 +86,19 @@ class Failures:
         places = [place for place, (kind, _, _) in enumerate(self._lines) if kind == "left out"]
         return self._lines[places[-1] + 1 :] if places else self._lines
 
-    def _write(self, kind: Kind, clients: tuple[int, ...], training_round: int = -1) -> None:
-        line = Line(kind, ids_text(clients), training_round)
+    def _write(self, kind: Kind, clients: tuple[int, ...], training_round: int = -1, session: str = "") -> None:
+        line = Line(kind, ids_text(clients), training_round, session)
         with self._path.open("a") as file:
             file.write(json.dumps(msgspec.to_builtins(line)) + "\n")
             file.flush()
             os.fsync(file.fileno())
         self._lines.append((kind, training_round, tuple(sorted(clients))))
+        self._spoiled.add(session)
 
     def _read(self, text: str) -> tuple[Kind, int, tuple[int, ...]]:
         try:
             line = msgspec.json.decode(text, type=Line)
+            self._spoiled.add(line.session)
             return line.kind, line.training_round, read_ids(line.clients, MOST_CLIENTS)
         except (msgspec.MsgspecError, ValueError):
             raise RunDirectoryError(

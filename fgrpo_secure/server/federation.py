@@ -328,7 +328,7 @@ class Federation:
             sums = sums.plus(plan, recovered, end.traffic, admitted.settled(len(recovered.survivors)))
         else:
             if end.liar:
-                self.failures.spoiled(plan.cohort)
+                self.failures.spoiled(plan.cohort, session.name)
             sums = sums.without(self._explain(end.problem, plan), stages.failed_charge(session, end.asked))
         return sums.after(end.seconds_inside)
 

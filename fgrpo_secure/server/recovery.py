@@ -37,12 +37,17 @@ class Asked:
         return {bytes.fromhex(name) for name in self._path.read_text().split()} if self._path.exists() else set()
 
     def take_over(self, elsewhere: Elsewhere) -> None:
-        """Note what workers wrote down before they asked, and a server that died did not hear of."""
+        """Note what workers wrote down, and a server that died did not hear of: whom they asked, what a liar ended."""
         known = self.names()
-        for signed in elsewhere.asked_before():
-            plan = wire.decode(wire.SignedPlan, signed, wire.MAX_PLAN).plan
+        for plan in map(_plan, elsewhere.asked_before()):
             if (session := wire.session_of(plan)) not in known:
                 self.note(session, terms.training_round(plan), plan)
+        for plan in map(_plan, elsewhere.spoiled_before()):
+            self._failures.spoiled(plan.cohort, wire.session_of(plan))
+
+
+def _plan(signed: bytes) -> RoundPlan:
+    return wire.decode(wire.SignedPlan, signed, wire.MAX_PLAN).plan
 
 
 def open_rounds(ledger: Ledger) -> dict[bytes, list[bytes]]:

@@ -54,6 +54,10 @@ class Elsewhere(Protocol):
         """The signed plans of sessions that clients may have been asked to pay for, as far as they are remembered."""
         ...
 
+    def spoiled_before(self) -> list[bytes]:
+        """Those of sessions that ended with a liar in them, as far as they are remembered."""
+        ...
+
     def knows(self, session: bytes) -> bool:
         """Whether this session is remembered."""
         ...

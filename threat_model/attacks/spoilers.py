@@ -52,7 +52,7 @@ def garbage_in_every_round(at) -> Outcome:  # type: ignore[no-untyped-def]  # Pa
                 if _sum_of(at, at.plan(number, training_round, shard=shard if len(shards) > 1 else None)):
                     sums += 1
                 else:
-                    failures.spoiled(shard)
+                    failures.spoiled(shard, number.to_bytes(8, "big"))
                     paid.update(shard)
             if sums:
                 ended += 1

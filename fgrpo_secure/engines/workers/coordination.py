@@ -111,7 +111,11 @@ class Coordination:
 
     def asked_before(self) -> list[bytes]:
         """See Elsewhere."""
-        return [each.session.signed for asked, each in self._remembered().values() if asked]
+        return [each.signed for each in self._remembered().values() if each.asked or self._restarted]
+
+    def spoiled_before(self) -> list[bytes]:
+        """See Elsewhere."""
+        return [each.signed for each in self._remembered().values() if each.spoiled]
 
     def knows(self, session: bytes) -> bool:
         """See Elsewhere."""
@@ -125,9 +129,8 @@ class Coordination:
             self._seat.close()
         self._database.close()
 
-    def _remembered(self) -> dict[bytes, tuple[bool, Handed]]:
-        found = handing.remembered(self._database, self._run)
-        return {name: (asked or self._restarted, handed) for name, (asked, handed) in found.items()}
+    def _remembered(self) -> dict[bytes, handing.Remembered]:
+        return handing.remembered(self._database, self._run)
 
     def _look(self, names: list[bytes]) -> tuple[list[handing.Row], str]:
         """How these sessions stand, and under which start of the database. WentBack if it is not what it was."""

@@ -10,7 +10,7 @@ clients may have paid. Unless the database itself goes back (`going_back`): so a
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -161,14 +161,26 @@ def look(cursor: Cursor, coordinator: Seat, names: list[bytes]) -> list[Row]:
     return [(name, *found.get(name, (UNKNOWN, "lost", True, None))) for name in names]
 
 
-def remembered(database: Database, run: bytes) -> dict[bytes, tuple[bool, Handed]]:
-    """What the database knows of the newest round's sessions: whether clients may have been asked to pay."""
+class Remembered(NamedTuple):
+    """What the database knows of a session: whether its clients may have been asked to pay, whether a liar ended it."""
+
+    asked: bool
+    spoiled: bool
+    signed: bytes  # its plan
+
+
+def remembered(database: Database, run: bytes) -> dict[bytes, Remembered]:
+    """The newest round's sessions by name."""
 
     def act(cursor: Cursor) -> list[tuple[Any, ...]]:
-        return cursor.execute("SELECT session, asked, handed FROM fgrpo_session WHERE run = %s", [run]).fetchall()
+        query = "SELECT session, asked, handed, outcome FROM fgrpo_session WHERE run = %s"
+        return cursor.execute(query, [run]).fetchall()
 
-    rows = database.transact(act)
-    return {bytes(name): (asked, msgspec.msgpack.decode(each, type=Handed)) for name, asked, each in rows}
+    found = {}
+    for name, asked, handed, outcome in database.transact(act):
+        spoiled = outcome is not None and msgspec.msgpack.decode(outcome, type=Outcome).liar
+        found[bytes(name)] = Remembered(asked, spoiled, msgspec.msgpack.decode(handed, type=Handed).session.signed)
+    return found
 
 
 def read(database: Database, run: bytes, data: bytes, asked: bool) -> tuple[SessionEnd, tuple[int, ...]]:

@@ -67,10 +67,12 @@ def contains(completions: Sequence[Said], answer: Sequence[str], **_: Any) -> li
 
 def _stands_in(answer: str, said: str) -> bool:
     """No pattern: of an answer and a text that are long and alike, the search for one takes the product of both."""
-    return answer in said and any(
-        said.startswith(answer, at) and not _is_word(said, at - 1) and not _is_word(said, at + len(answer))
-        for at in range(len(said) - len(answer) + 1)
-    )
+    at = said.find(answer)
+    while at >= 0:
+        if not _is_word(said, at - 1) and not _is_word(said, at + len(answer)):
+            return True
+        at = said.find(answer, at + 1)
+    return False
 
 
 def _is_word(said: str, at: int) -> bool:

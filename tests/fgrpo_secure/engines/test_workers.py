@@ -124,7 +124,7 @@ def test_a_session_whose_worker_was_lost_after_it_asked_for_vectors_counts_as_pa
     dies(worker)
     wait_for_lost(database, coordinator)
     assert state(database) == (1, "lost", True)
-    assert handing.remembered(database, RUN) == {SESSION: (True, HANDED)}
+    assert handing.remembered(database, RUN) == {SESSION: (True, False, HANDED.session.signed)}
 
 
 def test_a_session_that_its_lost_worker_had_not_begun_goes_to_one_that_lives(database, leases):

@@ -227,7 +227,7 @@ def test_after_a_revocation_those_who_stay_are_together_again(tmp_path):
     failures = Failures(tmp_path / "failures.jsonl")
     for cohort in (range(12), range(6)):
         failures.asked(0, cohort)
-        failures.spoiled(cohort)
+        failures.spoiled(cohort, bytes([len(cohort)]))
     assert failures.goes_on_in_shards(1)
     assert not failures.may_open([5, 6])
     assert failures.may_open([6, 7])
